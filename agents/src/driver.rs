@@ -1,0 +1,223 @@
+//! The one task that owns the agent's engine.
+//!
+//! It turns what the coordinator, the workers, the meter and the clock say into inputs, and the
+//! engine's outputs into messages. Nothing here waits for any of them.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use moe2_engine::agent::{Engine, Input, Output};
+use moe2_model::{DispatchId, ExpertName, Time};
+use moe2_wire::{FromAgent, FromExpert};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+
+use crate::experts::{Hosted, Run};
+use crate::link::{self, Dial, FromLink};
+use crate::meter::Meter;
+use crate::stub;
+use crate::worker::{self, Launch, WorkerLine};
+
+/// While work runs, the meter is read this often: power is integrated between readings, and the
+/// figures of short requests are off by at most one such step at either end.
+const METER_EVERY: Duration = Duration::from_millis(100);
+/// Messages waiting for the engine; senders wait when it is full.
+const INBOX: usize = 1_024;
+
+/// The engine's surroundings.
+pub(crate) struct Driver {
+    engine: Engine,
+    zero: Instant,
+    dial: Dial,
+    hosted: HashMap<ExpertName, Hosted>,
+    launch: Launch,
+    meter: Option<Box<dyn Meter>>,
+    control: Option<mpsc::UnboundedSender<FromAgent>>,
+    workers: HashMap<ExpertName, WorkerLine>,
+    frames: HashMap<DispatchId, mpsc::UnboundedSender<FromExpert>>,
+    to_links: mpsc::Sender<FromLink>,
+    to_workers: mpsc::Sender<Input>,
+    drained: bool,
+}
+
+/// What the driver is made of.
+pub(crate) struct Parts {
+    pub(crate) engine: Engine,
+    pub(crate) zero: Instant,
+    pub(crate) dial: Dial,
+    pub(crate) hosted: Vec<Hosted>,
+    /// Everything but the model and context, which each expert fills in.
+    pub(crate) launch: Launch,
+    pub(crate) meter: Option<Box<dyn Meter>>,
+}
+
+/// Runs until drained after `stop` turns true.
+pub(crate) async fn run(parts: Parts, mut stop: watch::Receiver<bool>) {
+    let (to_links, mut from_links) = mpsc::channel(INBOX);
+    let (to_workers, mut from_workers) = mpsc::channel(INBOX);
+    let hosted = parts
+        .hosted
+        .into_iter()
+        .map(|h| (h.offer.name.clone(), h))
+        .collect();
+    let mut driver = Driver {
+        engine: parts.engine,
+        zero: parts.zero,
+        dial: parts.dial,
+        hosted,
+        launch: parts.launch,
+        meter: parts.meter,
+        control: None,
+        workers: HashMap::new(),
+        frames: HashMap::new(),
+        to_links,
+        to_workers,
+        drained: false,
+    };
+    driver.put_all();
+    while !driver.drained {
+        let wake = driver.wake();
+        tokio::select! {
+            Some(message) = from_links.recv() => driver.take_link(message),
+            Some(input) = from_workers.recv() => driver.take(input),
+            () = sleep_until(wake.into()) => driver.take(Input::Tick),
+            Ok(()) = stop.changed() => driver.take(Input::Drain),
+        }
+    }
+}
+
+impl Driver {
+    fn wake(&self) -> Instant {
+        // Without a deadline there is nothing to do until somebody speaks.
+        let idle = Instant::now() + Duration::from_secs(3_600);
+        let deadline = self.engine.next_deadline();
+        let due = deadline.map_or(idle, |at| self.zero + Duration::from_micros(at.as_micros()));
+        let metering = self.meter.is_some() && self.engine.jobs() > 0;
+        if metering {
+            due.min(Instant::now() + METER_EVERY)
+        } else {
+            due
+        }
+    }
+
+    fn take_link(&mut self, message: FromLink) {
+        match message {
+            FromLink::Up(control) => {
+                self.control = Some(control);
+                self.take(Input::Connected);
+            }
+            FromLink::Work(dispatch, work, frames) => {
+                self.frames.insert(dispatch, frames);
+                self.take(Input::Work { dispatch, work });
+            }
+            FromLink::Input(input) => {
+                if matches!(input, Input::Disconnected { .. }) {
+                    self.control = None;
+                    self.frames.clear();
+                }
+                self.take(input);
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        if let Input::WorkerExited { expert, .. } = &input {
+            self.workers.remove(expert);
+        }
+        self.read_meter();
+        self.engine.handle(self.now(), input);
+        self.put_all();
+    }
+
+    fn read_meter(&mut self) {
+        if self.engine.jobs() == 0 && self.meter.is_none() {
+            return;
+        }
+        let now = self.now();
+        let Some(meter) = self.meter.as_mut() else {
+            return;
+        };
+        match meter.read(now) {
+            Ok(total) => self.engine.handle(now, Input::Meter { total }),
+            Err(error) => {
+                tracing::error!(%error, "the energy meter failed: joules are modelled from now on");
+                self.meter = None;
+                self.engine.handle(now, Input::MeterLost);
+            }
+        }
+    }
+
+    fn put_all(&mut self) {
+        while let Some(output) = self.engine.poll_output() {
+            self.put(output);
+        }
+    }
+
+    fn put(&mut self, output: Output) {
+        match output {
+            Output::Connect => {
+                tokio::spawn(link::run(self.dial.clone(), self.to_links.clone()));
+            }
+            Output::Control(message) => {
+                if let Some(control) = &self.control {
+                    // Fails only when the connection is ending, which its task reports.
+                    let _ = control.send(message);
+                }
+            }
+            Output::Frame { dispatch, frame } => {
+                let terminal = frame.is_terminal();
+                if let Some(stream) = self.frames.get(&dispatch) {
+                    let _ = stream.send(frame);
+                }
+                if terminal {
+                    self.frames.remove(&dispatch);
+                }
+            }
+            Output::StartWorker { expert } => self.start(expert),
+            Output::ToWorker { expert, message } => {
+                if let Some(worker) = self.workers.get(&expert) {
+                    // Fails only when the worker has ended, which its task reports.
+                    let _ = worker.send(message);
+                }
+            }
+            Output::Drained => self.drained = true,
+        }
+    }
+
+    fn start(&mut self, expert: ExpertName) {
+        let Some(hosted) = self.hosted.get(&expert) else {
+            return;
+        };
+        let inputs = self.to_workers.clone();
+        let context = hosted.offer.context_tokens;
+        let started = match &hosted.run {
+            Run::Stub => Ok(stub::start(expert.clone(), context, inputs)),
+            Run::Worker { file, plain } => {
+                let launch = Launch {
+                    model: file.clone(),
+                    context,
+                    plain: *plain,
+                    ..self.launch.clone()
+                };
+                worker::start(expert.clone(), &launch, inputs)
+            }
+        };
+        match started {
+            Ok(line) => {
+                self.workers.insert(expert, line);
+            }
+            Err(error) => {
+                let binary = self.launch.binary.display();
+                let reason = format!("cannot start {binary}: {error}");
+                tracing::error!(%expert, reason, "worker not started");
+                self.engine
+                    .handle(self.now(), Input::WorkerExited { expert, reason });
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        let micros = u64::try_from(self.zero.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Time::from_micros(micros)
+    }
+}

@@ -1,0 +1,184 @@
+//! The connection to the coordinator: identity, control stream, and a stream for each dispatch.
+//!
+//! One task per connection; it reports its end exactly once, and the engine decides when to dial
+//! again.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use moe2_engine::agent::{Input, Work};
+use moe2_model::{DispatchId, NodeId};
+use moe2_net::{
+    CoordinatorConnection, FrameReceiver, FrameSender, Identity, JoinToken, connect, enrol,
+};
+use moe2_wire::{FromAgent, FromExpert, ToAgent, ToExpert};
+use tokio::sync::mpsc;
+
+/// What dialling needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Dial {
+    pub(crate) coordinator: String,
+    pub(crate) node: NodeId,
+    pub(crate) identity_dir: PathBuf,
+    pub(crate) join_token_file: Option<PathBuf>,
+}
+
+/// What a connection tells the driver.
+#[derive(Debug)]
+pub(crate) enum FromLink {
+    /// Connected; control messages go here.
+    Up(mpsc::UnboundedSender<FromAgent>),
+    /// A dispatch arrived; its frames go here.
+    Work(DispatchId, Box<Work>, mpsc::UnboundedSender<FromExpert>),
+    /// Anything else.
+    Input(Input),
+}
+
+/// Dials, serves the connection and reports its end.
+pub(crate) async fn run(dial: Dial, to: mpsc::Sender<FromLink>) {
+    let reason = match serve(&dial, &to).await {
+        Ok(reason) => reason,
+        Err(error) => format!("{error:#}"),
+    };
+    tracing::warn!(coordinator = dial.coordinator, reason, "not connected");
+    let _ = to
+        .send(FromLink::Input(Input::Disconnected { reason }))
+        .await;
+}
+
+async fn serve(dial: &Dial, to: &mpsc::Sender<FromLink>) -> anyhow::Result<String> {
+    let identity = identity(dial).await?;
+    let connection = connect(&dial.coordinator, &identity, SystemTime::now()).await?;
+    let (sender, receiver) = connection.open_control().await?;
+    tracing::info!(coordinator = dial.coordinator, "connected");
+    let (control, said) = mpsc::unbounded_channel();
+    to.send(FromLink::Up(control)).await?;
+    Ok(tokio::select! {
+        reason = converse(sender, receiver, said, to) => reason,
+        reason = take_work(&connection, to) => reason,
+        reason = connection.closed() => reason,
+    })
+}
+
+/// The stored identity, or a new one for the join token.
+async fn identity(dial: &Dial) -> anyhow::Result<Identity> {
+    if let Some(identity) = Identity::load(&dial.identity_dir)? {
+        return Ok(identity);
+    }
+    let file = dial.join_token_file.as_ref().context(
+        "this agent has no certificate yet: make a token with `moe2 join-token create` and name its file as `join_token_file`",
+    )?;
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the join token {}", file.display()))?;
+    let token: JoinToken = text.trim().parse()?;
+    let identity = enrol(&dial.coordinator, &token, &dial.node).await?;
+    identity.save(&dial.identity_dir).with_context(|| {
+        format!(
+            "cannot save the certificate in {}",
+            dial.identity_dir.display()
+        )
+    })?;
+    tracing::info!(node = %dial.node, "enrolled");
+    Ok(identity)
+}
+
+async fn converse(
+    mut sender: FrameSender,
+    mut receiver: FrameReceiver,
+    mut said: mpsc::UnboundedReceiver<FromAgent>,
+    to: &mpsc::Sender<FromLink>,
+) -> String {
+    loop {
+        tokio::select! {
+            message = receiver.recv::<ToAgent>() => match message {
+                Ok(Some(message)) => {
+                    if let ToAgent::Refused(refused) = &message {
+                        tracing::error!(reason = %refused, "the coordinator refused this agent");
+                    }
+                    let input = Input::Control(message);
+                    if to.send(FromLink::Input(input)).await.is_err() {
+                        return "the agent is ending".to_owned();
+                    }
+                }
+                Ok(None) => return "the coordinator closed the control stream".to_owned(),
+                Err(error) => return error.to_string(),
+            },
+            message = said.recv() => {
+                let Some(message) = message else { return "the agent is ending".to_owned() };
+                if let Err(error) = sender.send(&message).await {
+                    return error.to_string();
+                }
+            }
+        }
+    }
+}
+
+async fn take_work(connection: &CoordinatorConnection, to: &mpsc::Sender<FromLink>) -> String {
+    loop {
+        match connection.accept_work().await {
+            Ok(streams) => {
+                tokio::spawn(work(streams, to.clone()));
+            }
+            Err(error) => return error.to_string(),
+        }
+    }
+}
+
+/// One dispatch's stream, until its terminal frame is sent or the stream breaks.
+async fn work(
+    (mut sender, mut receiver): (FrameSender, FrameReceiver),
+    to: mpsc::Sender<FromLink>,
+) {
+    let first = receiver.recv::<ToExpert>().await;
+    let Ok(Some(ToExpert::Work {
+        dispatch,
+        expert,
+        prompt,
+        task,
+        deadline_ms,
+    })) = first
+    else {
+        tracing::warn!("a stream did not begin with work");
+        return;
+    };
+    let (frames, mut ready) = mpsc::unbounded_channel::<FromExpert>();
+    let work = Box::new(Work {
+        expert,
+        prompt,
+        task,
+        deadline_ms,
+    });
+    if to
+        .send(FromLink::Work(dispatch, work, frames))
+        .await
+        .is_err()
+    {
+        return;
+    }
+    let mut listening = true;
+    loop {
+        tokio::select! {
+            frame = ready.recv() => {
+                let Some(frame) = frame else { return };
+                let terminal = frame.is_terminal();
+                if sender.send(&frame).await.is_err() {
+                    break;
+                }
+                if terminal {
+                    sender.finish();
+                    return;
+                }
+            }
+            said = receiver.recv::<ToExpert>(), if listening => match said {
+                Ok(Some(ToExpert::Cancel)) => {
+                    let _ = to.send(FromLink::Input(Input::Cancel { dispatch })).await;
+                }
+                // The coordinator keeps its half open while it may still cancel; closing it is fine.
+                Ok(None) => listening = false,
+                Ok(Some(ToExpert::Work { .. })) | Err(_) => break,
+            },
+        }
+    }
+    let _ = to.send(FromLink::Input(Input::Cancel { dispatch })).await;
+}

@@ -1,0 +1,268 @@
+//! `moe2-agent`: offers this machine's experts to a coordinator and does their work.
+//!
+//! It dials out, keeps one worker process per expert, and measures energy where the machine can. All
+//! decisions are the engine's (`moe2_engine::agent`); this binary is its driver.
+
+mod config;
+mod driver;
+mod experts;
+mod link;
+mod meter;
+mod probe;
+mod stub;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use moe2_engine::agent::{Config as EngineConfig, Engine};
+use moe2_model::{DeviceInfo, EnergySource, Time, Watts};
+use moe2_models::Cache;
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+
+use config::Config;
+
+/// Hosts experts for a moe2 coordinator.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    after_help = "Examples:\n  moe2-agent --config agent.toml\n  moe2-agent --config agent.toml --check-config\n  moe2-agent probe --json"
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Read the configuration and the experts' files, report every problem, and stop.
+    #[arg(long)]
+    check_config: bool,
+    /// End when standard input closes, so that whoever started this process never leaves it behind.
+    #[arg(long)]
+    exit_on_stdin_close: bool,
+    /// Log as JSON.
+    #[arg(long)]
+    log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Describe this machine: CPU, memory, GPUs, sensors, bandwidth and arithmetic.
+    Probe {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Threads to measure with; by default all.
+        #[arg(long)]
+        threads: Option<u32>,
+        /// Do not measure.
+        #[arg(long)]
+        skip: bool,
+    },
+}
+
+fn main() -> std::process::ExitCode {
+    let args = Args::parse();
+    start_log(args.log_json);
+    let done = match args.command {
+        Some(Command::Probe {
+            json,
+            threads,
+            skip,
+        }) => print_probe(json, threads, skip),
+        None => run(&args),
+    };
+    match done {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            std::process::ExitCode::from(2)
+        }
+    }
+}
+
+fn start_log(json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MOE2_LOG").unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new("info,wgpu_hal=error,wgpu_core=error")
+    });
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if json { log.json().init() } else { log.init() }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let path = args
+        .config
+        .as_deref()
+        .context("name the configuration with --config FILE")?;
+    let config = Config::read(path)?;
+    let cache = Cache::default_dir()?;
+    let hosted = experts::prepare(&config, &cache)?;
+    if args.check_config {
+        tracing::info!(experts = hosted.len(), "the configuration is sound");
+        return Ok(());
+    }
+    let threads = config.threads.unwrap_or_else(hardware_threads);
+    let found = meter::discover(Path::new("/"));
+    for note in &found.notes {
+        tracing::warn!("{note}");
+    }
+    let device = describe(&config, threads, &found);
+    if found.meter.is_none() {
+        let (idle, busy) = (device.idle_power.get(), device.busy_power.get());
+        tracing::warn!(
+            idle,
+            busy,
+            "no energy sensor is used: joules are modelled from these watts"
+        );
+    }
+    let zero = Instant::now();
+    let engine = Engine::new(
+        EngineConfig {
+            device,
+            experts: hosted.iter().map(|h| h.offer.clone()).collect(),
+            parallel: parallel(&config, &hosted),
+            queue_limit: config.queue,
+            seed: u64::from(std::process::id()),
+        },
+        Time::ZERO,
+    );
+    let binary = std::env::current_exe()?.with_file_name("moe2-worker");
+    let launch = worker::Launch {
+        binary,
+        model: PathBuf::new(),
+        threads,
+        context: 0,
+        plain: false,
+    };
+    let dial = link::Dial {
+        coordinator: config.coordinator.clone(),
+        node: config.node.clone(),
+        identity_dir: config.state_dir.join("identity"),
+        join_token_file: config.join_token_file.clone(),
+    };
+    let parts = driver::Parts {
+        engine,
+        zero,
+        dial,
+        hosted,
+        launch,
+        meter: found.meter,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let stop = stop_signal(args.exit_on_stdin_close)?;
+        driver::run(parts, stop).await;
+        Ok(())
+    })
+}
+
+/// Stubs do no arithmetic, so they need not take turns.
+fn parallel(config: &Config, hosted: &[experts::Hosted]) -> usize {
+    let all_stubs = hosted.iter().all(|h| matches!(h.run, experts::Run::Stub));
+    if all_stubs {
+        usize::MAX
+    } else {
+        config.parallel
+    }
+}
+
+/// Turns true at SIGINT or SIGTERM: running work is finished. A closed standard input ends the
+/// process at once, because then nobody is left to wait for it.
+fn stop_signal(exit_on_stdin_close: bool) -> std::io::Result<watch::Receiver<bool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (stop, stopped) = watch::channel(false);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        let mut times = 0;
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            times += 1;
+            tracing::info!(times, "stopping; a second signal stops at once");
+            if times > 1 || stop.send(true).is_err() {
+                std::process::exit(130);
+            }
+        }
+    });
+    if exit_on_stdin_close {
+        tokio::spawn(async {
+            let mut buffer = [0; 64];
+            let mut stdin = tokio::io::stdin();
+            while stdin.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
+            std::process::exit(0);
+        });
+    }
+    Ok(stopped)
+}
+
+fn hardware_threads() -> u32 {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(threads).unwrap_or(1)
+}
+
+fn describe(config: &Config, threads: u32, found: &meter::Discovery) -> DeviceInfo {
+    let cache = config.state_dir.join("probe.json");
+    let mut device = machine(threads, !config.probe, Some(cache));
+    if let Some(meter) = &found.meter {
+        device.energy_source = meter.source();
+    }
+    if let Some(watts) = config.idle_watts {
+        device.idle_power = Watts::saturating(watts);
+    }
+    if let Some(watts) = config.busy_watts {
+        device.busy_power = Watts::saturating(watts);
+    }
+    device
+}
+
+fn machine(threads: u32, skip: bool, cache: Option<PathBuf>) -> DeviceInfo {
+    let options = probe::ProbeOptions {
+        skip,
+        root: PathBuf::from("/"),
+        threads,
+        cache,
+    };
+    let found = probe::describe(&options);
+    let (idle_power, busy_power) = meter::default_power(found.kind, threads);
+    DeviceInfo {
+        kind: found.kind,
+        model: found.model,
+        threads: found.threads,
+        memory: found.memory,
+        gpus: found.gpus,
+        cpu: found.cpu,
+        gpu: found.gpu,
+        energy_source: EnergySource::Modelled,
+        idle_power,
+        busy_power,
+    }
+}
+
+#[allow(clippy::print_stdout)] // the command's output
+fn print_probe(json: bool, threads: Option<u32>, skip: bool) -> anyhow::Result<()> {
+    let mut device = machine(threads.unwrap_or_else(hardware_threads), skip, None);
+    let found = meter::discover(Path::new("/"));
+    if let Some(meter) = &found.meter {
+        device.energy_source = meter.source();
+    }
+    if json {
+        println!("{}", serde_json::to_string(&device)?);
+    } else {
+        println!("{}", probe::table(&device));
+        for note in found.notes {
+            println!("note: {note}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! The power monitor on Jetson modules: volts times amperes per rail, integrated over time.
+//!
+//! The chip reports instantaneous voltage and current, not energy, so joules are the trapezoid
+//! between reads: exact for constant and linearly changing power, and only as good as the read
+//! interval otherwise (read a few times a second while work runs). Which rails make up the module
+//! differs by model and is a table; adding up every labelled rail would count some power twice,
+//! since `VDD_IN` already contains the others. The carrier board is not measured.
+
+use std::path::{Path, PathBuf};
+
+use moe2_model::{EnergySource, Joules, Time, Watts};
+
+use super::{Meter, MeterError, sysfs};
+
+/// Where the kernel puts the monitor at I²C address 0x40, below the root.
+const DEVICE: &str = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon";
+
+/// Channels looked at: three rails and their sums, with room for a driver that numbers higher.
+const CHANNELS: std::ops::RangeInclusive<u32> = 1..=8;
+
+/// The channel that holds the sum of shunt voltages, not a voltage.
+const SHUNT_SUM: u32 = 7;
+
+/// The label of a channel that is wired to nothing.
+const NOT_CONNECTED: &str = "NC";
+
+/// No Orin module draws this much on one rail; a reading above it is a broken sensor.
+const IMPLAUSIBLE_WATTS: f64 = 1000.0;
+
+/// Rails that together are one module, and what the operator should know about the sum.
+struct RailSet {
+    rails: &'static [&'static str],
+    note: Option<&'static str>,
+}
+
+/// First match wins, so the total comes before the parts.
+const RAIL_SETS: &[RailSet] = &[
+    // Orin NX and Orin Nano: the module's input, everything included.
+    RailSet {
+        rails: &["VDD_IN"],
+        note: None,
+    },
+    // AGX Orin has no total.
+    RailSet {
+        rails: &["VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"],
+        note: Some(
+            "AGX Orin: VDDQ_VDD2_1V8AO is left out, because it is not established whether \
+             VIN_SYS_5V0 contains it; energy may be understated",
+        ),
+    },
+];
+
+/// A labelled channel of one monitor.
+struct Channel {
+    label: String,
+    millivolts: PathBuf,
+    milliamperes: PathBuf,
+}
+
+impl Channel {
+    fn power(&self) -> Result<Watts, MeterError> {
+        let volts = sysfs::number(&self.millivolts)? as f64 / 1e3;
+        let amperes = sysfs::number(&self.milliamperes)? as f64 / 1e3;
+        let watts = volts * amperes;
+        if watts > IMPLAUSIBLE_WATTS {
+            let text = format!("{volts} V and {amperes} A");
+            return Err(sysfs::garbage(&self.millivolts, &text));
+        }
+        Ok(Watts::saturating(watts))
+    }
+}
+
+/// The rails of one module and the energy integrated so far.
+struct Ina3221 {
+    channels: Vec<Channel>,
+    last: Option<(Time, Watts)>,
+    total: Joules,
+}
+
+impl Ina3221 {
+    fn power(&self) -> Result<Watts, MeterError> {
+        self.channels.iter().map(Channel::power).sum()
+    }
+}
+
+impl Meter for Ina3221 {
+    fn source(&self) -> EnergySource {
+        EnergySource::Ina3221
+    }
+
+    fn read(&mut self, now: Time) -> Result<Joules, MeterError> {
+        let power = self.power()?;
+        if let Some((then, before)) = self.last {
+            self.total += (before + power) * 0.5 * now.seconds_since(then);
+        }
+        // A clock that stands still or steps back must not make an interval count twice.
+        let time = self.last.map_or(now, |(then, _)| then.max(now));
+        self.last = Some((time, power));
+        Ok(self.total)
+    }
+}
+
+/// The labelled channels below every `hwmonN`; N changes from boot to boot.
+fn channels(root: &Path) -> Vec<Channel> {
+    let mut found = Vec::new();
+    for monitor in sysfs::entries(&root.join(DEVICE), "hwmon") {
+        for n in CHANNELS.filter(|n| *n != SHUNT_SUM) {
+            let Ok(label) = sysfs::text(&monitor.join(format!("in{n}_label"))) else {
+                continue;
+            };
+            if label != NOT_CONNECTED {
+                found.push(Channel {
+                    label,
+                    millivolts: monitor.join(format!("in{n}_input")),
+                    milliamperes: monitor.join(format!("curr{n}_input")),
+                });
+            }
+        }
+    }
+    found
+}
+
+/// Looks for the monitor of a known module below `root`.
+pub(super) fn find(root: &Path, notes: &mut Vec<String>) -> Option<Box<dyn Meter>> {
+    let mut found = channels(root);
+    if found.is_empty() {
+        return None;
+    }
+    let has = |rail: &str| found.iter().any(|channel| channel.label == rail);
+    let Some(set) = RAIL_SETS
+        .iter()
+        .find(|set| set.rails.iter().all(|rail| has(rail)))
+    else {
+        let seen: Vec<&str> = found.iter().map(|c| c.label.as_str()).collect();
+        notes.push(format!(
+            "ina3221: the rails {} are not those of a known module: energy is modelled",
+            seen.join(", ")
+        ));
+        return None;
+    };
+    let mut channels = Vec::new();
+    for rail in set.rails {
+        let at = found.iter().position(|channel| channel.label == *rail)?;
+        channels.push(found.swap_remove(at));
+    }
+    let meter = Ina3221 {
+        channels,
+        last: None,
+        total: Joules::ZERO,
+    };
+    if let Err(error) = meter.power() {
+        notes.push(format!("ina3221: {error}"));
+        return None;
+    }
+    notes.extend(set.note.map(str::to_owned));
+    Some(Box::new(meter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// A monitor as `hwmon{number}` with (channel, label, mV, mA) rows.
+    fn monitor(root: &Path, number: u32, rows: &[(u32, &str, &str, &str)]) {
+        for (n, label, mv, ma) in rows {
+            let base = format!("{DEVICE}/hwmon{number}");
+            let (label_at, mv_at) = (format!("{base}/in{n}_label"), format!("{base}/in{n}_input"));
+            let ma_at = format!("{base}/curr{n}_input");
+            sysfs::fixture(root, &[(&label_at, label), (&mv_at, mv), (&ma_at, ma)]);
+        }
+    }
+
+    const ORIN_NX: &[(u32, &str, &str, &str)] = &[
+        (1, "VDD_IN\n", "5000\n", "2000\n"),
+        (2, "VDD_CPU_GPU_CV\n", "5000\n", "900\n"),
+        (3, "VDD_SOC\n", "5000\n", "400\n"),
+        (7, "sum of shunt voltages\n", "7\n", "7\n"),
+    ];
+
+    const AGX: &[(u32, &str, &str, &str)] = &[
+        (1, "VDD_GPU_SOC\n", "20000\n", "500\n"),
+        (2, "VDD_CPU_CV\n", "20000\n", "250\n"),
+        (3, "VIN_SYS_5V0\n", "5000\n", "1000\n"),
+        (4, "NC\n", "5000\n", "90000\n"),
+    ];
+
+    fn at(seconds: f64) -> Time {
+        Time::from_micros((seconds * 1e6) as u64)
+    }
+
+    #[test]
+    fn orin_nx_counts_its_input_rail_alone_whatever_the_hwmon_number() {
+        for number in [0, 3, 17] {
+            let root = tempfile::tempdir().unwrap();
+            monitor(root.path(), number, ORIN_NX);
+            let mut notes = Vec::new();
+            let mut meter = find(root.path(), &mut notes).unwrap();
+            assert_eq!(meter.source(), EnergySource::Ina3221);
+            assert!(notes.is_empty(), "{notes:?}");
+            assert_eq!(meter.read(at(1.0)).unwrap(), Joules::ZERO);
+            let total = meter.read(at(3.0)).unwrap().get();
+            assert!((total - 20.0).abs() < 1e-9, "10 W for 2 s: {total}");
+        }
+    }
+
+    #[test]
+    fn agx_orin_adds_three_rails_and_says_what_is_left_out() {
+        let root = tempfile::tempdir().unwrap();
+        monitor(root.path(), 5, AGX);
+        let mut notes = Vec::new();
+        let mut meter = find(root.path(), &mut notes).unwrap();
+        assert!(notes[0].contains("VDDQ_VDD2_1V8AO"), "{notes:?}");
+        meter.read(at(0.0)).unwrap();
+        let total = meter.read(at(1.0)).unwrap().get();
+        assert!((total - 20.0).abs() < 1e-9, "10 + 5 + 5 W for 1 s: {total}");
+    }
+
+    #[test]
+    fn changing_power_is_integrated_by_the_trapezoid() {
+        let root = tempfile::tempdir().unwrap();
+        monitor(root.path(), 1, ORIN_NX);
+        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        meter.read(at(0.0)).unwrap();
+        monitor(root.path(), 1, &[(1, "VDD_IN", "5000", "6000")]);
+        let total = meter.read(at(2.0)).unwrap().get();
+        assert!(
+            (total - 40.0).abs() < 1e-9,
+            "10 W rising to 30 W over 2 s: {total}"
+        );
+    }
+
+    #[test]
+    fn a_failed_read_is_an_error_and_the_next_one_covers_the_gap() {
+        let root = tempfile::tempdir().unwrap();
+        monitor(root.path(), 1, ORIN_NX);
+        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        meter.read(at(0.0)).unwrap();
+        let current = root.path().join(DEVICE).join("hwmon1/curr1_input");
+        fs::remove_file(&current).unwrap();
+        let error = meter.read(at(1.0)).unwrap_err();
+        assert!(matches!(error, MeterError::Unreadable { .. }), "{error}");
+        fs::write(&current, "2000").unwrap();
+        let total = meter.read(at(2.0)).unwrap().get();
+        assert!(
+            (total - 20.0).abs() < 1e-9,
+            "10 W for the whole 2 s: {total}"
+        );
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_neither_adds_nor_counts_twice() {
+        let root = tempfile::tempdir().unwrap();
+        monitor(root.path(), 1, ORIN_NX);
+        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        meter.read(at(5.0)).unwrap();
+        assert_eq!(meter.read(at(1.0)).unwrap(), Joules::ZERO);
+        let total = meter.read(at(6.0)).unwrap().get();
+        assert!(
+            (total - 10.0).abs() < 1e-9,
+            "only the second after 5 s: {total}"
+        );
+    }
+
+    #[test]
+    fn a_module_with_a_rail_missing_is_not_measured_in_part() {
+        let root = tempfile::tempdir().unwrap();
+        monitor(root.path(), 1, &AGX[..2]);
+        let mut notes = Vec::new();
+        assert!(find(root.path(), &mut notes).is_none());
+        assert!(notes[0].contains("VDD_GPU_SOC, VDD_CPU_CV"), "{notes:?}");
+    }
+
+    #[test]
+    fn the_sum_of_shunt_voltages_is_no_rail_whatever_its_label() {
+        let root = tempfile::tempdir().unwrap();
+        monitor(root.path(), 1, &[(7, "VDD_IN", "5000", "2000")]);
+        assert!(find(root.path(), &mut Vec::new()).is_none());
+    }
+
+    #[test]
+    fn an_implausible_current_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        monitor(root.path(), 1, &[(1, "VDD_IN", "5000", "4294967295")]);
+        let mut notes = Vec::new();
+        assert!(find(root.path(), &mut notes).is_none());
+        assert!(notes[0].contains("no reading"), "{notes:?}");
+    }
+}

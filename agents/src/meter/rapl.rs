@@ -1,0 +1,221 @@
+//! The processor's own energy counters, one per package, in microjoules.
+//!
+//! Only top-level package domains count: cores and memory controllers below them are parts of the
+//! same joules, the `psys` domain contains the packages again, and the `mmio` interface shows the
+//! same counter twice. Counters wrap within minutes to hours at a range the kernel states; one
+//! wrap between reads is recovered, two cannot be seen, so read at least every half minute. Often
+//! only root may read them: that is a note, never a zero.
+
+use std::path::{Path, PathBuf};
+
+use moe2_model::{EnergySource, Joules, Time};
+
+use super::{Meter, MeterError, sysfs};
+
+/// Where the kernel lists power-capping domains, below the root.
+const POWERCAP: &str = "sys/class/powercap";
+
+/// Name of a top-level domain, before its number. AMD processors appear under it too.
+const PREFIX: &str = "intel-rapl:";
+
+/// Microjoules in a joule.
+const MICRO: f64 = 1e6;
+
+/// One package's counter.
+struct Package {
+    counter: PathBuf,
+    /// The largest value the counter takes before it starts again at zero, in microjoules.
+    range: u64,
+    last: u64,
+}
+
+impl Package {
+    fn open(domain: &Path) -> Result<Self, MeterError> {
+        let range_at = domain.join("max_energy_range_uj");
+        let range = sysfs::number(&range_at)?;
+        if range == 0 {
+            return Err(sysfs::garbage(&range_at, "0"));
+        }
+        let mut package = Self {
+            counter: domain.join("energy_uj"),
+            range,
+            last: 0,
+        };
+        package.last = package.now()?;
+        Ok(package)
+    }
+
+    fn now(&self) -> Result<u64, MeterError> {
+        let value = sysfs::number(&self.counter)?;
+        if value > self.range {
+            return Err(sysfs::garbage(&self.counter, &value.to_string()));
+        }
+        Ok(value)
+    }
+
+    /// Microjoules from the last value to `now`, across at most one wrap.
+    fn since_last(&self, now: u64) -> u64 {
+        if now >= self.last {
+            now - self.last
+        } else {
+            self.range - self.last + now
+        }
+    }
+}
+
+/// All packages of the machine.
+struct Rapl {
+    packages: Vec<Package>,
+    total: Joules,
+}
+
+impl Meter for Rapl {
+    fn source(&self) -> EnergySource {
+        EnergySource::Rapl
+    }
+
+    fn read(&mut self, _now: Time) -> Result<Joules, MeterError> {
+        // All or nothing: a package that fails must not let the others' energy count now and
+        // again at the next read.
+        let values: Vec<u64> = self
+            .packages
+            .iter()
+            .map(Package::now)
+            .collect::<Result<_, _>>()?;
+        for (package, value) in self.packages.iter_mut().zip(values) {
+            self.total += Joules::saturating(package.since_last(value) as f64 / MICRO);
+            package.last = value;
+        }
+        Ok(self.total)
+    }
+}
+
+/// True for `intel-rapl:0` but not `intel-rapl:0:1`, when the kernel calls it a package.
+fn is_package(domain: &Path) -> bool {
+    let number = domain
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.strip_prefix(PREFIX));
+    number.is_some_and(|number| number.parse::<u32>().is_ok())
+        && sysfs::text(&domain.join("name")).is_ok_and(|name| name.starts_with("package"))
+}
+
+/// Looks for readable package counters below `root`.
+pub(super) fn find(root: &Path, notes: &mut Vec<String>) -> Option<Box<dyn Meter>> {
+    let packages: Result<Vec<Package>, MeterError> = sysfs::entries(&root.join(POWERCAP), PREFIX)
+        .iter()
+        .filter(|domain| is_package(domain))
+        .map(|domain| Package::open(domain))
+        .collect();
+    match packages {
+        Ok(packages) if packages.is_empty() => None,
+        Ok(packages) => Some(Box::new(Rapl {
+            packages,
+            total: Joules::ZERO,
+        })),
+        Err(error) => {
+            notes.push(format!("rapl: {error}"));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn domain(root: &Path, which: &str, name: &str, energy: &str) {
+        let base = format!("{POWERCAP}/{which}");
+        let name_at = format!("{base}/name");
+        let energy_at = format!("{base}/energy_uj");
+        let range_at = format!("{base}/max_energy_range_uj");
+        sysfs::fixture(
+            root,
+            &[
+                (&name_at, name),
+                (&energy_at, energy),
+                (&range_at, "10000000\n"),
+            ],
+        );
+    }
+
+    fn joules(meter: &mut Box<dyn Meter>) -> f64 {
+        meter.read(Time::ZERO).unwrap().get()
+    }
+
+    #[test]
+    fn packages_add_up_and_their_parts_do_not() {
+        let root = tempfile::tempdir().unwrap();
+        for (which, name) in [
+            ("intel-rapl:0", "package-0\n"),
+            ("intel-rapl:1", "package-1\n"),
+            ("intel-rapl:2", "psys\n"),
+            ("intel-rapl:0:0", "core\n"),
+            ("intel-rapl-mmio:0", "package-0\n"),
+        ] {
+            domain(root.path(), which, name, "1000000\n");
+        }
+        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        assert_eq!(meter.source(), EnergySource::Rapl);
+        assert_eq!(joules(&mut meter), 0.0);
+        for which in [
+            "intel-rapl:0",
+            "intel-rapl:2",
+            "intel-rapl:0:0",
+            "intel-rapl-mmio:0",
+        ] {
+            domain(root.path(), which, "package-0", "3000000\n");
+        }
+        domain(root.path(), "intel-rapl:1", "package-1", "1500000\n");
+        assert!((joules(&mut meter) - 2.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_counter_that_wraps_keeps_counting() {
+        let root = tempfile::tempdir().unwrap();
+        domain(root.path(), "intel-rapl:0", "package-0", "9000000\n");
+        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        domain(root.path(), "intel-rapl:0", "package-0", "500000\n");
+        assert!((joules(&mut meter) - 1.5).abs() < 1e-9);
+        assert!(
+            (joules(&mut meter) - 1.5).abs() < 1e-9,
+            "read again: no more energy"
+        );
+    }
+
+    #[test]
+    fn a_counter_that_cannot_be_read_is_a_note_and_no_meter() {
+        let root = tempfile::tempdir().unwrap();
+        domain(root.path(), "intel-rapl:0", "package-0", "1");
+        domain(root.path(), "intel-rapl:1", "package-1", "1");
+        let counter = root.path().join(POWERCAP).join("intel-rapl:1/energy_uj");
+        fs::remove_file(&counter).unwrap();
+        fs::create_dir(&counter).unwrap();
+        let mut notes = Vec::new();
+        assert!(find(root.path(), &mut notes).is_none());
+        assert!(notes[0].contains("cannot read"), "{notes:?}");
+    }
+
+    #[test]
+    fn a_package_that_fails_later_loses_nothing_of_the_others() {
+        let root = tempfile::tempdir().unwrap();
+        domain(root.path(), "intel-rapl:0", "package-0", "0");
+        domain(root.path(), "intel-rapl:1", "package-1", "0");
+        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        domain(root.path(), "intel-rapl:0", "package-0", "2000000");
+        domain(root.path(), "intel-rapl:1", "package-1", "what");
+        assert!(meter.read(Time::ZERO).is_err());
+        domain(root.path(), "intel-rapl:1", "package-1", "1000000");
+        assert!((joules(&mut meter) - 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_value_beyond_the_stated_range_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        domain(root.path(), "intel-rapl:0", "package-0", "10000001");
+        let mut notes = Vec::new();
+        assert!(find(root.path(), &mut notes).is_none());
+        assert!(notes[0].contains("no reading"), "{notes:?}");
+    }
+}

@@ -1,0 +1,41 @@
+//! One expert in a process of its own: llama.cpp behind frames on standard input and output.
+//!
+//! Native code can abort on a hostile file or a driver's whim, and then takes its process along.
+//! So the agent starts one of these per expert and loses one expert at most. The worker does one
+//! thing at a time in the order asked; a second thread only reads, so that a cancel is seen between
+//! two tokens and the end of input ends the process whatever the engine is doing. Linking it
+//! into the agent would save a pipe, and cost the agent its life at the first abort.
+
+mod args;
+mod bench;
+mod choice;
+mod engine;
+mod failure;
+mod generate;
+mod load;
+mod memory;
+mod pipe;
+mod prompt;
+mod queue;
+#[cfg(test)]
+mod real_weights;
+mod serve;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = args::Args::parse();
+    match (args.command, args.engine, args.serve) {
+        (Some(args::Command::Bench(bench)), ..) => bench::run(&bench),
+        (None, Some(engine), Some(serve)) => Ok(serve::run(&engine, &serve)),
+        (None, ..) => args::Args::command()
+            .error(
+                clap::error::ErrorKind::MissingRequiredArgument,
+                "--model, --threads and --context are required",
+            )
+            .exit(),
+    }
+}

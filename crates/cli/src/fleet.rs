@@ -1,0 +1,78 @@
+//! `moe2 fleet`: nodes, experts, what they are doing and where their joules come from.
+
+use moe2_engine::coordinator::{FleetView, NodeView};
+
+use crate::client::{Credential, Where};
+use crate::out;
+use crate::table::{Table, shorten};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  moe2 fleet\n  moe2 fleet --json")]
+pub(crate) struct Args {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    place: Where,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let client = args.place.client(Credential::Admin)?;
+    let fleet = client.get("/admin/v1/fleet")?;
+    if args.json {
+        out::data(&fleet.to_string());
+        return Ok(());
+    }
+    let fleet: FleetView = serde_json::from_value(fleet)?;
+    out::data(&render(&fleet));
+    Ok(())
+}
+
+fn render(fleet: &FleetView) -> String {
+    if fleet.nodes.is_empty() {
+        return "no node has joined yet".to_owned();
+    }
+    let mut table = Table::new(&[
+        "NODE",
+        "STATE",
+        "EXPERT",
+        "EXPERT STATE",
+        "BUSY",
+        "PREFILL",
+        "DECODE",
+        "SAMPLES",
+        "ENERGY",
+    ]);
+    for node in &fleet.nodes {
+        for expert in &node.experts {
+            table.row([
+                node.node.to_string(),
+                state(node),
+                expert.id.name.to_string(),
+                expert.state.as_str().to_owned(),
+                expert.in_flight.to_string(),
+                rate(expert.prefill_s_per_token),
+                rate(expert.decode_s_per_token),
+                expert.samples.to_string(),
+                node.device.energy_source.to_string(),
+            ]);
+        }
+    }
+    format!("{table}\n{} queries under way", fleet.queries)
+}
+
+fn state(node: &NodeView) -> String {
+    let state = format!("{:?}", node.state).to_lowercase();
+    match &node.reason {
+        Some(reason) => format!("{state}: {}", shorten(reason, 40)),
+        None => state,
+    }
+}
+
+fn rate(seconds_per_token: f64) -> String {
+    if seconds_per_token > 0.0 {
+        format!("{:.0} tok/s", 1.0 / seconds_per_token)
+    } else {
+        "?".to_owned()
+    }
+}

@@ -1,0 +1,89 @@
+//! `moe2 join-token create`: a one-time credential for one machine.
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::client::{Credential, Where};
+use crate::out;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  moe2 join-token create --node orin-1 --ttl 1h > orin-1.token")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a token; it is shown once and good for one use.
+    Create {
+        /// The machine's name in the fleet.
+        #[arg(long)]
+        node: String,
+        /// How long it is good for: a number with s, m, h or d.
+        #[arg(long, default_value = "1h", value_parser = seconds)]
+        ttl: u64,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Where,
+    },
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let Command::Create {
+        node,
+        ttl,
+        json,
+        place,
+    } = &args.command;
+    let made = place.client(Credential::Admin)?.post(
+        "/admin/v1/join-tokens",
+        &json!({"node": node, "ttl_seconds": ttl}),
+    )?;
+    if *json {
+        out::data(&made.to_string());
+        return Ok(());
+    }
+    let token = made["token"]
+        .as_str()
+        .context("the coordinator sent no token")?;
+    out::data(token);
+    let address = made["coordinator"].as_str().unwrap_or("?");
+    out::note(&format!(
+        "On {node}: save it to a file and set, in the agent's configuration,\n  coordinator = \"{address}\"\n  node = \"{node}\"\n  join_token_file = \"…\""
+    ));
+    Ok(())
+}
+
+/// `90s`, `15m`, `1h`, `2d` in seconds.
+fn seconds(text: &str) -> anyhow::Result<u64> {
+    let Some((at, _)) = text.char_indices().next_back() else {
+        bail!("use a number with s, m, h or d, e.g. 1h")
+    };
+    let (number, unit) = text.split_at(at);
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => bail!("use a number with s, m, h or d, e.g. 1h"),
+    };
+    let number: u64 = number
+        .parse()
+        .context("use a number with s, m, h or d, e.g. 1h")?;
+    number.checked_mul(factor).context("that is too long")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_time_to_live_has_a_unit() {
+        assert_eq!(super::seconds("15m").ok(), Some(900));
+        for bad in ["", "h", "10", "1w", "-1h", "é"] {
+            assert!(super::seconds(bad).is_err(), "{bad:?} must be refused");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! `moe2`: the operator's and user's tool.
+//!
+//! Every command is a file; what they share is the way to a coordinator (`client`), tables and
+//! progress bars. Output that is data goes to standard output, everything else to standard error, and
+//! `--json` turns tables into JSON.
+
+mod ask;
+
+mod chat;
+mod client;
+mod fleet;
+mod join_token;
+mod models;
+mod out;
+mod paths;
+mod progress;
+mod table;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// LLM answers from a fleet of unequal machines, inside budgets of delay and energy.
+#[derive(Debug, Parser)]
+#[command(
+    name = "moe2",
+    version,
+    about,
+    after_help = "Start with `moe2 up`; then `moe2 ask \"…\"`."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a coordinator and three agents with real models on this machine.
+    Up(up::Args),
+    /// Ask one question.
+    Ask(ask::Args),
+    /// Talk, line by line.
+    Chat(chat::Args),
+    /// Show nodes, experts and what they are doing.
+    Fleet(fleet::Args),
+    /// List and fetch model files.
+    Models(models::Args),
+    /// Let a machine join the fleet.
+    JoinToken(join_token::Args),
+
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Up(args) => up::run(&args),
+        Command::Ask(args) => ask::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Fleet(args) => fleet::run(&args),
+        Command::Models(args) => models::run(&args),
+        Command::JoinToken(args) => join_token::run(&args),
+
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "moe2", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            out::note(&format!("moe2: {error:#}"));
+            let code = if error.is::<client::Infeasible>() {
+                3
+            } else {
+                1
+            };
+            ExitCode::from(code)
+        }
+    }
+}

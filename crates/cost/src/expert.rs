@@ -1,0 +1,363 @@
+//! Forecasts of seconds and joules for one expert on one device.
+//!
+//! Delay is queue + network + prefill + decode. Prefill, decode and scoring each have a line of
+//! their own because they meet different limits (arithmetic, bandwidth, arithmetic again); joules
+//! follow busy seconds, because power hardly depends on which token is being made. Scoring the
+//! options of a choice has its own line: it runs at prefill speed, and would teach the decode line
+//! a speed that no generated answer reaches.
+
+use moe2_model::{DeviceInfo, ExpertOffer, Joules, Seconds, Usage};
+
+use crate::regression::{Line, Prediction, student_95};
+use crate::residuals::Residuals;
+use crate::roofline::Prior;
+
+/// Seconds between the end of the prompt and the first decoded token that no ceiling explains.
+const DECODE_OVERHEAD_S: f64 = 0.002;
+/// Requests shorter than this take much the same time: one small batch, one thread wake-up.
+const GRAIN_TOKENS: f64 = 32.0;
+/// Tokens a chat template and a start marker add to a prompt, until counted.
+const TEMPLATE_TOKENS: f64 = 8.0;
+/// Bytes per token of English text in common vocabularies, until counted.
+const BYTES_PER_TOKEN: f64 = 4.0;
+
+/// What one request is forecast to cost.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CostForecast {
+    /// Expected end-to-end delay: queue, network, prefill and decode.
+    pub delay: Seconds,
+    /// The delay it stays under 95 times in 100, for the given token counts.
+    pub delay_p95: Seconds,
+    /// The part of the delay in which the expert works: what the request adds to the queue.
+    pub busy: Seconds,
+    /// Expected energy of the device; the network's is not in it.
+    pub energy: Joules,
+    /// The energy it stays under 95 times in 100, for the given token counts.
+    pub energy_p95: Joules,
+    /// Measured requests behind it; 0 means roofline only.
+    pub samples: u64,
+}
+
+/// What is known about the speed and power of one expert on one device.
+#[derive(Debug, Clone)]
+pub struct ExpertCost {
+    prefill: Line,
+    decode: Line,
+    score: Line,
+    energy: Line,
+    prompt: Line,
+    delay_errors: Residuals,
+    energy_errors: Residuals,
+    samples: u64,
+}
+
+impl ExpertCost {
+    /// Starts from the roofline prior of this expert on this device.
+    #[must_use]
+    pub fn new(offer: &ExpertOffer, device: &DeviceInfo) -> Self {
+        let prior = Prior::new(offer, device);
+        Self {
+            prefill: Line::new(
+                prior.prefill_overhead_s,
+                prior.prefill_s_per_token,
+                GRAIN_TOKENS,
+            ),
+            decode: Line::new(DECODE_OVERHEAD_S, prior.decode_s_per_token, GRAIN_TOKENS),
+            score: Line::new(DECODE_OVERHEAD_S, prior.prefill_s_per_token, GRAIN_TOKENS),
+            energy: Line::new(0.0, prior.busy_power.get(), 0.0),
+            prompt: Line::new(
+                TEMPLATE_TOKENS,
+                1.0 / BYTES_PER_TOKEN,
+                GRAIN_TOKENS * BYTES_PER_TOKEN,
+            ),
+            delay_errors: Residuals::default(),
+            energy_errors: Residuals::default(),
+            samples: 0,
+        }
+    }
+
+    /// Learns from a generated answer.
+    pub fn observe(&mut self, usage: &Usage) {
+        let busy = self.busy(&self.decode, usage.prompt_tokens, usage.output_tokens);
+        self.learn(usage, busy);
+        if usage.output_tokens > 0 {
+            let tokens = f64::from(usage.output_tokens);
+            self.decode.observe(tokens, usage.decode.get());
+        }
+    }
+
+    /// Learns from a choice, whose output tokens were scored, not generated.
+    pub fn observe_choice(&mut self, usage: &Usage) {
+        let busy = self.busy(&self.score, usage.prompt_tokens, usage.output_tokens);
+        self.learn(usage, busy);
+        if usage.output_tokens > 0 {
+            let tokens = f64::from(usage.output_tokens);
+            self.score.observe(tokens, usage.decode.get());
+        }
+    }
+
+    /// Learns how many tokens this expert's vocabulary and template make of `bytes` of text.
+    pub fn observe_prompt(&mut self, bytes: usize, tokens: u32) {
+        self.prompt.observe(bytes as f64, f64::from(tokens));
+    }
+
+    /// Prompt tokens expected for `bytes` of text, template included.
+    #[must_use]
+    pub fn prompt_tokens(&self, bytes: usize) -> f64 {
+        self.prompt.predict(bytes as f64).mean
+    }
+
+    /// Forecasts a generated answer, with `queue` of work ahead of it and `network` to travel there
+    /// and back.
+    #[must_use]
+    pub fn forecast(
+        &self,
+        prompt_tokens: f64,
+        output_tokens: f64,
+        queue: Seconds,
+        network: Seconds,
+    ) -> CostForecast {
+        let phases = [
+            self.prefill.predict(prompt_tokens),
+            self.decode.predict(output_tokens),
+        ];
+        self.add_up(phases, queue + network)
+    }
+
+    /// Forecasts a choice whose options have `option_tokens` together.
+    #[must_use]
+    pub fn forecast_choice(
+        &self,
+        prompt_tokens: f64,
+        option_tokens: f64,
+        queue: Seconds,
+        network: Seconds,
+    ) -> CostForecast {
+        let phases = [
+            self.prefill.predict(prompt_tokens),
+            self.score.predict(option_tokens),
+        ];
+        self.add_up(phases, queue + network)
+    }
+
+    /// Seconds per prompt token, overhead not included; the roofline's before the first sample.
+    #[must_use]
+    pub fn prefill_s_per_token(&self) -> f64 {
+        self.prefill.slope()
+    }
+
+    /// Seconds per output token, overhead not included; the roofline's before the first sample.
+    #[must_use]
+    pub fn decode_s_per_token(&self) -> f64 {
+        self.decode.slope()
+    }
+
+    /// Measured requests behind the forecasts.
+    #[must_use]
+    pub const fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    fn busy(&self, output: &Line, prompt_tokens: u32, output_tokens: u32) -> f64 {
+        self.prefill.predict(f64::from(prompt_tokens)).mean
+            + output.predict(f64::from(output_tokens)).mean
+    }
+
+    /// What all answers teach; `forecast` is what the busy seconds were expected to be, computed
+    /// before anything is learnt so that the error is out of sample.
+    fn learn(&mut self, usage: &Usage, forecast: f64) {
+        let busy = usage.prefill.get() + usage.decode.get();
+        let joules = usage.energy.get();
+        self.samples = self.samples.saturating_add(1);
+        // Errors of the unmeasured prior say nothing about forecasts made from measurements.
+        if self.samples > 1 {
+            self.delay_errors.observe(forecast, busy);
+            self.energy_errors
+                .observe(self.energy.predict(forecast).mean, joules);
+        }
+        if usage.prompt_tokens > 0 {
+            let tokens = f64::from(usage.prompt_tokens);
+            self.prefill.observe(tokens, usage.prefill.get());
+        }
+        self.energy.observe(busy, joules);
+    }
+
+    /// The queue ahead is work of the same expert, so it is as uncertain, relatively, as the
+    /// request's own: one factor stretches the whole delay to its p95.
+    fn add_up(&self, phases: [Prediction; 2], waiting: Seconds) -> CostForecast {
+        let busy = phases[0].mean + phases[1].mean;
+        let variance = phases[0].variance + phases[1].variance;
+        let freedom = phases[0].freedom.min(phases[1].freedom);
+        let delay = waiting + Seconds::saturating(busy);
+        let delay_factor = stretch(&self.delay_errors, busy, variance, freedom);
+
+        let energy = self.energy.predict(busy);
+        // Uncertain seconds make uncertain joules, through the power.
+        let power = if busy > 0.0 { energy.mean / busy } else { 0.0 };
+        let spread = energy.variance + power * power * variance;
+        let freedom = freedom.min(energy.freedom);
+        let energy_factor = stretch(&self.energy_errors, energy.mean, spread, freedom);
+        CostForecast {
+            delay,
+            delay_p95: delay * delay_factor,
+            busy: Seconds::saturating(busy),
+            energy: Joules::saturating(energy.mean),
+            energy_p95: Joules::saturating(energy.mean) * energy_factor,
+            samples: self.samples,
+        }
+    }
+}
+
+/// The factor from a mean to its p95, at least 1: empirical when enough errors are known.
+fn stretch(errors: &Residuals, mean: f64, variance: f64, freedom: f64) -> f64 {
+    let parametric = || {
+        if mean > 0.0 {
+            1.0 + student_95(freedom) * variance.sqrt() / mean
+        } else {
+            1.0
+        }
+    };
+    errors.factor_95().unwrap_or_else(parametric).max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::roofline::tests::{device, offer};
+    use moe2_model::{DeviceKind, EnergySource};
+    use proptest::prelude::*;
+
+    fn expert() -> ExpertCost {
+        ExpertCost::new(&offer(), &device(DeviceKind::Cpu))
+    }
+
+    fn usage(prompt_tokens: u32, output_tokens: u32, slow: f64) -> Usage {
+        let prefill = slow * (0.02 + 0.005 * f64::from(prompt_tokens));
+        let decode = slow * 0.04 * f64::from(output_tokens);
+        Usage {
+            prompt_tokens,
+            output_tokens,
+            queue: Seconds::ZERO,
+            prefill: Seconds::saturating(prefill),
+            decode: Seconds::saturating(decode),
+            energy: Joules::saturating(12.0 * (prefill + decode)),
+            energy_source: EnergySource::Modelled,
+        }
+    }
+
+    fn ask(cost: &ExpertCost) -> CostForecast {
+        cost.forecast(100.0, 50.0, Seconds::ZERO, Seconds::ZERO)
+    }
+
+    #[test]
+    fn the_first_forecast_is_the_roofline_and_says_so() {
+        let forecast = ask(&expert());
+        assert_eq!(forecast.samples, 0);
+        assert!(forecast.delay_p95 > forecast.delay && forecast.delay > Seconds::ZERO);
+        let power = forecast.energy.get() / forecast.busy.get();
+        assert!((power - 20.0).abs() < 1e-9, "{power} W");
+    }
+
+    #[test]
+    fn the_second_forecast_is_mostly_measured() {
+        for slow in [0.3, 1.0, 4.0, 20.0] {
+            let mut cost = expert();
+            let used = usage(100, 50, slow);
+            cost.observe(&used);
+            let forecast = ask(&cost);
+            let truth = used.prefill.get() + used.decode.get();
+            let error = (forecast.delay.get() / truth - 1.0).abs();
+            assert!(error < 0.15, "{slow}: off by {error}");
+            let joules = (forecast.energy.get() / used.energy.get() - 1.0).abs();
+            assert!(joules < 0.15, "{slow}: joules off by {joules}");
+            assert_eq!(forecast.samples, 1);
+        }
+    }
+
+    #[test]
+    fn queue_and_network_delay_the_answer_but_use_no_device_energy() {
+        let cost = expert();
+        let alone = ask(&cost);
+        let (queue, network) = (Seconds::saturating(3.0), Seconds::saturating(0.5));
+        let behind = cost.forecast(100.0, 50.0, queue, network);
+        assert!((behind.delay.get() - alone.delay.get() - 3.5).abs() < 1e-9);
+        assert_eq!(behind.energy, alone.energy);
+        assert_eq!(behind.busy, alone.busy);
+    }
+
+    #[test]
+    fn choices_do_not_teach_the_decode_speed() {
+        let mut cost = expert();
+        for _ in 0..10 {
+            cost.observe(&usage(100, 50, 1.0));
+        }
+        let before = cost.decode_s_per_token();
+        for _ in 0..10 {
+            let mut fast = usage(100, 40, 1.0);
+            fast.decode = Seconds::saturating(0.01);
+            cost.observe_choice(&fast);
+        }
+        assert!((cost.decode_s_per_token() - before).abs() < 1e-12);
+        let choice = cost.forecast_choice(100.0, 40.0, Seconds::ZERO, Seconds::ZERO);
+        assert!(choice.delay < ask(&cost).delay);
+        assert_eq!(cost.samples(), 20);
+    }
+
+    #[test]
+    fn a_p95_from_twenty_errors_on_is_what_was_seen_and_not_what_was_assumed() {
+        let mut cost = expert();
+        // Nine in ten take 1x, one takes 3x: a tail that a symmetric interval misplaces.
+        for i in 0..200 {
+            cost.observe(&usage(100, 50, if i % 10 == 9 { 3.0 } else { 1.0 }));
+        }
+        let forecast = ask(&cost);
+        let slow = usage(100, 50, 3.0);
+        let truth = slow.prefill.get() + slow.decode.get();
+        assert!(
+            forecast.delay_p95.get() >= 0.95 * truth,
+            "{:?} for {truth}",
+            forecast
+        );
+        assert!(forecast.energy_p95 > forecast.energy);
+    }
+
+    #[test]
+    fn tokens_are_estimated_from_bytes_and_learnt_per_vocabulary() {
+        let mut cost = expert();
+        assert!((cost.prompt_tokens(400) - 108.0).abs() < 1e-9);
+        for bytes in [100, 900, 300, 2000] {
+            cost.observe_prompt(bytes, 30 + (bytes as u32) / 3);
+        }
+        let tokens = cost.prompt_tokens(600);
+        assert!((tokens / 230.0 - 1.0).abs() < 0.1, "{tokens}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_history_gives_quantities_and_p95_is_never_below_the_mean(
+            history in prop::collection::vec(
+                (any::<u32>(), any::<u32>(), any::<f64>(), any::<f64>(), any::<f64>(), any::<bool>()), 0..80),
+            prompt in any::<f64>(), output in any::<f64>()
+        ) {
+            let mut cost = expert();
+            for (prompt_tokens, output_tokens, prefill, decode, energy, choice) in history {
+                let usage = Usage {
+                    prompt_tokens,
+                    output_tokens,
+                    queue: Seconds::ZERO,
+                    prefill: Seconds::saturating(prefill),
+                    decode: Seconds::saturating(decode),
+                    energy: Joules::saturating(energy),
+                    energy_source: EnergySource::Modelled,
+                };
+                if choice { cost.observe_choice(&usage) } else { cost.observe(&usage) }
+            }
+            let forecast = cost.forecast(prompt, output, Seconds::ZERO, Seconds::ZERO);
+            for value in [forecast.delay.get(), forecast.energy.get(), forecast.delay_p95.get(), forecast.energy_p95.get()] {
+                prop_assert!(value.is_finite() && value >= 0.0);
+            }
+            prop_assert!(forecast.delay_p95 >= forecast.delay);
+            prop_assert!(forecast.energy_p95 >= forecast.energy);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The agent's half: work in, tokens out, workers kept alive, the connection kept up.
+//!
+//! Like the coordinator's half it is a state machine without I/O. It owns three things: the session
+//! with the coordinator (`session`), the queues in front of the experts (`queue`) and the account of
+//! joules (`energy`). Work that belongs to a lost connection is cancelled at once: the coordinator
+//! has already given it to somebody else.
+
+mod backoff;
+mod energy;
+mod input;
+mod queue;
+mod session;
+mod workers;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use moe2_model::{DeviceInfo, DispatchId, EnergySource, ExpertName, ExpertOffer, Time};
+
+use crate::timers::Timers;
+
+pub use input::{Input, Output, Work};
+
+use energy::Accountant;
+use queue::Job;
+use session::Session;
+use workers::Worker;
+
+/// Settings of the agent's engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The machine, as told to the coordinator.
+    pub device: DeviceInfo,
+    /// The experts, as told to the coordinator.
+    pub experts: Vec<ExpertOffer>,
+    /// Experts at work at the same time. One per set of cores: worker threads spin while they wait
+    /// for each other, and two workers on the same cores run several times slower than in turn.
+    pub parallel: usize,
+    /// Work waiting for one expert; more is answered "busy", and the coordinator asks elsewhere.
+    pub queue_limit: usize,
+    /// Seed of the jitter on reconnects, so that a fleet does not come back in step.
+    pub seed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Heartbeat,
+    Reconnect,
+    Restart(usize),
+    Deadline(DispatchId),
+}
+
+/// Every decision of an agent.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    session: Session,
+    workers: Vec<Worker>,
+    index: BTreeMap<ExpertName, usize>,
+    jobs: BTreeMap<DispatchId, Job>,
+    accountant: Accountant,
+    timers: Timers<Timer>,
+    draining: bool,
+    outputs: VecDeque<Output>,
+}
+
+impl Engine {
+    /// An agent that starts its workers and dials the coordinator at once.
+    #[must_use]
+    pub fn new(config: Config, now: Time) -> Self {
+        let workers: Vec<Worker> = config.experts.iter().map(Worker::new).collect();
+        let index = config
+            .experts
+            .iter()
+            .enumerate()
+            .map(|(n, e)| (e.name.clone(), n))
+            .collect();
+        let dynamic = config.device.busy_power.get() - config.device.idle_power.get();
+        let mut engine = Self {
+            accountant: Accountant::new(now, dynamic),
+            session: Session::new(config.seed),
+            workers,
+            index,
+            jobs: BTreeMap::new(),
+            timers: Timers::default(),
+            draining: false,
+            outputs: VecDeque::new(),
+            config,
+        };
+        for expert in engine.config.experts.iter().map(|e| e.name.clone()) {
+            engine.outputs.push_back(Output::StartWorker { expert });
+        }
+        engine.outputs.push_back(Output::Connect);
+        engine
+    }
+
+    /// Takes note of one thing that happened at `now`; `now` never goes backwards.
+    pub fn handle(&mut self, now: Time, input: Input) {
+        if let Input::Meter { total } = input {
+            self.accountant.measured(now, total);
+            return;
+        }
+        self.accountant.advance(now);
+        self.fire_timers(now);
+        match input {
+            Input::Connected => self.connected(now),
+            Input::Disconnected { reason: _ } => self.disconnected(now),
+            Input::Control(message) => self.control(now, message),
+            Input::Work { dispatch, work } => self.work(now, dispatch, work),
+            Input::Cancel { dispatch } => self.cancel(now, dispatch),
+            Input::Worker { expert, message } => self.worker_said(now, &expert, message),
+            Input::WorkerExited { expert, reason } => self.worker_exited(now, &expert, &reason),
+            Input::MeterLost => {
+                self.accountant.meter_lost();
+                self.config.device.energy_source = EnergySource::Modelled;
+            }
+            Input::Drain => self.drain(),
+            Input::Tick | Input::Meter { .. } => {}
+        }
+    }
+
+    /// The next thing to be done; call until `None` after every [`Engine::handle`].
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call again with [`Input::Tick`] if nothing else happens before.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.timers.next()
+    }
+
+    /// Jobs running or waiting.
+    #[must_use]
+    pub fn jobs(&self) -> usize {
+        self.jobs.len()
+    }
+
+    fn fire_timers(&mut self, now: Time) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Heartbeat => self.beat(now),
+                Timer::Reconnect => self.outputs.push_back(Output::Connect),
+                Timer::Restart(worker) => self.restart(worker),
+                Timer::Deadline(dispatch) => self.deadline(now, dispatch),
+            }
+        }
+    }
+}
+
+/// Longest time between attempts to reconnect: an agent must be back soon after its coordinator.
+const RECONNECT_MAX: Duration = Duration::from_secs(3);

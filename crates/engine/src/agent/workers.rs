@@ -1,0 +1,180 @@
+//! Worker processes: what they say, and what happens when one dies.
+//!
+//! A dead worker costs the work it had, which another expert takes over, and is started again after
+//! a growing delay: native code that aborts on one request is back in a second, a file that never
+//! loads is tried once a minute and its reason stands in the fleet view.
+
+use std::time::Duration;
+
+use moe2_model::{DispatchId, ExpertName, ExpertOffer, ExpertState, Time, Usage};
+use moe2_wire::{FailureKind, FromAgent, FromExpert, FromWorker};
+
+use super::backoff::Backoff;
+use super::{Engine, Output, Timer};
+
+const RESTART_MIN: Duration = Duration::from_millis(500);
+const RESTART_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) state: ExpertState,
+    backoff: Backoff,
+}
+
+impl Worker {
+    pub(super) fn new(offer: &ExpertOffer) -> Self {
+        // The name's bytes seed the jitter: workers of one agent then restart apart from each other.
+        let seed = offer
+            .name
+            .as_str()
+            .bytes()
+            .fold(1_u64, |h, b| h.wrapping_mul(31) + u64::from(b));
+        Self {
+            state: ExpertState::Loading,
+            backoff: Backoff::new(RESTART_MIN, RESTART_MAX, seed),
+        }
+    }
+}
+
+impl Engine {
+    pub(super) fn worker_said(&mut self, now: Time, expert: &ExpertName, message: FromWorker) {
+        let Some(worker) = self.index.get(expert).copied() else {
+            return;
+        };
+        match message {
+            FromWorker::Ready { .. } => {
+                self.set_state(worker, ExpertState::Ready);
+                self.start_next(now);
+            }
+            FromWorker::LoadFailed { message } => {
+                self.set_state(worker, ExpertState::Failed { reason: message });
+            }
+            FromWorker::Text { dispatch, text } => self.relay(dispatch, FromExpert::Text(text)),
+            FromWorker::Options { dispatch, logprobs } => {
+                self.relay(dispatch, FromExpert::Options(logprobs));
+            }
+            FromWorker::Finished {
+                dispatch,
+                finish,
+                prompt_tokens,
+                output_tokens,
+                prefill,
+                decode,
+            } => {
+                self.workers[worker].backoff.reset();
+                let Some(job) = self.jobs.get(&dispatch) else {
+                    return;
+                };
+                let queue = job.waited();
+                let energy = self.accountant.end(dispatch);
+                let energy_source = self.config.device.energy_source;
+                let usage = Usage {
+                    prompt_tokens,
+                    output_tokens,
+                    queue,
+                    prefill,
+                    decode,
+                    energy,
+                    energy_source,
+                };
+                self.finish(now, dispatch, finish, usage);
+            }
+            FromWorker::Failed {
+                dispatch,
+                kind,
+                message,
+            } => {
+                let usage = self.spent(dispatch);
+                self.close(
+                    now,
+                    dispatch,
+                    FromExpert::Failed {
+                        kind,
+                        message,
+                        usage,
+                    },
+                );
+            }
+        }
+    }
+
+    pub(super) fn worker_exited(&mut self, now: Time, expert: &ExpertName, reason: &str) {
+        let Some(worker) = self.index.get(expert).copied() else {
+            return;
+        };
+        // A worker that said why it could not load has already been marked with the better reason.
+        if !matches!(self.workers[worker].state, ExpertState::Failed { .. }) {
+            self.set_state(
+                worker,
+                ExpertState::Failed {
+                    reason: reason.to_owned(),
+                },
+            );
+        }
+        let lost: Vec<DispatchId> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.worker == worker)
+            .map(|(d, _)| *d)
+            .collect();
+        for dispatch in lost {
+            let usage = self.spent(dispatch);
+            let message = reason.to_owned();
+            let kind = FailureKind::WorkerLost;
+            self.close(
+                now,
+                dispatch,
+                FromExpert::Failed {
+                    kind,
+                    message,
+                    usage,
+                },
+            );
+        }
+        let wait = self.workers[worker].backoff.next();
+        self.timers.arm(Timer::Restart(worker), now + wait);
+    }
+
+    pub(super) fn restart(&mut self, worker: usize) {
+        if self.draining {
+            return;
+        }
+        self.set_state(worker, ExpertState::Loading);
+        let expert = self.config.experts[worker].name.clone();
+        self.outputs.push_back(Output::StartWorker { expert });
+    }
+
+    fn set_state(&mut self, worker: usize, state: ExpertState) {
+        self.workers[worker].state = state.clone();
+        if self.session.is_up() {
+            let name = self.config.experts[worker].name.clone();
+            self.outputs
+                .push_back(Output::Control(FromAgent::Expert { name, state }));
+        }
+    }
+
+    fn relay(&mut self, dispatch: DispatchId, frame: FromExpert) {
+        if self
+            .jobs
+            .get(&dispatch)
+            .is_some_and(super::queue::Job::is_heard)
+        {
+            self.outputs.push_back(Output::Frame { dispatch, frame });
+        }
+    }
+
+    /// What a job that gave no answer used, if it ran at all.
+    fn spent(&mut self, dispatch: DispatchId) -> Option<Usage> {
+        let job = self.jobs.get(&dispatch)?;
+        if job.is_waiting() {
+            return None;
+        }
+        let queue = job.waited();
+        let energy = self.accountant.end(dispatch);
+        Some(Usage {
+            queue,
+            energy,
+            ..self.nothing_used()
+        })
+    }
+}

@@ -1,0 +1,286 @@
+//! A query comes in: can anyone take it, and who should?
+//!
+//! Refusals are decided here, before anything is spent, and each says what would help: another
+//! model name, waiting, or a budget that is feasible now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moe2_gate::QueryFeatures;
+use moe2_model::{
+    Budgets, Event, ExpertId, ExpertState, Forecast, Joules, Mode, Outcome, Query, QueryId,
+    RefusalKind, Seconds, Task, Time, Verdict,
+};
+
+use super::fleet::{Expert, Fleet, Node};
+use super::query::Running;
+use super::reply::{Refusal, Reply};
+use super::route::{Contender, Route, Terms, route};
+use super::view::NodeState;
+use super::{Engine, Output, Timer};
+
+/// How long a client should wait before it asks a fleet without a ready expert again: about the
+/// time a small model takes to load.
+const RETRY_NO_EXPERT: Duration = Duration::from_secs(2);
+/// How long a client should wait when too many queries are under way.
+const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
+/// Length forecasts are means; a hard budget must hold for answers this many times as long, unless
+/// the token limit ends them earlier.
+const LENGTH_P95_FACTOR: f64 = 3.0;
+
+impl Engine {
+    pub(super) fn submit(&mut self, now: Time, id: QueryId, query: Query) {
+        if self.queries.len() >= self.config.max_queries {
+            let message = format!("{} queries are under way; try again", self.queries.len());
+            let retry = Some(RETRY_OVERLOADED);
+            self.refuse_unadmitted(id, &query, refusal(RefusalKind::Overloaded, message, retry));
+            return;
+        }
+        if !self.fleet.knows(|expert| query.target.admits(expert)) {
+            let unknown = match &query.target {
+                moe2_model::Target::Auto => no_expert("no agent has joined the fleet yet"),
+                moe2_model::Target::Model(name) => unknown_model(name.as_str()),
+                moe2_model::Target::Expert(id) => unknown_model(&id.to_string()),
+            };
+            self.refuse_unadmitted(id, &query, unknown);
+            return;
+        }
+        let running = Running {
+            features: QueryFeatures::of(&query),
+            query: Arc::new(query),
+            submitted: now,
+            first_delta: None,
+            prices: self.config.prices,
+            candidates: Vec::new(),
+            attempts: Vec::new(),
+            redispatches: 0,
+            too_long: None,
+        };
+        self.timers
+            .arm(Timer::Timeout(id), now + self.config.query_timeout);
+        self.queries.insert(id, running);
+        self.send_to_best(now, id);
+    }
+
+    /// Routes a query and dispatches it, or refuses it if nobody can take it.
+    pub(super) fn send_to_best(&mut self, now: Time, id: QueryId) {
+        let Some(route) = self.choose(now, id) else {
+            return;
+        };
+        let refusal = (route.chosen == 0).then(|| explain_refusal(&route));
+        let Some(running) = self.queries.get_mut(&id) else {
+            return;
+        };
+        running.candidates.clone_from(&route.candidates);
+        if let Some(refusal) = refusal {
+            let refusal = match running.too_long {
+                Some((prompt, context)) => too_long(prompt, context),
+                None if running.attempts.is_empty() => refusal,
+                None => experts_failed(running),
+            };
+            self.refuse(now, id, refusal);
+            return;
+        }
+        for candidate in route.chosen() {
+            self.dispatch(now, id, candidate);
+        }
+    }
+
+    fn choose(&self, now: Time, id: QueryId) -> Option<Route> {
+        let running = self.queries.get(&id)?;
+        let query = &running.query;
+        let admitted: Vec<_> = self
+            .fleet
+            .experts()
+            .filter(|(id, _, _)| query.target.admits(id))
+            .collect();
+        let names: Vec<_> = admitted.iter().map(|(id, _, _)| id.name.clone()).collect();
+        let qualities = self.gate.forecast(&running.features, &names);
+        let contenders = admitted
+            .iter()
+            .zip(qualities)
+            .filter(|((_, node, expert), _)| takes_work(node, expert))
+            .map(|((id, node, expert), quality)| {
+                let forecast = forecast(query, node, expert, &quality, now);
+                Contender {
+                    expert: id.clone(),
+                    forecast,
+                    barred: barred(running, id, expert, &forecast),
+                }
+            })
+            .collect();
+        let experts = match query.mode {
+            Mode::Fuse if running.attempts.is_empty() => query.max_experts.max(1) as usize,
+            // Until a trained gate can forecast where fusion pays, `auto` takes one expert.
+            Mode::Fuse | Mode::Auto | Mode::Single => 1,
+        };
+        let spent = running
+            .attempts
+            .iter()
+            .map(|a| a.forecast.energy)
+            .sum::<Joules>();
+        let budgets = Budgets {
+            delay: running.delay_left(now),
+            energy: query.budgets.energy.map(|budget| budget - spent),
+        };
+        Some(route(
+            contenders,
+            &Terms {
+                prices: running.prices,
+                budgets,
+                experts,
+            },
+        ))
+    }
+
+    fn refuse_unadmitted(&mut self, id: QueryId, query: &Query, refusal: Refusal) {
+        self.event(Event::QueryEnded {
+            tenant: query.tenant.clone(),
+            outcome: Outcome::Refused(refusal.kind),
+            delay: Seconds::ZERO,
+            first_delta: None,
+            energy: Joules::ZERO,
+        });
+        let reply = Reply::Refused(Box::new(refusal));
+        self.outputs.push_back(Output::Reply { query: id, reply });
+    }
+}
+
+fn takes_work(node: &Node, expert: &Expert) -> bool {
+    node.state == NodeState::Ready && expert.state == ExpertState::Ready
+}
+
+fn barred(
+    running: &Running,
+    id: &ExpertId,
+    expert: &Expert,
+    forecast: &Forecast,
+) -> Option<Verdict> {
+    let longest = f64::from(expert.offer.context_tokens);
+    let known_too_long = running
+        .too_long
+        .is_some_and(|(prompt, _)| f64::from(prompt) >= longest);
+    if running.tried(id) {
+        Some(Verdict::Excluded)
+    } else if known_too_long {
+        Some(Verdict::ContextTooShort)
+    } else if !expert.selected && running.query.target == moe2_model::Target::Auto {
+        Some(Verdict::NotSelected)
+    } else {
+        debug_assert!(
+            forecast.quality.is_finite(),
+            "a gate forecasts probabilities"
+        );
+        None
+    }
+}
+
+fn forecast(
+    query: &Query,
+    node: &Node,
+    expert: &Expert,
+    quality: &moe2_gate::Quality,
+    now: Time,
+) -> Forecast {
+    let prompt_tokens = expert.cost.prompt_tokens(query.prompt.text_bytes());
+    let queue = Fleet::backlog(node, now);
+    // Links are not measured yet: on a local network their share is far below the forecast's error.
+    let network = Seconds::ZERO;
+    let (mean, high) = match &query.task {
+        Task::Generate(sampling) => {
+            let limit = f64::from(sampling.max_tokens);
+            let tokens = quality.output_tokens.min(limit);
+            let long = (tokens * LENGTH_P95_FACTOR).min(limit);
+            (
+                expert.cost.forecast(prompt_tokens, tokens, queue, network),
+                expert.cost.forecast(prompt_tokens, long, queue, network),
+            )
+        }
+        Task::Choice { .. } => {
+            let tokens = quality.output_tokens;
+            let forecast = expert
+                .cost
+                .forecast_choice(prompt_tokens, tokens, queue, network);
+            (forecast, forecast)
+        }
+    };
+    Forecast {
+        quality: quality.probability,
+        output_tokens: quality.output_tokens,
+        delay: mean.delay,
+        delay_p95: high.delay_p95,
+        energy: mean.energy,
+        energy_p95: high.energy_p95,
+        samples: mean.samples,
+    }
+}
+
+fn refusal(kind: RefusalKind, message: String, retry_after: Option<Duration>) -> Refusal {
+    Refusal {
+        kind,
+        message,
+        smallest_delay: None,
+        smallest_energy: None,
+        retry_after,
+    }
+}
+
+pub(super) fn no_expert(why: &str) -> Refusal {
+    refusal(
+        RefusalKind::NoExpert,
+        format!("no expert can answer now: {why}"),
+        Some(RETRY_NO_EXPERT),
+    )
+}
+
+fn unknown_model(name: &str) -> Refusal {
+    let message = format!("the model `{name}` is not in the fleet; GET /v1/models lists what is");
+    refusal(RefusalKind::UnknownModel, message, None)
+}
+
+pub(super) fn too_long(prompt: u32, context: u32) -> Refusal {
+    let message = format!(
+        "the prompt has {prompt} tokens, and the longest context of an admissible expert holds {context}: shorten the prompt"
+    );
+    refusal(RefusalKind::ContextTooLong, message, None)
+}
+
+fn experts_failed(running: &Running) -> Refusal {
+    let tried: Vec<String> = running
+        .attempts
+        .iter()
+        .map(|a| a.expert.to_string())
+        .collect();
+    let message = format!("no admissible expert is left; tried {}", tried.join(", "));
+    refusal(RefusalKind::NoExpert, message, Some(RETRY_NO_EXPERT))
+}
+
+fn explain_refusal(route: &Route) -> Refusal {
+    let (delay, energy) = route.smallest_feasible();
+    if delay.is_none() && energy.is_none() {
+        return no_expert("none of those that host this model is ready");
+    }
+    let mut parts = Vec::new();
+    if let Some(delay) = delay {
+        parts.push(format!(
+            "the smallest feasible delay_budget_ms is {:.0}",
+            (delay.get() * 1e3).ceil()
+        ));
+    }
+    if let Some(energy) = energy {
+        parts.push(format!(
+            "the smallest feasible energy_budget_j is {:.3}",
+            energy.get()
+        ));
+    }
+    Refusal {
+        kind: RefusalKind::BudgetInfeasible,
+        message: format!(
+            "no expert is forecast to fit the budgets: {}",
+            parts.join(" and ")
+        ),
+        smallest_delay: delay,
+        smallest_energy: energy,
+        retry_after: None,
+    }
+}

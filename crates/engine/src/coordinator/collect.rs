@@ -1,0 +1,427 @@
+//! Experts' answers coming in, losses on the way, and the one terminal reply.
+//!
+//! A loss before the first delta is repaired by another expert and the client never sees it; after
+//! it, the text already sent cannot be taken back, so the query ends with an error. Work whose query
+//! is over still reports what it used, and that is settled then.
+
+use moe2_model::{
+    DispatchId, EnergySource, Event, Explanation, FinishReason, Joules, Outcome, QueryId,
+    RefusalKind, Task, Time, Usage,
+};
+use moe2_wire::{FailureKind, FromExpert};
+
+use super::fuse::{self, Contribution, Fused};
+use super::query::{Attempt, Progress, Running};
+use super::reply::{Answer, Refusal, Reply};
+use super::{Engine, Open, Output, Timer};
+
+/// An expert's word that it has no answer.
+struct Failure {
+    kind: FailureKind,
+    message: String,
+    usage: Option<Usage>,
+}
+
+impl Engine {
+    pub(super) fn expert_said(&mut self, now: Time, dispatch: DispatchId, frame: FromExpert) {
+        let Some(open) = self.open.get(&dispatch) else {
+            return;
+        };
+        let query = open.query;
+        match frame {
+            FromExpert::Text(text) => self.text(now, query, dispatch, &text),
+            FromExpert::Options(logprobs) => self.options(now, query, dispatch, logprobs),
+            FromExpert::Done { finish, usage } => self.done(now, dispatch, finish, usage),
+            FromExpert::Failed {
+                kind,
+                message,
+                usage,
+            } => {
+                self.failed(
+                    now,
+                    dispatch,
+                    Failure {
+                        kind,
+                        message,
+                        usage,
+                    },
+                );
+            }
+        }
+    }
+
+    fn text(&mut self, now: Time, id: QueryId, dispatch: DispatchId, text: &str) {
+        let Some(running) = self.queries.get_mut(&id) else {
+            return;
+        };
+        let streams = running.query.stream
+            && running.attempts.iter().filter(|a| a.is_active()).count() == 1
+            && running.query.mode != moe2_model::Mode::Fuse;
+        let Some(attempt) = running.attempt_mut(dispatch).filter(|a| a.is_active()) else {
+            return;
+        };
+        attempt.last_progress = now;
+        attempt.text.push_str(text);
+        if !streams || text.is_empty() {
+            return;
+        }
+        let model = attempt.expert.to_string();
+        if running.first_delta.is_none() {
+            running.first_delta = Some(now);
+            self.outputs.push_back(Output::Reply {
+                query: id,
+                reply: Reply::Started { model },
+            });
+        }
+        let reply = Reply::Delta(text.to_owned());
+        self.outputs.push_back(Output::Reply { query: id, reply });
+    }
+
+    fn options(&mut self, now: Time, id: QueryId, dispatch: DispatchId, logprobs: Vec<f64>) {
+        let Some(running) = self.queries.get_mut(&id) else {
+            return;
+        };
+        let wanted = match &running.query.task {
+            Task::Choice { options } => options.len(),
+            Task::Generate(_) => 0,
+        };
+        let valid = logprobs.len() == wanted && logprobs.iter().all(|l| !l.is_nan());
+        let Some(attempt) = running.attempt_mut(dispatch) else {
+            return;
+        };
+        attempt.last_progress = now;
+        if valid {
+            attempt.options = Some(logprobs);
+        }
+    }
+
+    fn done(&mut self, now: Time, dispatch: DispatchId, finish: FinishReason, usage: Usage) {
+        let Some(open) = self.close(dispatch, usage.energy) else {
+            return;
+        };
+        self.learn(now, dispatch, &open, (finish, usage));
+        let Some(running) = self.queries.get_mut(&open.query) else {
+            return;
+        };
+        let needs_options = open.choice;
+        let Some(attempt) = running.attempt_mut(dispatch).filter(|a| a.is_active()) else {
+            return;
+        };
+        if finish == FinishReason::Cancelled || (needs_options && attempt.options.is_none()) {
+            let why = if needs_options {
+                "it sent no option scores"
+            } else {
+                "it stopped unasked"
+            };
+            attempt.progress = Progress::Failed {
+                why: why.to_owned(),
+            };
+            self.after_loss(now, open.query);
+            return;
+        }
+        attempt.progress = Progress::Done { finish, usage };
+        self.conclude(now, open.query);
+    }
+
+    fn failed(&mut self, now: Time, dispatch: DispatchId, failure: Failure) {
+        let Failure {
+            kind,
+            message,
+            usage,
+        } = failure;
+        let Some(open) = self.open.get(&dispatch) else {
+            return;
+        };
+        let id = open.query;
+        if let FailureKind::ContextTooLong {
+            prompt_tokens,
+            context_tokens,
+        } = kind
+            && let Some(running) = self.queries.get_mut(&id)
+        {
+            let longest = running.too_long.map_or(0, |(_, context)| context);
+            running.too_long = Some((prompt_tokens, longest.max(context_tokens)));
+        }
+        self.close(dispatch, usage.map_or(Joules::ZERO, |u| u.energy));
+        if kind == FailureKind::Rejected {
+            let why = format!("the expert cannot work on this request: {message}");
+            self.refuse(now, id, plain(RefusalKind::ExpertFailed, why));
+        } else {
+            self.mark_failed(now, id, dispatch, &message);
+        }
+    }
+
+    /// A dispatch whose stream or node is gone: nothing more will come of it.
+    pub(super) fn dispatch_lost(&mut self, now: Time, dispatch: DispatchId, reason: &str) {
+        let Some(open) = self.close(dispatch, Joules::ZERO) else {
+            return;
+        };
+        self.mark_failed(now, open.query, dispatch, reason);
+    }
+
+    /// A dispatch that is given up while its terminal frame may still come and be settled.
+    pub(super) fn dispatch_failed(&mut self, now: Time, dispatch: DispatchId, reason: &str) {
+        let Some(open) = self.open.get(&dispatch) else {
+            return;
+        };
+        self.mark_failed(now, open.query, dispatch, reason);
+    }
+
+    fn mark_failed(&mut self, now: Time, id: QueryId, dispatch: DispatchId, why: &str) {
+        let Some(running) = self.queries.get_mut(&id) else {
+            return;
+        };
+        let Some(attempt) = running.attempt_mut(dispatch).filter(|a| a.is_active()) else {
+            return;
+        };
+        attempt.progress = Progress::Failed {
+            why: why.to_owned(),
+        };
+        let expert = attempt.expert.clone();
+        self.event(Event::DispatchFailed { expert });
+        self.after_loss(now, id);
+    }
+
+    fn after_loss(&mut self, now: Time, id: QueryId) {
+        let max_attempts = self.config.max_attempts as usize;
+        let Some(running) = self.queries.get_mut(&id) else {
+            return;
+        };
+        if running.active().next().is_some() {
+            return;
+        }
+        if running.attempts.iter().any(Attempt::is_done) {
+            self.conclude(now, id);
+        } else if running.first_delta.is_some() {
+            let why = "the expert was lost while it answered; what was sent is incomplete";
+            self.refuse(now, id, plain(RefusalKind::LostMidStream, why.to_owned()));
+        } else if running.attempts.len() >= max_attempts {
+            let why = format!("{max_attempts} experts failed at this query");
+            self.refuse(now, id, plain(RefusalKind::ExpertFailed, why));
+        } else {
+            running.redispatches += 1;
+            self.send_to_best(now, id);
+        }
+    }
+
+    /// Ends the query if everyone has answered, or if the rest cannot change the answer.
+    fn conclude(&mut self, now: Time, id: QueryId) {
+        let Some(running) = self.queries.get(&id) else {
+            return;
+        };
+        let outstanding: f64 = running.active().map(|a| a.forecast.quality).sum();
+        if outstanding > 0.0 {
+            let decided = matches!(running.query.task, Task::Generate(_))
+                && fuse::vote_is_decided(&contributions(running), outstanding);
+            if !decided {
+                return;
+            }
+        }
+        let Some(mut running) = self.queries.remove(&id) else {
+            return;
+        };
+        self.cancel_rest(&mut running);
+        self.finish(now, id, &running);
+    }
+
+    fn finish(&mut self, now: Time, id: QueryId, running: &Running) {
+        self.timers.disarm(Timer::Timeout(id));
+        let answer = answer(now, running);
+        if running.query.stream && running.first_delta.is_none() {
+            let model = answer.model.clone();
+            self.outputs.push_back(Output::Reply {
+                query: id,
+                reply: Reply::Started { model },
+            });
+            let text = answer.text.clone();
+            self.outputs.push_back(Output::Reply {
+                query: id,
+                reply: Reply::Delta(text),
+            });
+        }
+        self.event(Event::QueryEnded {
+            tenant: running.query.tenant.clone(),
+            outcome: Outcome::Answered,
+            delay: answer.explanation.delay,
+            first_delta: running
+                .first_delta
+                .map(|at| at.seconds_since(running.submitted)),
+            energy: answer.explanation.energy,
+        });
+        let reply = Reply::Finished(Box::new(answer));
+        self.outputs.push_back(Output::Reply { query: id, reply });
+    }
+
+    pub(super) fn refuse(&mut self, now: Time, id: QueryId, refusal: Refusal) {
+        let kind = refusal.kind;
+        if self.end(now, id, Outcome::Refused(kind)) {
+            let reply = Reply::Refused(Box::new(refusal));
+            self.outputs.push_back(Output::Reply { query: id, reply });
+        }
+    }
+
+    pub(super) fn abandon(&mut self, now: Time, id: QueryId) {
+        self.end(now, id, Outcome::Abandoned);
+    }
+
+    pub(super) fn time_out(&mut self, now: Time, id: QueryId) {
+        let limit = self.config.query_timeout.as_secs();
+        let why = format!("no answer within {limit} s, the longest a query may take");
+        self.refuse(now, id, plain(RefusalKind::DeadlineExceeded, why));
+    }
+
+    /// Forgets a query without an answer and cancels its work. False if it had ended before.
+    fn end(&mut self, now: Time, id: QueryId, outcome: Outcome) -> bool {
+        let Some(mut running) = self.queries.remove(&id) else {
+            return false;
+        };
+        self.timers.disarm(Timer::Timeout(id));
+        self.cancel_rest(&mut running);
+        self.event(Event::QueryEnded {
+            tenant: running.query.tenant.clone(),
+            outcome,
+            delay: now.seconds_since(running.submitted),
+            first_delta: running
+                .first_delta
+                .map(|at| at.seconds_since(running.submitted)),
+            energy: energy(&running).0,
+        });
+        true
+    }
+
+    fn cancel_rest(&mut self, running: &mut Running) {
+        for attempt in running.attempts.iter_mut().filter(|a| a.is_active()) {
+            attempt.progress = Progress::Cancelled;
+            self.timers.disarm(Timer::Stall(attempt.dispatch));
+            self.outputs.push_back(Output::Cancel {
+                dispatch: attempt.dispatch,
+            });
+        }
+    }
+
+    /// Settles a dispatch and frees its place. `None` if that was done before.
+    fn close(&mut self, dispatch: DispatchId, used: Joules) -> Option<Open> {
+        let open = self.open.remove(&dispatch)?;
+        self.ledger.settle(dispatch, used);
+        self.timers.disarm(Timer::Stall(dispatch));
+        if let Some(expert) = self.fleet.expert_mut(&open.expert) {
+            expert.in_flight.remove(&dispatch);
+        }
+        Some(open)
+    }
+
+    /// Feeds measurements to the forecasts. Cancelled work is left out: where it was cut says
+    /// nothing about how fast it was.
+    fn learn(&mut self, now: Time, dispatch: DispatchId, open: &Open, done: (FinishReason, Usage)) {
+        let (finish, usage) = done;
+        if finish != FinishReason::Cancelled
+            && let Some(expert) = self.fleet.expert_mut(&open.expert)
+        {
+            expert
+                .cost
+                .observe_prompt(open.prompt_bytes, usage.prompt_tokens);
+            if open.choice {
+                expert.cost.observe_choice(&usage);
+            } else {
+                expert.cost.observe(&usage);
+            }
+        }
+        let attempt = self
+            .queries
+            .get_mut(&open.query)
+            .and_then(|r| r.attempt_mut(dispatch));
+        let (forecast_delay, delay) = attempt.map_or_else(
+            || (usage.prefill, usage.queue + usage.prefill + usage.decode),
+            |a| (a.forecast.delay, now.seconds_since(a.sent)),
+        );
+        let expert = open.expert.clone();
+        self.event(Event::Used {
+            expert,
+            usage,
+            forecast_delay,
+            delay,
+        });
+    }
+}
+
+pub(super) fn plain(kind: RefusalKind, message: String) -> Refusal {
+    Refusal {
+        kind,
+        message,
+        smallest_delay: None,
+        smallest_energy: None,
+        retry_after: None,
+    }
+}
+
+fn contributions(running: &Running) -> Vec<Contribution<'_>> {
+    running
+        .attempts
+        .iter()
+        .filter(|a| a.is_done())
+        .map(|a| Contribution {
+            weight: a.forecast.quality,
+            text: &a.text,
+            options: a.options.as_deref(),
+        })
+        .collect()
+}
+
+/// Energy of all attempts, and the weakest source among them.
+fn energy(running: &Running) -> (Joules, EnergySource) {
+    let used = || {
+        running
+            .attempts
+            .iter()
+            .filter_map(|attempt| match &attempt.progress {
+                Progress::Done { usage, .. } => Some(usage),
+                _ => None,
+            })
+    };
+    let weakest = used()
+        .map(|u| u.energy_source)
+        .max()
+        .unwrap_or(EnergySource::Modelled);
+    (used().map(|u| u.energy).sum(), weakest)
+}
+
+/// Makes one answer of all that were given; at least one attempt is done.
+fn answer(now: Time, running: &Running) -> Answer {
+    let given = contributions(running);
+    let done: Vec<&Attempt> = running.attempts.iter().filter(|a| a.is_done()).collect();
+    let rule = fuse::rule_for(&running.query.task, given.len());
+    let decided = (rule.decide)(&given);
+    let (text, lead) = match (&decided, &running.query.task) {
+        (Fused::Option(index), Task::Choice { options }) => {
+            (options.get(*index).cloned().unwrap_or_default(), done[0])
+        }
+        (Fused::Contribution(index), _) => (done[*index].text.clone(), done[*index]),
+        (Fused::Option(_), Task::Generate(_)) => (done[0].text.clone(), done[0]),
+    };
+    let (finish, usage) = lead.outcome().expect("only done attempts are collected");
+    let model = if rule.name == "mixture" {
+        let names: Vec<String> = done.iter().map(|a| a.expert.to_string()).collect();
+        names.join("+")
+    } else {
+        lead.expert.to_string()
+    };
+    let (energy, energy_source) = energy(running);
+    Answer {
+        model,
+        text,
+        finish,
+        prompt_tokens: usage.prompt_tokens,
+        output_tokens: usage.output_tokens,
+        explanation: Explanation {
+            topic: running.features.explain(),
+            prices: running.prices,
+            candidates: running.candidates.clone(),
+            participants: running.participants(),
+            fusion: rule.name.to_owned(),
+            redispatches: running.redispatches,
+            delay: now.seconds_since(running.submitted),
+            energy,
+            energy_source,
+        },
+    }
+}

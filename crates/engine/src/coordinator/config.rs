@@ -1,0 +1,50 @@
+//! The engine's settings, each with its reason.
+
+use std::time::Duration;
+
+use moe2_model::Prices;
+
+/// Settings of the coordinator's engine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Config {
+    /// λ and μ until a tenant's own prices are computed. The defaults break ties: a joule is worth
+    /// a thousandth of an answer's quality and a second a hundredth, so that of two equally good
+    /// experts the faster and thriftier is taken, and a clearly better one is waited for.
+    pub prices: Prices,
+    /// How often agents are told to send heartbeats.
+    pub heartbeat: Duration,
+    /// Silence after which a node gets no new work: two missed heartbeats and a half.
+    pub suspect_after: Duration,
+    /// Silence after which a node is given up: the fleet view must show a loss within 3 s.
+    pub lost_after: Duration,
+    /// Queries under way at once; more are refused with "try again".
+    pub max_queries: usize,
+    /// Longest a query may take, whatever its budgets say.
+    pub query_timeout: Duration,
+    /// Silence of a dispatch beyond five times its forecast after which its expert counts as stuck.
+    pub stall_grace: Duration,
+    /// Attempts at one query, the first included.
+    pub max_attempts: u32,
+    /// Number of the first dispatch. A coordinator that restarts must not reuse numbers that agents
+    /// may still be working on, so its driver derives this from the wall clock.
+    pub first_dispatch: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            prices: Prices {
+                per_joule: 0.001,
+                per_second: 0.01,
+            },
+            heartbeat: Duration::from_millis(500),
+            suspect_after: Duration::from_millis(1_250),
+            lost_after: Duration::from_millis(2_200),
+            max_queries: 1_024,
+            query_timeout: Duration::from_secs(300),
+            stall_grace: Duration::from_secs(10),
+            max_attempts: 4,
+            first_dispatch: 1,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Who is there, what they host, and how much they have to do.
+//!
+//! A node is one session at a time: when a node's agent comes back before its old connection is
+//! known to be dead, the new session takes its place and what the old one was doing counts as lost.
+//! What has been learned about an expert's speed outlives its session.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use moe2_cost::ExpertCost;
+use moe2_model::{
+    DeviceInfo, DispatchId, ExpertId, ExpertName, ExpertOffer, ExpertState, NodeId, Seconds,
+    SessionId, Time,
+};
+
+use super::view::{ExpertView, NodeState, NodeView};
+
+/// One expert of the fleet.
+#[derive(Debug)]
+pub(crate) struct Expert {
+    pub(crate) offer: ExpertOffer,
+    pub(crate) state: ExpertState,
+    pub(crate) selected: bool,
+    pub(crate) cost: ExpertCost,
+    /// Dispatches there, with when they were sent and the seconds of service forecast for each.
+    pub(crate) in_flight: BTreeMap<DispatchId, (Time, Seconds)>,
+}
+
+/// One node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) session: SessionId,
+    pub(crate) state: NodeState,
+    pub(crate) reason: Option<String>,
+    pub(crate) last_heard: Time,
+    pub(crate) device: DeviceInfo,
+    pub(crate) experts: BTreeMap<ExpertName, Expert>,
+}
+
+/// All nodes by name.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    nodes: BTreeMap<NodeId, Node>,
+    sessions: BTreeMap<SessionId, NodeId>,
+}
+
+impl Fleet {
+    /// Lets a node in. Returns the session it replaces, if one is still open.
+    pub(crate) fn join(
+        &mut self,
+        now: Time,
+        (session, node): (SessionId, NodeId),
+        device: DeviceInfo,
+        offers: Vec<(ExpertOffer, ExpertState)>,
+    ) -> Option<SessionId> {
+        let mut old = self.nodes.remove(&node);
+        let replaced = old
+            .as_ref()
+            .filter(|n| n.state != NodeState::Gone)
+            .map(|n| n.session);
+        if let Some(replaced) = replaced {
+            self.sessions.remove(&replaced);
+        }
+        let experts = offers
+            .into_iter()
+            .map(|(offer, state)| {
+                let known = old.as_mut().and_then(|o| o.experts.remove(&offer.name));
+                let cost = match known {
+                    Some(known) if known.offer == offer => known.cost,
+                    _ => ExpertCost::new(&offer, &device),
+                };
+                let expert = Expert {
+                    offer,
+                    state,
+                    selected: true,
+                    cost,
+                    in_flight: BTreeMap::new(),
+                };
+                (expert.offer.name.clone(), expert)
+            })
+            .collect();
+        self.sessions.insert(session, node.clone());
+        self.nodes.insert(
+            node,
+            Node {
+                session,
+                state: NodeState::Ready,
+                reason: None,
+                last_heard: now,
+                device,
+                experts,
+            },
+        );
+        replaced
+    }
+
+    /// Marks a session's node as gone. `None` if the session is not the node's current one.
+    pub(crate) fn leave(&mut self, session: SessionId, reason: &str) -> Option<NodeId> {
+        let name = self.sessions.remove(&session)?;
+        let node = self.nodes.get_mut(&name)?;
+        node.state = NodeState::Gone;
+        node.reason = Some(reason.to_owned());
+        for expert in node.experts.values_mut() {
+            expert.in_flight.clear();
+        }
+        Some(name)
+    }
+
+    pub(crate) fn node_of(&self, session: SessionId) -> Option<&NodeId> {
+        self.sessions.get(&session)
+    }
+
+    pub(crate) fn node_mut(&mut self, session: SessionId) -> Option<&mut Node> {
+        self.nodes.get_mut(self.sessions.get(&session)?)
+    }
+
+    pub(crate) fn node(&self, node: &NodeId) -> Option<&Node> {
+        self.nodes.get(node)
+    }
+
+    pub(crate) fn expert_mut(&mut self, id: &ExpertId) -> Option<&mut Expert> {
+        self.nodes.get_mut(&id.node)?.experts.get_mut(&id.name)
+    }
+
+    /// All experts of nodes that are not gone, in a fixed order.
+    pub(crate) fn experts(&self) -> impl Iterator<Item = (ExpertId, &Node, &Expert)> {
+        self.nodes
+            .iter()
+            .filter(|(_, node)| node.state != NodeState::Gone)
+            .flat_map(|(name, node)| {
+                node.experts.values().map(move |expert| {
+                    let id = ExpertId {
+                        name: expert.offer.name.clone(),
+                        node: name.clone(),
+                    };
+                    (id, node, expert)
+                })
+            })
+    }
+
+    /// Whether any node, even a lost one, was ever seen to host an expert that `admits` accepts.
+    pub(crate) fn knows(&self, admits: impl Fn(&ExpertId) -> bool) -> bool {
+        self.nodes.iter().any(|(node, n)| {
+            n.experts.keys().any(|name| {
+                admits(&ExpertId {
+                    name: name.clone(),
+                    node: node.clone(),
+                })
+            })
+        })
+    }
+
+    /// Seconds of work forecast to be left on a node: its experts take turns on its cores.
+    pub(crate) fn backlog(node: &Node, now: Time) -> Seconds {
+        node.experts
+            .values()
+            .flat_map(|expert| expert.in_flight.values())
+            .map(|(sent, service)| *service - now.seconds_since(*sent))
+            .sum()
+    }
+
+    /// Marks exactly these experts as the active set.
+    pub(crate) fn select(&mut self, chosen: &BTreeSet<ExpertId>) {
+        for (name, node) in &mut self.nodes {
+            for (expert_name, expert) in &mut node.experts {
+                let id = ExpertId {
+                    name: expert_name.clone(),
+                    node: name.clone(),
+                };
+                expert.selected = chosen.contains(&id);
+            }
+        }
+    }
+
+    /// A snapshot for people.
+    pub(crate) fn view(&self, now: Time) -> Vec<NodeView> {
+        self.nodes
+            .iter()
+            .map(|(name, node)| NodeView {
+                node: name.clone(),
+                state: node.state,
+                reason: node.reason.clone(),
+                silent_for: now.seconds_since(node.last_heard),
+                device: node.device.clone(),
+                experts: node
+                    .experts
+                    .values()
+                    .map(|e| expert_view(name, e))
+                    .collect(),
+            })
+            .collect()
+    }
+}
+
+fn expert_view(node: &NodeId, expert: &Expert) -> ExpertView {
+    ExpertView {
+        id: ExpertId {
+            name: expert.offer.name.clone(),
+            node: node.clone(),
+        },
+        offer: expert.offer.clone(),
+        state: expert.state.clone(),
+        selected: expert.selected,
+        in_flight: expert.in_flight.len(),
+        prefill_s_per_token: expert.cost.prefill_s_per_token(),
+        decode_s_per_token: expert.cost.decode_s_per_token(),
+        samples: expert.cost.samples(),
+    }
+}

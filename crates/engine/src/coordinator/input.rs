@@ -1,0 +1,108 @@
+//! Everything that can wake the coordinator's engine, and everything it can ask for.
+
+use moe2_model::{DispatchId, Event, NodeId, Query, QueryId, SessionId};
+use moe2_solve::Solution;
+use moe2_wire::{FromAgent, FromExpert, ToAgent, ToExpert};
+
+use super::plan::PlanRequest;
+use super::reply::Reply;
+
+/// Something that happened outside.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A client asks. Ids are never reused.
+    Submit {
+        /// Names it in every reply.
+        query: QueryId,
+        /// What is asked.
+        request: Box<Query>,
+    },
+    /// A client went away before its terminal reply.
+    ClientGone {
+        /// Which query it waited for.
+        query: QueryId,
+    },
+    /// An agent's control stream said something. Its first message makes the session.
+    Agent {
+        /// Which connection.
+        session: SessionId,
+        /// Whose, by its certificate.
+        node: NodeId,
+        /// What it said.
+        message: FromAgent,
+    },
+    /// An agent's connection ended.
+    AgentLost {
+        /// Which connection.
+        session: SessionId,
+        /// Why, for people.
+        reason: String,
+    },
+    /// An expert said something about a dispatch.
+    Work {
+        /// Which.
+        dispatch: DispatchId,
+        /// What.
+        frame: FromExpert,
+    },
+    /// A dispatch's stream ended before a terminal frame.
+    WorkLost {
+        /// Which.
+        dispatch: DispatchId,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The planner's solver finished.
+    Planned {
+        /// What it was asked.
+        request: Box<PlanRequest>,
+        /// Its checked answer.
+        solution: Box<Solution>,
+    },
+    /// Time passed; timers may be due.
+    Tick,
+}
+
+/// Something to be done outside.
+#[derive(Debug, Clone)]
+pub enum Output {
+    /// Tell a client.
+    Reply {
+        /// Which query.
+        query: QueryId,
+        /// What.
+        reply: Reply,
+    },
+    /// Open a stream to an agent and send this on it.
+    Dispatch {
+        /// Names the stream from now on.
+        dispatch: DispatchId,
+        /// To whom.
+        session: SessionId,
+        /// The work.
+        work: Box<ToExpert>,
+    },
+    /// Send a cancel on a dispatch's stream.
+    Cancel {
+        /// Which.
+        dispatch: DispatchId,
+    },
+    /// Say something on an agent's control stream.
+    ToAgent {
+        /// To whom.
+        session: SessionId,
+        /// What.
+        message: ToAgent,
+    },
+    /// Close an agent's connection, after what was said to it before.
+    CloseAgent {
+        /// Whose.
+        session: SessionId,
+        /// Why, for its log.
+        reason: String,
+    },
+    /// Solve this and come back with [`Input::Planned`].
+    Plan(Box<PlanRequest>),
+    /// For metrics and logs.
+    Event(Event),
+}

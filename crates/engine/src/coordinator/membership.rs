@@ -1,0 +1,202 @@
+//! Agents coming, going and falling silent; the planner's results.
+
+use moe2_model::{DispatchId, Event, NodeId, SessionId, Time};
+use moe2_solve::Solution;
+use moe2_wire::{FromAgent, PROTOCOL_VERSION, RefusedAgent, ToAgent};
+
+use super::plan::{self, PlanRequest};
+use super::view::NodeState;
+use super::{Engine, Output, Timer};
+
+/// Experts one agent may offer; bounds what one certificate can make the coordinator remember.
+const MAX_EXPERTS_PER_NODE: usize = 64;
+
+impl Engine {
+    pub(super) fn agent_said(
+        &mut self,
+        now: Time,
+        session: SessionId,
+        node: NodeId,
+        message: FromAgent,
+    ) {
+        if self.fleet.node_of(session).is_none() {
+            self.first_message(now, session, node, message);
+            return;
+        }
+        let Some(known) = self.fleet.node_mut(session) else {
+            return;
+        };
+        known.last_heard = now;
+        if known.state == NodeState::Suspect {
+            known.state = NodeState::Ready;
+            known.reason = None;
+        }
+        match message {
+            FromAgent::Heartbeat { .. } => {}
+            FromAgent::Expert { name, state } => {
+                if let Some(expert) = known.experts.get_mut(&name) {
+                    expert.state = state;
+                    self.replan();
+                }
+            }
+            FromAgent::Draining => {
+                known.state = NodeState::Draining;
+                known.reason = Some("the agent is finishing what it has".to_owned());
+            }
+            FromAgent::Hello { .. } => {
+                let reason = "a second hello in one session".to_owned();
+                self.outputs
+                    .push_back(Output::CloseAgent { session, reason });
+                return;
+            }
+        }
+        self.timers
+            .arm(Timer::Silence(session), now + self.config.suspect_after);
+    }
+
+    fn first_message(&mut self, now: Time, session: SessionId, node: NodeId, message: FromAgent) {
+        let refusal = match &message {
+            FromAgent::Hello {
+                min_version,
+                max_version,
+                ..
+            } if !(*min_version..=*max_version).contains(&PROTOCOL_VERSION) => {
+                Some(RefusedAgent::Version {
+                    min: PROTOCOL_VERSION,
+                    max: PROTOCOL_VERSION,
+                })
+            }
+            FromAgent::Hello { experts, .. } if experts.len() > MAX_EXPERTS_PER_NODE => {
+                let why = format!("{} experts, at most {MAX_EXPERTS_PER_NODE}", experts.len());
+                Some(RefusedAgent::BadHello(why))
+            }
+            FromAgent::Hello { .. } => None,
+            _ => Some(RefusedAgent::BadHello(
+                "the first message must be a hello".to_owned(),
+            )),
+        };
+        if let Some(refusal) = refusal {
+            let reason = refusal.to_string();
+            let message = ToAgent::Refused(refusal);
+            self.outputs.push_back(Output::ToAgent { session, message });
+            self.outputs
+                .push_back(Output::CloseAgent { session, reason });
+            return;
+        }
+        let FromAgent::Hello {
+            device, experts, ..
+        } = message
+        else {
+            return;
+        };
+        for (offer, _) in &experts {
+            self.gate.introduce(offer);
+        }
+        let energy_source = device.energy_source;
+        let orphans = self.dispatches_on(&node);
+        let replaced = self
+            .fleet
+            .join(now, (session, node.clone()), device, experts);
+        if let Some(replaced) = replaced {
+            self.timers.disarm(Timer::Silence(replaced));
+            let reason = "the same node opened a new session".to_owned();
+            self.outputs.push_back(Output::CloseAgent {
+                session: replaced,
+                reason,
+            });
+            for dispatch in orphans {
+                self.dispatch_lost(now, dispatch, "the agent reconnected");
+            }
+        }
+        let heartbeat_ms = u32::try_from(self.config.heartbeat.as_millis()).unwrap_or(u32::MAX);
+        let message = ToAgent::Welcome {
+            version: PROTOCOL_VERSION,
+            heartbeat_ms,
+        };
+        self.outputs.push_back(Output::ToAgent { session, message });
+        self.timers
+            .arm(Timer::Silence(session), now + self.config.suspect_after);
+        self.event(Event::NodeJoined {
+            node,
+            energy_source,
+        });
+        self.replan();
+    }
+
+    pub(super) fn agent_lost(&mut self, now: Time, session: SessionId, reason: &str) {
+        self.timers.disarm(Timer::Silence(session));
+        let Some(node) = self.fleet.node_of(session).cloned() else {
+            return;
+        };
+        let orphans = self.dispatches_on(&node);
+        if self.fleet.leave(session, reason).is_none() {
+            return;
+        }
+        self.event(Event::NodeLost {
+            node,
+            reason: reason.to_owned(),
+        });
+        for dispatch in orphans {
+            self.dispatch_lost(now, dispatch, reason);
+        }
+        self.replan();
+    }
+
+    /// A node that is silent becomes suspect, then lost; one that was heard from is looked at later.
+    pub(super) fn check_silence(&mut self, now: Time, session: SessionId) {
+        let (suspect_after, lost_after) = (self.config.suspect_after, self.config.lost_after);
+        let Some(node) = self.fleet.node_mut(session) else {
+            return;
+        };
+        let silence = now.since(node.last_heard);
+        if silence >= lost_after {
+            let reason = format!("silent for {:.1} s", silence.as_secs_f64());
+            self.outputs.push_back(Output::CloseAgent {
+                session,
+                reason: reason.clone(),
+            });
+            self.agent_lost(now, session, &reason);
+        } else if silence >= suspect_after {
+            if node.state == NodeState::Ready {
+                node.state = NodeState::Suspect;
+                node.reason = Some("heartbeats are late".to_owned());
+            }
+            let at = node.last_heard + lost_after;
+            self.timers.arm(Timer::Silence(session), at);
+        } else {
+            let at = node.last_heard + suspect_after;
+            self.timers.arm(Timer::Silence(session), at);
+        }
+    }
+
+    fn dispatches_on(&self, node: &NodeId) -> Vec<DispatchId> {
+        self.open
+            .iter()
+            .filter(|(_, o)| o.expert.node == *node)
+            .map(|(d, _)| *d)
+            .collect()
+    }
+
+    /// Asks for a new active set; until it comes the old one stays, and newcomers count as chosen.
+    pub(super) fn replan(&mut self) {
+        self.generation += 1;
+        if let Some(request) = plan::request(&self.fleet, &self.gate, self.generation) {
+            self.outputs.push_back(Output::Plan(Box::new(request)));
+        }
+    }
+
+    pub(super) fn planned(&mut self, request: &PlanRequest, solution: &Solution) {
+        if request.generation != self.generation {
+            return;
+        }
+        let chosen = plan::maximal(request, &solution.selected);
+        let offered = request.experts.len();
+        self.event(Event::Planned {
+            selected: chosen.len(),
+            offered,
+            objective: solution.objective,
+            bound: solution.bound,
+        });
+        self.fleet.select(&chosen);
+    }
+}

@@ -1,0 +1,163 @@
+//! The coordinator's half: queries in, dispatches out, exactly one terminal reply for each query.
+//!
+//! [`Engine::handle`] takes one [`Input`] with the time it happened at and changes the state;
+//! [`Engine::poll_output`] hands out what is to be done. It never waits, reads a clock or touches a
+//! socket, so the simulator drives it through any order of events, and the driver in `scheduler` is
+//! one loop. The file split follows the way of a query: `admit`, `route`, `dispatch`, `collect`,
+//! `fuse`, with `fleet`, `ledger`, `plan` and `timers` beside it.
+
+mod admit;
+mod collect;
+mod config;
+mod dispatch;
+mod fleet;
+mod fuse;
+mod input;
+mod ledger;
+mod membership;
+mod plan;
+mod query;
+mod reply;
+mod route;
+mod view;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use moe2_gate::Gate;
+use moe2_model::{DispatchId, Event, ExpertId, QueryId, SessionId, TenantId, Time};
+
+pub use config::Config;
+pub use input::{Input, Output};
+pub use ledger::Account;
+pub use plan::PlanRequest;
+pub use reply::{Answer, Refusal, Reply};
+pub use view::{ExpertView, FleetView, NodeState, NodeView};
+
+use crate::timers::Timers;
+use fleet::Fleet;
+use ledger::Ledger;
+use query::Running;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// A node may have been silent for too long.
+    Silence(SessionId),
+    /// A dispatch may be stuck.
+    Stall(DispatchId),
+    /// A query's time is up.
+    Timeout(QueryId),
+}
+
+/// A dispatch that has not had its terminal frame, also when its query is already answered.
+#[derive(Debug)]
+struct Open {
+    query: QueryId,
+    expert: ExpertId,
+    choice: bool,
+    /// Bytes of prompt text, from which token counts are forecast.
+    prompt_bytes: usize,
+}
+
+/// Every decision of the coordinator.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    gate: Gate,
+    fleet: Fleet,
+    ledger: Ledger,
+    timers: Timers<Timer>,
+    queries: HashMap<QueryId, Running>,
+    open: BTreeMap<DispatchId, Open>,
+    next_dispatch: u64,
+    generation: u64,
+    outputs: VecDeque<Output>,
+}
+
+impl Engine {
+    /// An engine with an empty fleet.
+    #[must_use]
+    pub fn new(config: Config, gate: Gate) -> Self {
+        Self {
+            config,
+            gate,
+            fleet: Fleet::default(),
+            ledger: Ledger::default(),
+            timers: Timers::default(),
+            queries: HashMap::new(),
+            open: BTreeMap::new(),
+            next_dispatch: config.first_dispatch,
+            generation: 0,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes note of one thing that happened at `now`; `now` never goes backwards.
+    pub fn handle(&mut self, now: Time, input: Input) {
+        self.fire_timers(now);
+        match input {
+            Input::Submit { query, request } => self.submit(now, query, *request),
+            Input::ClientGone { query } => self.abandon(now, query),
+            Input::Agent {
+                session,
+                node,
+                message,
+            } => self.agent_said(now, session, node, message),
+            Input::AgentLost { session, reason } => self.agent_lost(now, session, &reason),
+            Input::Work { dispatch, frame } => self.expert_said(now, dispatch, frame),
+            Input::WorkLost { dispatch, reason } => self.dispatch_lost(now, dispatch, &reason),
+            Input::Planned { request, solution } => self.planned(&request, &solution),
+            Input::Tick => {}
+        }
+    }
+
+    /// The next thing to be done; call until `None` after every [`Engine::handle`].
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call again with [`Input::Tick`] if nothing else happens before.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.timers.next()
+    }
+
+    /// A snapshot for people.
+    #[must_use]
+    pub fn view(&self, now: Time) -> FleetView {
+        FleetView {
+            nodes: self.fleet.view(now),
+            queries: self.queries.len(),
+        }
+    }
+
+    /// What a tenant has spent and reserved.
+    #[must_use]
+    pub fn account(&self, tenant: &TenantId) -> Account {
+        self.ledger.account(tenant)
+    }
+
+    /// Dispatches whose terminal frame has not come yet.
+    #[must_use]
+    pub fn open_dispatches(&self) -> usize {
+        debug_assert_eq!(
+            self.open.len(),
+            self.ledger.open(),
+            "every open dispatch is reserved"
+        );
+        self.open.len()
+    }
+
+    fn fire_timers(&mut self, now: Time) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Silence(session) => self.check_silence(now, session),
+                Timer::Stall(dispatch) => self.check_stall(now, dispatch),
+                Timer::Timeout(query) => self.time_out(now, query),
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+}

@@ -1,0 +1,249 @@
+//! Which experts answer one query: a pure function over a snapshot (MATH 2.2).
+//!
+//! Every admissible expert gets the score quality − λ·joules − μ·seconds and the best win. Hard
+//! budgets of the request come first: an expert whose forecast (p95) breaks them is dropped whatever
+//! its score, because a price only steers the mean. Every expert keeps its verdict, so the reply can
+//! say why each one was or was not taken.
+
+use moe2_model::{Budgets, Candidate, ExpertId, Forecast, Joules, Prices, Seconds, Verdict};
+
+/// One expert that could be asked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Contender {
+    pub(crate) expert: ExpertId,
+    pub(crate) forecast: Forecast,
+    /// A reason decided before scoring, if there is one.
+    pub(crate) barred: Option<Verdict>,
+}
+
+/// What a route is chosen for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Terms {
+    pub(crate) prices: Prices,
+    /// What is left of the request's budgets.
+    pub(crate) budgets: Budgets,
+    /// Most experts at once; at least 1.
+    pub(crate) experts: usize,
+}
+
+/// The decision.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Route {
+    /// All contenders, chosen first, then by score.
+    pub(crate) candidates: Vec<Candidate>,
+    /// How many of them, from the front, are chosen.
+    pub(crate) chosen: usize,
+}
+
+impl Route {
+    pub(crate) fn chosen(&self) -> &[Candidate] {
+        &self.candidates[..self.chosen]
+    }
+
+    /// The smallest budgets under which an expert that was dropped for its cost would fit; `None`
+    /// for a budget that drops nobody.
+    pub(crate) fn smallest_feasible(&self) -> (Option<Seconds>, Option<Joules>) {
+        let priced_out =
+            |c: &&Candidate| matches!(c.verdict, Verdict::TooSlow | Verdict::TooCostly);
+        let slow = self
+            .candidates
+            .iter()
+            .any(|c| c.verdict == Verdict::TooSlow);
+        let costly = self
+            .candidates
+            .iter()
+            .any(|c| c.verdict == Verdict::TooCostly);
+        let least = |key: fn(&Forecast) -> f64| {
+            self.candidates
+                .iter()
+                .filter(priced_out)
+                .map(|c| key(&c.forecast))
+                .min_by(f64::total_cmp)
+        };
+        (
+            slow.then(|| least(|f| f.delay_p95.get()))
+                .flatten()
+                .map(Seconds::saturating),
+            costly
+                .then(|| least(|f| f.energy_p95.get()))
+                .flatten()
+                .map(Joules::saturating),
+        )
+    }
+}
+
+/// Ranks the contenders and chooses among them.
+pub(crate) fn route(contenders: Vec<Contender>, terms: &Terms) -> Route {
+    let mut candidates: Vec<Candidate> = contenders
+        .into_iter()
+        .map(|contender| judge(contender, terms))
+        .collect();
+    candidates.sort_by(|a, b| {
+        let open = |c: &Candidate| c.verdict == Verdict::Outscored;
+        open(b)
+            .cmp(&open(a))
+            .then(b.score.total_cmp(&a.score))
+            .then_with(|| a.expert.cmp(&b.expert))
+    });
+    let mut left = terms.budgets.energy;
+    let mut chosen = 0;
+    for index in 0..candidates.len() {
+        if chosen == terms.experts || candidates[index].verdict != Verdict::Outscored {
+            break;
+        }
+        let cost = candidates[index].forecast.energy_p95;
+        if left.is_some_and(|left| cost > left) {
+            continue;
+        }
+        left = left.map(|left| left - cost);
+        candidates[index].verdict = Verdict::Chosen;
+        candidates[chosen..=index].rotate_right(1);
+        chosen += 1;
+    }
+    Route { candidates, chosen }
+}
+
+fn judge(contender: Contender, terms: &Terms) -> Candidate {
+    let Contender {
+        expert,
+        forecast,
+        barred,
+    } = contender;
+    let score = forecast.quality
+        - terms.prices.per_joule * forecast.energy.get()
+        - terms.prices.per_second * forecast.delay.get();
+    let verdict = if let Some(reason) = barred {
+        reason
+    } else if terms
+        .budgets
+        .delay
+        .is_some_and(|limit| forecast.delay_p95 > limit)
+    {
+        Verdict::TooSlow
+    } else if terms
+        .budgets
+        .energy
+        .is_some_and(|limit| forecast.energy_p95 > limit)
+    {
+        Verdict::TooCostly
+    } else {
+        Verdict::Outscored
+    };
+    Candidate {
+        expert,
+        forecast,
+        score,
+        verdict,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn contender(n: usize, quality: f64, delay: f64, energy: f64) -> Contender {
+        let expert = format!("m{n}@n{n}").parse().expect("a valid id");
+        let forecast = Forecast {
+            quality,
+            output_tokens: 10.0,
+            delay: Seconds::saturating(delay),
+            delay_p95: Seconds::saturating(delay * 1.5),
+            energy: Joules::saturating(energy),
+            energy_p95: Joules::saturating(energy * 1.5),
+            samples: 0,
+        };
+        Contender {
+            expert,
+            forecast,
+            barred: None,
+        }
+    }
+
+    fn terms(delay: Option<f64>, energy: Option<f64>, experts: usize) -> Terms {
+        Terms {
+            prices: Prices {
+                per_joule: 0.001,
+                per_second: 0.01,
+            },
+            budgets: Budgets {
+                delay: delay.map(Seconds::saturating),
+                energy: energy.map(Joules::saturating),
+            },
+            experts,
+        }
+    }
+
+    #[test]
+    fn a_price_on_seconds_moves_a_query_to_the_faster_of_near_equals() {
+        let slow_better = contender(1, 0.80, 20.0, 1.0);
+        let fast = contender(2, 0.78, 1.0, 1.0);
+        let route = route(vec![slow_better, fast], &terms(None, None, 1));
+        assert_eq!(route.chosen()[0].expert.name.as_str(), "m2");
+        assert_eq!(route.candidates[1].verdict, Verdict::Outscored);
+    }
+
+    #[test]
+    fn an_infeasible_budget_names_the_smallest_that_is_feasible() {
+        let route = route(
+            vec![contender(1, 0.9, 4.0, 1.0), contender(2, 0.5, 2.0, 9.0)],
+            &terms(Some(1.0), None, 1),
+        );
+        assert_eq!(route.chosen, 0);
+        assert_eq!(
+            route.smallest_feasible(),
+            (Some(Seconds::saturating(3.0)), None)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn relaxing_budgets_never_shrinks_or_worsens_the_choice(
+            rows in prop::collection::vec((0.0f64..1.0, 0.1f64..9.0, 0.1f64..9.0), 1..7),
+            delay in 0.1f64..12.0,
+            energy in 0.1f64..12.0,
+            more in 0.0f64..5.0,
+        ) {
+            let make = || -> Vec<_> {
+                rows.iter().enumerate().map(|(n, (q, d, e))| contender(n, *q, *d, *e)).collect()
+            };
+            let tight = route(make(), &terms(Some(delay), Some(energy), 1));
+            let loose = route(make(), &terms(Some(delay + more), Some(energy + more), 1));
+            let score = |r: &Route| r.chosen().first().map(|c| c.score);
+            prop_assert!(score(&loose) >= score(&tight));
+            for chosen in tight.chosen() {
+                prop_assert!(chosen.forecast.delay_p95.get() <= delay);
+                prop_assert!(chosen.forecast.energy_p95.get() <= energy);
+            }
+        }
+
+        #[test]
+        fn the_choice_does_not_depend_on_the_order_of_contenders(
+            rows in prop::collection::vec((0.0f64..1.0, 0.1f64..9.0, 0.1f64..9.0), 1..7),
+            k in 1usize..4,
+        ) {
+            let all: Vec<_> =
+                rows.iter().enumerate().map(|(n, (q, d, e))| contender(n, *q, *d, *e)).collect();
+            let mut reversed = all.clone();
+            reversed.reverse();
+            prop_assert_eq!(
+                route(all, &terms(None, Some(15.0), k)),
+                route(reversed, &terms(None, Some(15.0), k))
+            );
+        }
+
+        #[test]
+        fn several_experts_together_stay_inside_the_energy_budget(
+            rows in prop::collection::vec((0.0f64..1.0, 0.1f64..9.0, 0.1f64..9.0), 1..7),
+            k in 1usize..5,
+            energy in 0.1f64..30.0,
+        ) {
+            let all: Vec<_> =
+                rows.iter().enumerate().map(|(n, (q, d, e))| contender(n, *q, *d, *e)).collect();
+            let route = route(all, &terms(None, Some(energy), k));
+            let sum: f64 = route.chosen().iter().map(|c| c.forecast.energy_p95.get()).sum();
+            prop_assert!(sum <= energy + 1e-9);
+            prop_assert!(route.chosen <= k);
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The interface that routing and planning see, whatever kind of gate is behind it.
+//!
+//! A gate is a value: loading a newer one replaces it whole, so a query is never judged by half of
+//! one and half of another. Kinds are an enum rather than a trait, because a gate must also be
+//! written to a file and read back, which only a closed set can.
+
+use std::collections::BTreeMap;
+
+use moe2_model::{ExpertName, ExpertOffer};
+
+use crate::features::QueryFeatures;
+use crate::file::{self, GateError};
+use crate::priors::{Head, Priors, TopicPrior};
+
+/// The priors compiled in, for the models that ship with the demo.
+const BUILTIN: &str = include_str!("priors.json");
+
+/// What a gate forecasts of one expert for one query.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quality {
+    /// Probability that the answer is good, in [0, 1].
+    pub probability: f64,
+    /// Expected length of the answer in tokens; for a choice, tokens of all options together.
+    pub output_tokens: f64,
+    /// Standard deviation of `probability`, in [0, 0.5]: how little the gate knows.
+    pub uncertainty: f64,
+}
+
+/// What is behind the interface; one variant per `kind` of gate file.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Kind {
+    /// Beta priors per expert and topic.
+    Priors(Priors),
+}
+
+/// A gate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gate {
+    kind: Kind,
+    /// Parameters of experts the fleet offered and no head was made for; not part of the file.
+    introduced: BTreeMap<ExpertName, u64>,
+}
+
+impl Gate {
+    /// The gate compiled in: stated priors for the demo's models.
+    #[must_use]
+    pub fn builtin() -> Self {
+        let priors = serde_json::from_str(BUILTIN)
+            .expect("the priors compiled in are read by a test before every release");
+        Self::from(Kind::Priors(priors))
+    }
+
+    /// A gate from stated priors.
+    ///
+    /// # Errors
+    /// [`GateError::Invalid`] names the first prior that is not one.
+    pub fn from_priors(priors: Priors) -> Result<Self, GateError> {
+        priors.check()?;
+        Ok(Self::from(Kind::Priors(priors)))
+    }
+
+    /// Reads a gate file.
+    ///
+    /// # Errors
+    /// [`GateError`] says whether the file is something else, from a newer release, damaged, or
+    /// states something impossible. A damaged file never gives a gate that differs from the one
+    /// written.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, GateError> {
+        file::read(bytes).map(Self::from)
+    }
+
+    /// Writes the gate file: JSON with its format, checksum and content.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        file::write(&self.kind)
+    }
+
+    /// Tells the gate of an expert in the fleet, so that one without a head of its own is at least
+    /// judged by its size. Experts with a head are not affected.
+    pub fn introduce(&mut self, offer: &ExpertOffer) {
+        if !self.knows(&offer.name) {
+            self.introduced.insert(offer.name.clone(), offer.parameters);
+        }
+    }
+
+    /// What each of `experts` would make of the query, in the order asked. The forecast of one
+    /// expert does not depend on which others are asked about.
+    #[must_use]
+    pub fn forecast(&self, query: &QueryFeatures, experts: &[ExpertName]) -> Vec<Quality> {
+        experts.iter().map(|e| self.one(query, e)).collect()
+    }
+
+    /// Whether the gate has a head for this expert.
+    #[must_use]
+    pub fn knows(&self, expert: &ExpertName) -> bool {
+        self.head(expert).is_some()
+    }
+
+    /// The kind of gate, as its file spells it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self.kind {
+            Kind::Priors(_) => "priors",
+        }
+    }
+
+    /// Where its numbers come from, for people.
+    #[must_use]
+    pub fn provenance(&self) -> &str {
+        match &self.kind {
+            Kind::Priors(priors) => &priors.provenance,
+        }
+    }
+
+    fn head(&self, expert: &ExpertName) -> Option<&Head> {
+        match &self.kind {
+            Kind::Priors(priors) => priors.experts.get(expert),
+        }
+    }
+
+    fn one(&self, query: &QueryFeatures, expert: &ExpertName) -> Quality {
+        let prior = self
+            .head(expert)
+            .and_then(|head| head.topics.get(&query.topic()).copied())
+            .unwrap_or_else(|| {
+                TopicPrior::of_a_stranger(self.introduced.get(expert).copied(), query.topic())
+            });
+        Quality {
+            probability: prior.mean(),
+            output_tokens: query.cap_output(prior.output_tokens),
+            uncertainty: prior.deviation(),
+        }
+    }
+}
+
+impl From<Kind> for Gate {
+    fn from(kind: Kind) -> Self {
+        Self {
+            kind,
+            introduced: BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topic::Topic;
+    use moe2_model::Bytes;
+    use proptest::prelude::*;
+
+    const DEMO: [&str; 3] = [
+        "smollm2-135m-instruct",
+        "gemma-3-270m",
+        "qwen2.5-coder-0.5b-instruct",
+    ];
+
+    fn name(text: &str) -> ExpertName {
+        ExpertName::new(text).expect("a valid name")
+    }
+
+    fn demo() -> Vec<ExpertName> {
+        DEMO.map(name).to_vec()
+    }
+
+    fn offer(expert: &str, parameters: u64) -> ExpertOffer {
+        ExpertOffer {
+            name: name(expert),
+            family: "llama".to_owned(),
+            quantisation: "Q4_0".to_owned(),
+            parameters,
+            weights: Bytes(1),
+            kv_per_token: Bytes(1),
+            context_tokens: 1,
+            slots: 1,
+        }
+    }
+
+    fn best(topic: Topic) -> &'static str {
+        let forecasts = Gate::builtin().forecast(&QueryFeatures::of_topic(topic), &demo());
+        let best = forecasts
+            .iter()
+            .zip(DEMO)
+            .max_by(|a, b| a.0.probability.total_cmp(&b.0.probability));
+        best.expect("three experts were asked").1
+    }
+
+    #[test]
+    fn the_builtin_gate_is_valid_and_says_that_it_was_not_measured() {
+        let gate = Gate::builtin();
+        let Kind::Priors(priors) = &gate.kind;
+        assert_eq!(priors.check(), Ok(()));
+        assert!(gate.provenance().contains("not measured"));
+        assert!(demo().iter().all(|expert| gate.knows(expert)));
+    }
+
+    #[test]
+    fn each_demo_expert_is_the_best_at_something() {
+        assert_eq!(best(Topic::Code), "qwen2.5-coder-0.5b-instruct");
+        assert_eq!(best(Topic::Math), "qwen2.5-coder-0.5b-instruct");
+        assert_eq!(best(Topic::Chat), "smollm2-135m-instruct");
+        assert_eq!(best(Topic::Text), "gemma-3-270m");
+    }
+
+    #[test]
+    fn a_stranger_is_judged_by_its_size_and_with_doubt() {
+        let mut gate = Gate::builtin();
+        gate.introduce(&offer("large", 8_000_000_000));
+        gate.introduce(&offer("small", 135_000_000));
+        gate.introduce(&offer("empty", 0));
+        let asked = ["large", "small", "unheard-of", "empty"].map(name);
+        let q = gate.forecast(&QueryFeatures::of_topic(Topic::Chat), &asked);
+        assert!(q[0].probability > q[2].probability && q[2].probability > q[1].probability);
+        let known = gate.forecast(&QueryFeatures::of_topic(Topic::Chat), &demo());
+        let surest_stranger = q.iter().map(|q| q.uncertainty).fold(1.0, f64::min);
+        assert!(known.iter().all(|k| k.uncertainty < surest_stranger));
+    }
+
+    #[test]
+    fn introducing_an_expert_with_a_head_changes_nothing() {
+        let mut gate = Gate::builtin();
+        gate.introduce(&offer(DEMO[0], 70_000_000_000));
+        assert_eq!(gate, Gate::builtin());
+    }
+
+    #[test]
+    fn a_gate_reads_back_as_it_was_written() {
+        let gate = Gate::builtin();
+        assert_eq!(Gate::from_bytes(&gate.to_bytes()), Ok(gate));
+    }
+
+    proptest! {
+        #[test]
+        fn restriction_to_a_subset_is_masking(
+            topic in prop::sample::select(Topic::ALL.to_vec()),
+            asked in prop::collection::vec(0..5_usize, 0..8)
+        ) {
+            let mut gate = Gate::builtin();
+            gate.introduce(&offer("large", 8_000_000_000));
+            let everyone: Vec<ExpertName> =
+                demo().into_iter().chain([name("large"), name("unheard-of")]).collect();
+            let query = QueryFeatures::of_topic(topic);
+            let all = gate.forecast(&query, &everyone);
+            let subset: Vec<ExpertName> = asked.iter().map(|&i| everyone[i].clone()).collect();
+            let restricted = gate.forecast(&query, &subset);
+            let masked: Vec<Quality> = asked.iter().map(|&i| all[i]).collect();
+            prop_assert_eq!(restricted, masked);
+        }
+
+        #[test]
+        fn a_head_added_later_changes_no_other(
+            topic in prop::sample::select(Topic::ALL.to_vec()), alpha in 0.1..50.0_f64, beta in 0.1..50.0_f64
+        ) {
+            let before = Gate::builtin();
+            let Kind::Priors(mut priors) = before.kind.clone();
+            let prior = TopicPrior { alpha, beta, output_tokens: 50.0 };
+            let topics = Topic::ALL.into_iter().map(|t| (t, prior)).collect();
+            priors.experts.insert(name("newcomer"), Head { topics });
+            let after = Gate::from_priors(priors).expect("the priors are valid");
+            let query = QueryFeatures::of_topic(topic);
+            prop_assert_eq!(before.forecast(&query, &demo()), after.forecast(&query, &demo()));
+            let q = after.forecast(&query, &[name("newcomer")])[0];
+            prop_assert!((0.0..=1.0).contains(&q.probability) && (0.0..=0.5).contains(&q.uncertainty));
+        }
+    }
+}

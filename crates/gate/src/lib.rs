@@ -1,0 +1,19 @@
+//! The gate: how likely each expert is to answer a query well, and how long its answer will be.
+//!
+//! Every expert has a head of its own that sees only the query. That is what lets one gate serve
+//! every subset of the fleet: asking about fewer experts *is* the restriction, exactly, with no
+//! renormalisation and nothing to retrain (MATH 3, theorem D). A softmax over experts was not
+//! taken: its scores mean something else for each subset. Today's heads are Beta priors per topic;
+//! a trained gate is another kind in the same file format and behind the same [`Gate`].
+
+mod features;
+mod file;
+mod gate;
+mod priors;
+mod topic;
+
+pub use features::QueryFeatures;
+pub use file::GateError;
+pub use gate::{Gate, Quality};
+pub use priors::{Head, Priors, TopicPrior};
+pub use topic::{Detection, Topic, detect};

@@ -1,0 +1,316 @@
+//! Folds of [`moe2_model::Event`] into Prometheus families, and nothing else.
+//!
+//! The engine says what happened; what is counted, summed or put into buckets is decided here, so
+//! that no decision code knows a metric's name. Labels are experts, nodes, tenants and closed enums:
+//! bounded by the fleet, never by what clients send. Names follow the conventions of the exposition
+//! format: base units, `_total` on counters, joules as counters so that any window can be taken.
+
+use moe2_model::{Event, Outcome, Seconds};
+use prometheus::{
+    CounterVec, Encoder, Error, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
+    Opts, Registry, TextEncoder,
+};
+
+/// Buckets of whole requests in seconds, as the GenAI semantic conventions give them for
+/// `gen_ai.server.request.duration`.
+const REQUEST_BUCKETS: [f64; 14] = [
+    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+];
+/// Buckets of `gen_ai.server.time_to_first_token` in seconds.
+const FIRST_TOKEN_BUCKETS: [f64; 16] = [
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+/// Buckets of the coordinator's own share: from a parsed request to its frames on QUIC.
+const DISPATCH_BUCKETS: [f64; 13] = [
+    25e-6, 50e-6, 75e-6, 100e-6, 150e-6, 200e-6, 300e-6, 500e-6, 750e-6, 1e-3, 2e-3, 5e-3, 20e-3,
+];
+
+/// All families of the coordinator.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    queries: IntCounterVec,
+    query_seconds: HistogramVec,
+    first_token: Histogram,
+    dispatch_seconds: Histogram,
+    dispatches: IntCounterVec,
+    dispatch_failures: IntCounterVec,
+    tokens: IntCounterVec,
+    joules: CounterVec,
+    busy: CounterVec,
+    forecast_error: HistogramVec,
+    nodes_joined: IntCounterVec,
+    nodes_lost: IntCounterVec,
+    selected: IntGauge,
+    offered: IntGauge,
+}
+
+impl Metrics {
+    /// A registry with every family at zero.
+    ///
+    /// # Errors
+    /// A family whose name or labels the exposition format does not allow.
+    pub fn new() -> Result<Self, Error> {
+        let made = Self {
+            registry: Registry::new(),
+            queries: counts(
+                "moe2_queries_total",
+                "Queries by outcome.",
+                &["tenant", "outcome"],
+            )?,
+            query_seconds: spans(
+                (
+                    "moe2_query_duration_seconds",
+                    "Submission to the last byte of answer.",
+                ),
+                &["tenant"],
+                &REQUEST_BUCKETS,
+            )?,
+            first_token: span(
+                (
+                    "moe2_time_to_first_token_seconds",
+                    "Submission to the first piece of answer.",
+                ),
+                &FIRST_TOKEN_BUCKETS,
+            )?,
+            dispatch_seconds: span(
+                (
+                    "moe2_dispatch_duration_seconds",
+                    "Parsed request to work written to QUIC.",
+                ),
+                &DISPATCH_BUCKETS,
+            )?,
+            dispatches: counts(
+                "moe2_dispatches_total",
+                "Work handed to experts.",
+                &["expert", "redispatch"],
+            )?,
+            dispatch_failures: counts(
+                "moe2_dispatch_failures_total",
+                "Work that came to nothing.",
+                &["expert"],
+            )?,
+            tokens: counts("moe2_tokens_total", "Tokens by kind.", &["expert", "type"])?,
+            joules: sums(
+                "moe2_energy_joules_total",
+                "Energy attributed to requests, by expert and source.",
+                &["expert", "source"],
+            )?,
+            busy: sums(
+                "moe2_busy_seconds_total",
+                "Time experts worked, by phase.",
+                &["expert", "phase"],
+            )?,
+            forecast_error: spans(
+                ("moe2_forecast_ratio", "Measured delay over forecast delay."),
+                &["expert"],
+                &[0.1, 0.25, 0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0, 4.0, 10.0],
+            )?,
+            nodes_joined: counts(
+                "moe2_nodes_joined_total",
+                "Sessions opened.",
+                &["node", "source"],
+            )?,
+            nodes_lost: counts("moe2_nodes_lost_total", "Sessions lost.", &["node"])?,
+            selected: IntGauge::new("moe2_selected_experts", "Experts in the active set.")?,
+            offered: IntGauge::new("moe2_offered_experts", "Experts the planner chose from.")?,
+        };
+        made.register()?;
+        Ok(made)
+    }
+
+    fn register(&self) -> Result<(), Error> {
+        let registry = &self.registry;
+        registry.register(Box::new(self.queries.clone()))?;
+        registry.register(Box::new(self.query_seconds.clone()))?;
+        registry.register(Box::new(self.first_token.clone()))?;
+        registry.register(Box::new(self.dispatch_seconds.clone()))?;
+        registry.register(Box::new(self.dispatches.clone()))?;
+        registry.register(Box::new(self.dispatch_failures.clone()))?;
+        registry.register(Box::new(self.tokens.clone()))?;
+        registry.register(Box::new(self.joules.clone()))?;
+        registry.register(Box::new(self.busy.clone()))?;
+        registry.register(Box::new(self.forecast_error.clone()))?;
+        registry.register(Box::new(self.nodes_joined.clone()))?;
+        registry.register(Box::new(self.nodes_lost.clone()))?;
+        registry.register(Box::new(self.selected.clone()))?;
+        registry.register(Box::new(self.offered.clone()))
+    }
+
+    /// Takes note of one event.
+    pub fn fold(&self, event: &Event) {
+        match event {
+            Event::QueryEnded {
+                tenant,
+                outcome,
+                delay,
+                first_delta,
+                ..
+            } => {
+                let tenant = tenant.as_str();
+                self.queries
+                    .with_label_values(&[tenant, outcome_label(*outcome)])
+                    .inc();
+                if *outcome == Outcome::Answered {
+                    self.query_seconds
+                        .with_label_values(&[tenant])
+                        .observe(delay.get());
+                }
+                if let Some(first) = first_delta {
+                    self.first_token.observe(first.get());
+                }
+            }
+            Event::Dispatched { expert, redispatch } => {
+                let again = if *redispatch { "true" } else { "false" };
+                self.dispatches
+                    .with_label_values(&[expert.to_string().as_str(), again])
+                    .inc();
+            }
+            Event::Used {
+                expert,
+                usage,
+                forecast_delay,
+                delay,
+            } => {
+                let expert = expert.to_string();
+                let expert = expert.as_str();
+                let tokens = |kind: &str, n: u32| {
+                    self.tokens
+                        .with_label_values(&[expert, kind])
+                        .inc_by(u64::from(n));
+                };
+                tokens("input", usage.prompt_tokens);
+                tokens("output", usage.output_tokens);
+                let source = usage.energy_source.as_str();
+                self.joules
+                    .with_label_values(&[expert, source])
+                    .inc_by(usage.energy.get());
+                let busy = |phase: &str, s: Seconds| {
+                    self.busy
+                        .with_label_values(&[expert, phase])
+                        .inc_by(s.get());
+                };
+                busy("prefill", usage.prefill);
+                busy("decode", usage.decode);
+                if forecast_delay.get() > 0.0 {
+                    let ratio = delay.get() / forecast_delay.get();
+                    self.forecast_error
+                        .with_label_values(&[expert])
+                        .observe(ratio);
+                }
+            }
+            Event::DispatchFailed { expert } => {
+                self.dispatch_failures
+                    .with_label_values(&[expert.to_string().as_str()])
+                    .inc();
+            }
+            Event::NodeJoined {
+                node,
+                energy_source,
+            } => {
+                let labels = [node.as_str(), energy_source.as_str()];
+                self.nodes_joined.with_label_values(&labels).inc();
+            }
+            Event::NodeLost { node, .. } => {
+                self.nodes_lost.with_label_values(&[node.as_str()]).inc();
+            }
+            Event::Planned {
+                selected, offered, ..
+            } => {
+                self.selected
+                    .set(i64::try_from(*selected).unwrap_or(i64::MAX));
+                self.offered
+                    .set(i64::try_from(*offered).unwrap_or(i64::MAX));
+            }
+        }
+    }
+
+    /// Takes note of how long the coordinator took from a parsed request to frames on QUIC.
+    pub fn dispatched_in(&self, time: Seconds) {
+        self.dispatch_seconds.observe(time.get());
+    }
+
+    /// All families in the text exposition format.
+    ///
+    /// # Errors
+    /// A family that cannot be written, which would be a defect of this crate.
+    pub fn encode(&self) -> Result<String, Error> {
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        String::from_utf8(out).map_err(|e| Error::Msg(e.to_string()))
+    }
+}
+
+fn outcome_label(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Answered => "answered",
+        Outcome::Abandoned => "abandoned",
+        Outcome::Refused(kind) => kind.as_str(),
+    }
+}
+
+fn counts(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn sums(name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, Error> {
+    CounterVec::new(Opts::new(name, help), labels)
+}
+
+fn spans(
+    (name, help): (&str, &str),
+    labels: &[&str],
+    buckets: &[f64],
+) -> Result<HistogramVec, Error> {
+    HistogramVec::new(
+        HistogramOpts::new(name, help).buckets(buckets.to_vec()),
+        labels,
+    )
+}
+
+fn span((name, help): (&str, &str), buckets: &[f64]) -> Result<Histogram, Error> {
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moe2_model::{EnergySource, ExpertId, Joules, RefusalKind, TenantId, Usage};
+
+    #[test]
+    fn events_become_counters_and_the_source_of_a_joule_is_a_label() {
+        let metrics = Metrics::new().expect("all families are valid");
+        let expert: ExpertId = "m@n".parse().expect("a valid id");
+        let usage = Usage {
+            prompt_tokens: 11,
+            output_tokens: 5,
+            queue: Seconds::ZERO,
+            prefill: Seconds::saturating(0.5),
+            decode: Seconds::saturating(1.5),
+            energy: Joules::saturating(20.0),
+            energy_source: EnergySource::Modelled,
+        };
+        let delay = Seconds::saturating(2.0);
+        metrics.fold(&Event::Used {
+            expert,
+            usage,
+            forecast_delay: delay,
+            delay,
+        });
+        metrics.fold(&Event::QueryEnded {
+            tenant: TenantId::new("t").expect("a valid name"),
+            outcome: Outcome::Refused(RefusalKind::BudgetInfeasible),
+            delay,
+            first_delta: None,
+            energy: Joules::ZERO,
+        });
+        let text = metrics.encode().expect("encodes");
+        for line in [
+            "moe2_energy_joules_total{expert=\"m@n\",source=\"modelled\"} 20",
+            "moe2_tokens_total{expert=\"m@n\",type=\"output\"} 5",
+            "moe2_queries_total{outcome=\"budget_infeasible\",tenant=\"t\"} 1",
+        ] {
+            assert!(text.contains(line), "missing {line} in:\n{text}");
+        }
+    }
+}

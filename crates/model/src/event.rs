@@ -1,0 +1,121 @@
+//! What happened, for metrics, logs and audits. Pure folds turn these into figures.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{EnergySource, ExpertId, Joules, NodeId, Seconds, TenantId, Usage};
+
+/// Why a query was refused or failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// The named model or expert is not in the fleet.
+    UnknownModel,
+    /// No admissible expert can take work now.
+    NoExpert,
+    /// No expert is forecast to fit the budgets.
+    BudgetInfeasible,
+    /// Too many queries are under way.
+    Overloaded,
+    /// The prompt does not fit any admissible expert's context.
+    ContextTooLong,
+    /// Experts were lost after the first byte of answer.
+    LostMidStream,
+    /// The experts failed.
+    ExpertFailed,
+    /// The delay budget ran out.
+    DeadlineExceeded,
+}
+
+impl RefusalKind {
+    /// As metrics label it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownModel => "unknown_model",
+            Self::NoExpert => "no_expert",
+            Self::BudgetInfeasible => "budget_infeasible",
+            Self::Overloaded => "overloaded",
+            Self::ContextTooLong => "context_too_long",
+            Self::LostMidStream => "lost_mid_stream",
+            Self::ExpertFailed => "expert_failed",
+            Self::DeadlineExceeded => "deadline_exceeded",
+        }
+    }
+}
+
+/// How a query ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Answered in full.
+    Answered,
+    /// Refused or failed with an error the client saw.
+    Refused(RefusalKind),
+    /// The client went away.
+    Abandoned,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A query reached its one terminal outcome.
+    QueryEnded {
+        /// Whose.
+        tenant: TenantId,
+        /// How.
+        outcome: Outcome,
+        /// From submission.
+        delay: Seconds,
+        /// To the first delta, if there was one.
+        first_delta: Option<Seconds>,
+        /// Settled energy.
+        energy: Joules,
+    },
+    /// Work was handed to an expert; seconds the engine took to decide.
+    Dispatched {
+        /// To whom.
+        expert: ExpertId,
+        /// Not the first attempt at its query.
+        redispatch: bool,
+    },
+    /// An expert reported what a dispatch used.
+    Used {
+        /// Who.
+        expert: ExpertId,
+        /// How much.
+        usage: Usage,
+        /// Forecast mean delay at dispatch.
+        forecast_delay: Seconds,
+        /// Measured delay.
+        delay: Seconds,
+    },
+    /// A dispatch ended without an answer.
+    DispatchFailed {
+        /// Who.
+        expert: ExpertId,
+    },
+    /// An agent joined.
+    NodeJoined {
+        /// Which.
+        node: NodeId,
+        /// Where its joules come from.
+        energy_source: EnergySource,
+    },
+    /// An agent was lost or left.
+    NodeLost {
+        /// Which.
+        node: NodeId,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The planner chose an active set.
+    Planned {
+        /// Experts chosen.
+        selected: usize,
+        /// Experts to choose from.
+        offered: usize,
+        /// Value of the set.
+        objective: f64,
+        /// Proven upper bound.
+        bound: f64,
+    },
+}

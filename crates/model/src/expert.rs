@@ -1,0 +1,52 @@
+//! What an agent says about an expert it hosts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Bytes, ExpertName};
+
+/// An expert as its agent offers it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExpertOffer {
+    /// What users call it.
+    pub name: ExpertName,
+    /// Model family, e.g. `qwen2`.
+    pub family: String,
+    /// Quantisation of the weights, e.g. `Q4_K_M`.
+    pub quantisation: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Size of the weights in memory.
+    pub weights: Bytes,
+    /// Key-value cache per token of context.
+    pub kv_per_token: Bytes,
+    /// Longest prompt plus answer, in tokens.
+    pub context_tokens: u32,
+    /// Requests it works on at once; more wait in its queue.
+    pub slots: u32,
+}
+
+/// Whether an expert can take work now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExpertState {
+    /// Its weights are being loaded.
+    Loading,
+    /// It takes work.
+    Ready,
+    /// Its worker died or could not load; it is being restarted or given up.
+    Failed {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+impl ExpertState {
+    /// A word for tables.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Ready => "ready",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Why a query went where it went, as the reply's `moe2` field shows it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{EnergySource, ExpertId, Joules, Seconds, Usage};
+
+/// Prices that turn budgets into one score: quality − λ·joules − μ·seconds (MATH 2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Prices {
+    /// λ in quality per joule.
+    pub per_joule: f64,
+    /// μ in quality per second.
+    pub per_second: f64,
+}
+
+/// What one expert was forecast to do with one query.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Probability that its answer is good, in [0, 1].
+    pub quality: f64,
+    /// Expected output in tokens.
+    pub output_tokens: f64,
+    /// Expected end-to-end delay.
+    pub delay: Seconds,
+    /// The delay it stays under 95 times in 100.
+    pub delay_p95: Seconds,
+    /// Expected energy.
+    pub energy: Joules,
+    /// The energy it stays under 95 times in 100.
+    pub energy_p95: Joules,
+    /// Measured requests behind the forecast; 0 means roofline only.
+    pub samples: u64,
+}
+
+/// Why a candidate was or was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Highest score.
+    Chosen,
+    /// Admissible, but another scored higher.
+    Outscored,
+    /// Its delay forecast (p95) breaks the delay budget.
+    TooSlow,
+    /// Its energy forecast breaks the energy budget.
+    TooCostly,
+    /// Not in the active set the planner chose.
+    NotSelected,
+    /// Lost or failed an earlier attempt at this query.
+    Excluded,
+    /// Its context window is shorter than the prompt.
+    ContextTooShort,
+}
+
+impl Verdict {
+    /// A phrase for tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Chosen => "chosen",
+            Self::Outscored => "outscored",
+            Self::TooSlow => "too slow",
+            Self::TooCostly => "too costly",
+            Self::NotSelected => "not selected",
+            Self::Excluded => "excluded",
+            Self::ContextTooShort => "context too short",
+        }
+    }
+}
+
+/// One expert the router looked at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Who.
+    pub expert: ExpertId,
+    /// What was forecast.
+    pub forecast: Forecast,
+    /// quality − λ·joules − μ·seconds.
+    pub score: f64,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// One expert that worked on the query.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Participant {
+    /// Who.
+    pub expert: ExpertId,
+    /// Its weight in the fused answer; 0 if it was lost or cancelled.
+    pub weight: f64,
+    /// What was forecast when it was dispatched.
+    pub forecast: Forecast,
+    /// What it used; `None` if it was lost before it could say.
+    pub usage: Option<Usage>,
+    /// Log-probability of every option, for choice queries.
+    pub option_logprobs: Option<Vec<f64>>,
+    /// Why it gave no answer, if it gave none.
+    pub failure: Option<String>,
+}
+
+/// Everything a client may want to know about how its query was answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// What the gate saw, e.g. `code`.
+    pub topic: String,
+    /// Prices in force.
+    pub prices: Prices,
+    /// All experts looked at, best score first.
+    pub candidates: Vec<Candidate>,
+    /// Those that worked on it, in order of dispatch.
+    pub participants: Vec<Participant>,
+    /// How the answer was made: `single`, `mixture` or `vote`.
+    pub fusion: String,
+    /// Attempts beyond the first that losses made necessary.
+    pub redispatches: u32,
+    /// From submission to the last byte of answer.
+    pub delay: Seconds,
+    /// All experts together, including cancelled and failed work that was reported.
+    pub energy: Joules,
+    /// The weakest source among the energies added up.
+    pub energy_source: EnergySource,
+}

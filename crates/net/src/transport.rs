@@ -1,0 +1,42 @@
+//! How QUIC is set up on both sides, each number with its reason.
+//!
+//! A lost agent must show within three seconds, so idle connections die before that and keep-alives
+//! are frequent enough to survive two lost packets. Windows are small beside QUIC's usual ones: what
+//! flows is text, and a peer that does not read should stall rather than fill our memory.
+
+use std::time::Duration;
+
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+
+/// A silent peer is gone: under the three seconds in which the fleet view must show a loss.
+const MAX_IDLE: Duration = Duration::from_millis(2500);
+/// Three chances within [`MAX_IDLE`].
+const KEEP_ALIVE: Duration = Duration::from_millis(800);
+/// Streams at once: dispatches in flight on one agent, with room; its queue is far shorter.
+const MAX_STREAMS: u32 = 1024;
+/// Bytes in flight on one stream: a token is a few bytes, and a long prompt only takes more trips.
+const STREAM_WINDOW: u32 = 512 * 1024;
+/// Bytes in flight on one connection, over all streams.
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// The conversation is over.
+pub(crate) const CODE_DONE: VarInt = VarInt::from_u32(0);
+/// No certificate that names a node.
+pub(crate) const CODE_NO_CERTIFICATE: VarInt = VarInt::from_u32(1);
+/// What arrived is not the protocol.
+pub(crate) const CODE_PROTOCOL: VarInt = VarInt::from_u32(2);
+
+pub(crate) fn transport() -> TransportConfig {
+    let mut config = TransportConfig::default();
+    let idle = IdleTimeout::try_from(MAX_IDLE).expect("the idle time fits QUIC's integers");
+    config
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(u64::from(CONNECTION_WINDOW));
+    config
+}

@@ -1,0 +1,56 @@
+//! Which experts to keep active: the coarse level of the two-level selection.
+//!
+//! The problem is a table of utilities (calibration rows × experts) and a list of monotone
+//! constraint rows; an answer is a set of columns with a proven upper bound. Nothing here knows
+//! what a query, a tenant or a device is, so the same code serves the planner, the command line
+//! and the experiments. The crate is pure: no clock, no files, no threads; a caller that wants a
+//! time limit passes a callback that looks at its own clock.
+//!
+//! Solvers stand in one table ([`solvers`]); whatever they return is re-judged by [`check`],
+//! which shares no arithmetic with them.
+//!
+//! ```
+//! use moe2_solve::{Constraint, Kind, Limits, Problem, ProblemParts, check, solver};
+//!
+//! let problem = Problem::new(ProblemParts {
+//!     experts: vec!["small".into(), "large".into()],
+//!     utility: vec![vec![0.9, 0.1], vec![0.2, 0.8]],
+//!     weights: None,
+//!     k: 1,
+//!     constraints: vec![Constraint {
+//!         name: "standing_power_w".into(),
+//!         limit: 4.0,
+//!         kind: Kind::Sum { cost: vec![3.0, 2.0] },
+//!     }],
+//! })?;
+//! let solution = solver("auto")?.solve(&problem, &mut Limits::default())?;
+//! assert_eq!(solution.selected, [0]);
+//! check(&problem, &solution)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod bound;
+mod brute;
+mod check;
+mod file;
+mod greedy;
+mod infeasible;
+mod milp;
+mod objective;
+mod problem;
+mod rows;
+mod solution;
+mod solver;
+mod state;
+
+pub use check::{CheckError, check};
+pub use file::{FileError, INSTANCE_FORMAT, RESULT_FORMAT, ResultFile, parse_instance};
+pub use infeasible::{Infeasible, Shortfall};
+pub use objective::value;
+pub use problem::{
+    Constraint, Kind, MAX_CONSTRAINTS, MAX_COST, MAX_EXPERTS, MAX_TABLE, MAX_UTILITY, Problem,
+    ProblemError, ProblemParts,
+};
+pub use rows::{FEASIBILITY_TOLERANCE, load};
+pub use solution::{OPTIMALITY_TOLERANCE, Solution, Status};
+pub use solver::{Limits, Progress, SolveError, Solver, Unfit, UnknownSolver, solver, solvers};

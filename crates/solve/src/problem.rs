@@ -1,0 +1,345 @@
+//! The selection problem, checked once on the way in.
+//!
+//! Every other module may rely on what [`Problem::new`] has established (lengths agree, numbers
+//! are finite and not negative, sizes are capped), so none of them validates again. Utilities are
+//! turned from the file's row-major table into one contiguous column per expert: every solver asks
+//! "what does this expert add?", which is then one stream over memory. The fields are private so
+//! that packed storage can replace the `f64` columns without touching a caller.
+
+use std::collections::HashSet;
+
+/// Most experts (columns) in one problem.
+pub const MAX_EXPERTS: usize = 4096;
+/// Most utilities (calibration rows × experts) in one problem: 2 GiB as `f64`.
+pub const MAX_TABLE: usize = 1 << 28;
+/// Most constraint rows in one problem.
+pub const MAX_CONSTRAINTS: usize = 4096;
+/// Largest utility or weight: sums over the largest table stay far inside `f64`.
+pub const MAX_UTILITY: f64 = 1e9;
+/// Largest cost or limit: a sum over [`MAX_EXPERTS`] costs cannot overflow.
+pub const MAX_COST: f64 = 1e300;
+
+/// One monotone constraint: the load of the chosen set must not exceed `limit`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Constraint {
+    /// Name in reports, unique in the problem, e.g. `standing_energy_j`.
+    pub name: String,
+    /// Largest admissible load, in the unit of the row's costs.
+    pub limit: f64,
+    /// How the load follows from the set.
+    pub kind: Kind,
+}
+
+/// How the load of a constraint follows from the chosen set.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    /// Sum of the members' costs: standing energy, memory of a shared device.
+    Sum {
+        /// Cost per expert.
+        cost: Vec<f64>,
+    },
+    /// Largest cost among the members: worst-case latency of servers that run in parallel.
+    Max {
+        /// Cost per expert.
+        cost: Vec<f64>,
+    },
+    /// Sum of the `top` largest costs: worst-case energy when `top` experts answer one prompt.
+    TopSum {
+        /// How many of the largest costs count; at least 1.
+        top: usize,
+        /// Cost per expert.
+        cost: Vec<f64>,
+    },
+    /// Number of members.
+    Count,
+}
+
+impl Constraint {
+    /// What the set `{expert}` alone puts on this row.
+    pub fn cost(&self, expert: usize) -> f64 {
+        match &self.kind {
+            Kind::Sum { cost } | Kind::Max { cost } | Kind::TopSum { cost, .. } => cost[expert],
+            Kind::Count => 1.0,
+        }
+    }
+
+    fn costs_mut(&mut self) -> Option<&mut Vec<f64>> {
+        match &mut self.kind {
+            Kind::Sum { cost } | Kind::Max { cost } | Kind::TopSum { cost, .. } => Some(cost),
+            Kind::Count => None,
+        }
+    }
+}
+
+/// The unchecked ingredients of a [`Problem`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProblemParts {
+    /// Names of the experts, one per column; unique.
+    pub experts: Vec<String>,
+    /// `utility[x][n]`: how well expert `n` serves calibration row `x`, in `[0, 1e9]`.
+    pub utility: Vec<Vec<f64>>,
+    /// Weight per calibration row, used as given (normally they sum to 1); `None` is uniform.
+    pub weights: Option<Vec<f64>>,
+    /// How many experts answer one row; at least 1.
+    pub k: usize,
+    /// The constraint rows.
+    pub constraints: Vec<Constraint>,
+}
+
+/// Maximise `F_k(S) = Σ_x w_x · (sum of the k largest u_n(x), n ∈ S)` over the **non-empty** sets
+/// `S` that keep every constraint.
+///
+/// The empty set is left out on purpose: it keeps every constraint but answers nothing, so a
+/// problem in which only it fits is reported as infeasible.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    experts: Vec<String>,
+    columns: Vec<f64>,
+    weights: Vec<f64>,
+    k: usize,
+    constraints: Vec<Constraint>,
+}
+
+/// Why [`Problem::new`] refused; every message starts with the field at fault.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ProblemError {
+    /// A list or a count that must not be empty or zero.
+    #[error("{field}: must not be empty or zero")]
+    Empty {
+        /// Path of the field, e.g. `constraints[1].top`.
+        field: String,
+    },
+    /// A list of the wrong length.
+    #[error("{field}: has {actual} entries, expected {expected}")]
+    Length {
+        /// Path of the field.
+        field: String,
+        /// Length it should have.
+        expected: usize,
+        /// Length it has.
+        actual: usize,
+    },
+    /// A number that is NaN, infinite, negative or above its cap.
+    #[error("{field}: is {value}, expected a finite number from 0 to {max:e}")]
+    Number {
+        /// Path of the field.
+        field: String,
+        /// The offending value.
+        value: f64,
+        /// Largest value allowed there.
+        max: f64,
+    },
+    /// A name used twice.
+    #[error("{field}: the name {name:?} is already used; names must be unique")]
+    Duplicate {
+        /// Path of the second use.
+        field: String,
+        /// The name.
+        name: String,
+    },
+    /// A problem larger than the crate accepts.
+    #[error("{field}: {actual} entries, at most {max} are accepted; split or sample the instance")]
+    Size {
+        /// Path of the field.
+        field: String,
+        /// Its size.
+        actual: usize,
+        /// The cap.
+        max: usize,
+    },
+}
+
+impl Problem {
+    /// Checks `parts` and stores them for solving.
+    ///
+    /// # Errors
+    /// [`ProblemError`] naming the first field that is not acceptable.
+    pub fn new(parts: ProblemParts) -> Result<Self, ProblemError> {
+        let ProblemParts {
+            experts,
+            utility,
+            weights,
+            k,
+            mut constraints,
+        } = parts;
+        names("experts", &experts)?;
+        size("experts", experts.len(), MAX_EXPERTS)?;
+        let table = utility.len().saturating_mul(experts.len());
+        size("utility", table, MAX_TABLE)?;
+        size("constraints", constraints.len(), MAX_CONSTRAINTS)?;
+        if k == 0 {
+            return Err(ProblemError::Empty { field: "k".into() });
+        }
+        let columns = columns(&utility, experts.len())?;
+        let weights = match weights {
+            None => vec![1.0 / utility.len() as f64; utility.len()],
+            Some(mut given) => {
+                length("weights", given.len(), utility.len())?;
+                numbers("weights", &mut given, MAX_UTILITY)?;
+                if given.iter().all(|&w| w == 0.0) {
+                    return Err(ProblemError::Empty {
+                        field: "weights".into(),
+                    });
+                }
+                given
+            }
+        };
+        unique(
+            "constraints",
+            ".name",
+            constraints.iter().map(|row| row.name.as_str()),
+        )?;
+        for (r, row) in constraints.iter_mut().enumerate() {
+            constraint(&format!("constraints[{r}]"), row, experts.len())?;
+        }
+        Ok(Self {
+            experts,
+            columns,
+            weights,
+            k,
+            constraints,
+        })
+    }
+
+    /// Number of experts, N.
+    pub fn expert_count(&self) -> usize {
+        self.experts.len()
+    }
+
+    /// Number of calibration rows, M.
+    pub fn row_count(&self) -> usize {
+        self.weights.len()
+    }
+
+    /// Names of the experts, by index.
+    pub fn experts(&self) -> &[String] {
+        &self.experts
+    }
+
+    /// Utilities of one expert over all calibration rows.
+    pub fn column(&self, expert: usize) -> &[f64] {
+        let rows = self.row_count();
+        &self.columns[expert * rows..(expert + 1) * rows]
+    }
+
+    /// Weight of each calibration row.
+    pub fn weights(&self) -> &[f64] {
+        &self.weights
+    }
+
+    /// How many experts answer one row.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The constraint rows.
+    pub fn constraints(&self) -> &[Constraint] {
+        &self.constraints
+    }
+}
+
+fn columns(utility: &[Vec<f64>], experts: usize) -> Result<Vec<f64>, ProblemError> {
+    if utility.is_empty() {
+        return Err(ProblemError::Empty {
+            field: "utility".into(),
+        });
+    }
+    let rows = utility.len();
+    let mut columns = vec![0.0; rows * experts];
+    for (x, row) in utility.iter().enumerate() {
+        length(&format!("utility[{x}]"), row.len(), experts)?;
+        for (n, &u) in row.iter().enumerate() {
+            columns[n * rows + x] = number(|| format!("utility[{x}][{n}]"), u, MAX_UTILITY)?;
+        }
+    }
+    Ok(columns)
+}
+
+fn constraint(field: &str, row: &mut Constraint, experts: usize) -> Result<(), ProblemError> {
+    row.limit = number(|| format!("{field}.limit"), row.limit, MAX_COST)?;
+    if let Kind::TopSum { top: 0, .. } = row.kind {
+        return Err(ProblemError::Empty {
+            field: format!("{field}.top"),
+        });
+    }
+    if let Some(cost) = row.costs_mut() {
+        let field = format!("{field}.cost");
+        length(&field, cost.len(), experts)?;
+        numbers(&field, cost, MAX_COST)?;
+    }
+    Ok(())
+}
+
+fn names(field: &str, names: &[String]) -> Result<(), ProblemError> {
+    if names.is_empty() {
+        return Err(ProblemError::Empty {
+            field: field.into(),
+        });
+    }
+    unique(field, "", names.iter().map(String::as_str))
+}
+
+fn unique<'a>(
+    field: &str,
+    suffix: &str,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), ProblemError> {
+    let mut seen = HashSet::new();
+    for (i, name) in names.enumerate() {
+        let field = || format!("{field}[{i}]{suffix}");
+        if name.is_empty() {
+            return Err(ProblemError::Empty { field: field() });
+        }
+        if !seen.insert(name) {
+            return Err(ProblemError::Duplicate {
+                field: field(),
+                name: name.into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn numbers(field: &str, values: &mut [f64], max: f64) -> Result<(), ProblemError> {
+    for (i, value) in values.iter_mut().enumerate() {
+        *value = number(|| format!("{field}[{i}]"), *value, max)?;
+    }
+    Ok(())
+}
+
+fn number(field: impl Fn() -> String, value: f64, max: f64) -> Result<f64, ProblemError> {
+    if (0.0..=max).contains(&value) {
+        // Turns -0.0 into 0.0, which sorts where it should under `total_cmp`.
+        Ok(value + 0.0)
+    } else {
+        Err(ProblemError::Number {
+            field: field(),
+            value,
+            max,
+        })
+    }
+}
+
+fn length(field: &str, actual: usize, expected: usize) -> Result<(), ProblemError> {
+    if actual == expected {
+        Ok(())
+    } else {
+        Err(ProblemError::Length {
+            field: field.into(),
+            expected,
+            actual,
+        })
+    }
+}
+
+fn size(field: &str, actual: usize, max: usize) -> Result<(), ProblemError> {
+    if actual <= max {
+        Ok(())
+    } else {
+        Err(ProblemError::Size {
+            field: field.into(),
+            actual,
+            max,
+        })
+    }
+}

@@ -1,0 +1,104 @@
+//! Random instances small enough for the oracle, rich in what breaks solvers: ties, zero costs and
+//! limits, duplicate experts, every kind of row, sets that fill a limit exactly.
+
+use moe2_solve::{Constraint, Kind, Limits, Problem, ProblemParts, Solution, solver};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// Utilities of one instance are all 0/1, all from a coarse grid, or real.
+fn utility(rows: usize, experts: usize) -> impl Strategy<Value = Vec<Vec<f64>>> {
+    let binary = (0u8..=1).prop_map(f64::from).boxed();
+    let grid = (0u8..=4).prop_map(|u| f64::from(u) / 4.0).boxed();
+    let real = (0.0..1.0).boxed();
+    prop_oneof![Just(binary), Just(grid), Just(real)]
+        .prop_flat_map(move |cell| vec(vec(cell, experts), rows))
+}
+
+fn cost(experts: usize) -> impl Strategy<Value = Vec<f64>> {
+    let whole = vec((0u8..6).prop_map(f64::from), experts);
+    prop_oneof![whole, vec(0.0..5.0f64, experts)]
+}
+
+fn constraint(experts: usize) -> impl Strategy<Value = Constraint> {
+    let kind = prop_oneof![
+        3 => cost(experts).prop_map(|cost| Kind::Sum { cost }),
+        1 => cost(experts).prop_map(|cost| Kind::Max { cost }),
+        2 => (1usize..4, cost(experts)).prop_map(|(top, cost)| Kind::TopSum { top, cost }),
+        1 => Just(Kind::Count),
+    ];
+    let limit = prop_oneof![
+        1 => Just(0.0),
+        6 => (1u8..14).prop_map(f64::from),
+        3 => 0.0..12.0f64,
+    ];
+    (kind, limit).prop_map(|(kind, limit)| Constraint {
+        name: String::new(),
+        limit,
+        kind,
+    })
+}
+
+/// The ingredients of a valid problem with at most ten experts.
+pub(crate) fn parts() -> impl Strategy<Value = ProblemParts> {
+    (1usize..=10, 1usize..=6, 1usize..=3).prop_flat_map(|(experts, rows, k)| {
+        let weights = prop_oneof![Just(None), vec(0.01..2.0f64, rows).prop_map(Some)];
+        let twins = proptest::option::of((0..experts, 0..experts));
+        let constraints = vec(constraint(experts), 0..5);
+        (utility(rows, experts), weights, constraints, twins).prop_map(
+            move |(utility, weights, mut constraints, twins)| {
+                for (r, row) in constraints.iter_mut().enumerate() {
+                    row.name = format!("row {r}");
+                }
+                let names = (0..experts).map(|n| format!("expert {n}")).collect();
+                let mut parts = ProblemParts {
+                    experts: names,
+                    utility,
+                    weights,
+                    k,
+                    constraints,
+                };
+                if let Some((from, to)) = twins {
+                    parts = select(&parts, |n| if n == to { from } else { n });
+                    parts.experts[to] = format!("expert {to}");
+                }
+                parts
+            },
+        )
+    })
+}
+
+/// The instance whose expert `n` is expert `from(n)` of `parts`; names come along.
+pub(crate) fn select(parts: &ProblemParts, from: impl Fn(usize) -> usize) -> ProblemParts {
+    let count = parts.experts.len();
+    let pick = |row: &Vec<f64>| (0..count).map(|n| row[from(n)]).collect::<Vec<f64>>();
+    let mut picked = parts.clone();
+    picked.experts = (0..count).map(|n| parts.experts[from(n)].clone()).collect();
+    picked.utility = parts.utility.iter().map(pick).collect();
+    for row in &mut picked.constraints {
+        if let Some(cost) = costs(row) {
+            *cost = pick(cost);
+        }
+    }
+    picked
+}
+
+/// The costs of a row, if its kind has any.
+pub(crate) fn costs(row: &mut Constraint) -> Option<&mut Vec<f64>> {
+    match &mut row.kind {
+        Kind::Sum { cost } | Kind::Max { cost } | Kind::TopSum { cost, .. } => Some(cost),
+        Kind::Count => None,
+    }
+}
+
+/// Solves without limits by the solver of that name.
+pub(crate) fn solve(name: &str, problem: &Problem) -> Solution {
+    solver(name)
+        .unwrap()
+        .solve(problem, &mut Limits::default())
+        .unwrap()
+}
+
+/// The optimal value; 0 if only the empty set fits.
+pub(crate) fn optimum(parts: &ProblemParts) -> f64 {
+    solve("brute", &Problem::new(parts.clone()).unwrap()).objective
+}

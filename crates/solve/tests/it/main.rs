@@ -1,0 +1,11 @@
+//! Tests of the public interface, in one binary so that they share the random instances. `cfg(test)` tells
+//! the lints that helpers may unwrap too.
+
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+mod file;
+#[cfg(test)]
+mod instances;
+#[cfg(test)]
+mod solvers;

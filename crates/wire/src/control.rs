@@ -1,0 +1,75 @@
+//! The control conversation between an agent and the coordinator.
+//!
+//! The agent opens one bidirectional stream and says [`FromAgent::Hello`]; everything that is not
+//! about a single query goes there. The node's name is not in it: the certificate says who it is.
+
+use moe2_model::{DeviceInfo, ExpertName, ExpertOffer, ExpertState};
+use serde::{Deserialize, Serialize};
+
+/// TLS application protocol of the fleet; a change that old peers cannot read gets a new one.
+pub const ALPN: &[u8] = b"moe2/1";
+
+/// Version of the messages inside [`ALPN`].
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// From an agent to the coordinator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromAgent {
+    /// First message of a session.
+    Hello {
+        /// Lowest message version the agent speaks.
+        min_version: u16,
+        /// Highest message version the agent speaks.
+        max_version: u16,
+        /// The agent's software version, for people.
+        software: String,
+        /// The machine.
+        device: DeviceInfo,
+        /// Experts it hosts, with their states.
+        experts: Vec<(ExpertOffer, ExpertState)>,
+    },
+    /// Still here.
+    Heartbeat {
+        /// Counts up within a session.
+        sequence: u64,
+    },
+    /// An expert changed state.
+    Expert {
+        /// Which.
+        name: ExpertName,
+        /// Its new state.
+        state: ExpertState,
+    },
+    /// Finishing what it has; give it nothing new.
+    Draining,
+}
+
+/// From the coordinator to an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToAgent {
+    /// The agent is in the fleet.
+    Welcome {
+        /// Message version of this session.
+        version: u16,
+        /// How often to send a heartbeat, in milliseconds.
+        heartbeat_ms: u32,
+    },
+    /// The agent is not let in.
+    Refused(RefusedAgent),
+}
+
+/// Why an agent is not let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum RefusedAgent {
+    /// No common version.
+    #[error("the coordinator speaks message versions {min} to {max}: upgrade the older of the two")]
+    Version {
+        /// Lowest the coordinator speaks.
+        min: u16,
+        /// Highest the coordinator speaks.
+        max: u16,
+    },
+    /// The first message was not a hello, or its content is unacceptable.
+    #[error("the agent's description was not accepted: {0}")]
+    BadHello(String),
+}

@@ -1,0 +1,123 @@
+//! What only the operator may do, behind a credential of its own.
+//!
+//! `GET /admin/v1/fleet`, `POST /admin/v1/join-tokens`, `GET /metrics`. Errors have the same envelope as
+//! the rest of the API.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use moe2_metrics::Metrics;
+use moe2_model::NodeId;
+use moe2_net::{JoinToken, constant_time_eq, hash_secret};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::handle::EngineHandle;
+use crate::http::{ApiError, bearer};
+use crate::join::Registrar;
+use crate::state;
+use crate::store::NewToken;
+
+/// Longest life of a join token: it is typed or pasted within the hour, or made again.
+const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// What the admin routes need.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    pub(crate) engine: EngineHandle,
+    pub(crate) registrar: Arc<Registrar>,
+    pub(crate) metrics: Metrics,
+    pub(crate) key_sha256: [u8; 32],
+    /// Where agents dial, `host:port`.
+    pub(crate) advertise: String,
+}
+
+/// The operator's routes.
+pub(crate) fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/admin/v1/fleet", get(fleet))
+        .route("/admin/v1/join-tokens", post(create_token))
+        .route("/metrics", get(metrics))
+        .route_layer(from_fn_with_state(admin.clone(), authorise))
+        .with_state(admin)
+}
+
+async fn authorise(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let given = bearer(request.headers()).map(state::hash);
+    if given.is_some_and(|hash| constant_time_eq(&hash, &admin.key_sha256)) {
+        next.run(request).await
+    } else {
+        ApiError::unauthorised().into_response()
+    }
+}
+
+async fn fleet(State(admin): State<Admin>) -> Response {
+    Json(admin.engine.fleet().as_ref()).into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    match admin.metrics.encode() {
+        Ok(text) => {
+            let mut headers = HeaderMap::new();
+            let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            headers.insert(header::CONTENT_TYPE, kind);
+            (headers, text).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be written");
+            ApiError::internal().into_response()
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenRequest {
+    node: NodeId,
+    ttl_seconds: u64,
+}
+
+async fn create_token(State(admin): State<Admin>, body: axum::body::Bytes) -> Response {
+    let request: TokenRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => return ApiError::bad_request(None, error.to_string()).into_response(),
+    };
+    let ttl = Duration::from_secs(request.ttl_seconds);
+    if ttl.is_zero() || ttl > MAX_TTL {
+        let why = format!("ttl_seconds must be from 1 to {}", MAX_TTL.as_secs());
+        return ApiError::bad_request(Some("ttl_seconds"), why).into_response();
+    }
+    let made = tokio::task::spawn_blocking(move || {
+        let token = JoinToken::generate(admin.registrar.authority.ca_sha256());
+        let expires_at = SystemTime::now() + ttl;
+        let stored = NewToken {
+            id: token.id.clone(),
+            secret_sha256: hash_secret(token.secret()),
+            node: request.node.clone(),
+            expires_at,
+        };
+        admin.registrar.store.add_token(&stored)?;
+        tracing::info!(node = %request.node, id = token.id, "join token made");
+        let expires = expires_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        Ok::<_, rusqlite::Error>(json!({
+            "token": token.to_string(),
+            "node": request.node,
+            "coordinator": admin.advertise,
+            "expires_at": expires,
+        }))
+    });
+    match made.await {
+        Ok(Ok(token)) => (StatusCode::CREATED, Json(token)).into_response(),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the join token was not stored");
+            ApiError::internal().into_response()
+        }
+        Err(_) => ApiError::internal().into_response(),
+    }
+}

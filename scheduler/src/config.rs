@@ -1,0 +1,160 @@
+//! The coordinator's one TOML file.
+//!
+//! Every key has a default except where a guess would be wrong, unknown keys are refused, and
+//! `--check-config` reads the file and stops. The file holds no secret: keys are stored as hashes,
+//! and what the coordinator makes itself (CA, admin key) lies in its state directory.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use moe2_engine::coordinator::Config as EngineConfig;
+use moe2_model::{Prices, TenantId};
+use serde::Deserialize;
+
+/// The file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Where clients connect. TLS for clients is a reverse proxy's job, so the default is loopback.
+    pub(crate) http: SocketAddr,
+    /// Where agents connect, UDP.
+    pub(crate) quic: SocketAddr,
+    /// The address agents are told to dial, `host:port`; by default the `quic` address.
+    pub(crate) advertise: Option<String>,
+    /// CA, keys and database; made on first start.
+    pub(crate) state_dir: PathBuf,
+    /// How long an agent's certificate is good for, in hours.
+    pub(crate) certificate_hours: u32,
+    pub(crate) limits: Limits,
+    pub(crate) prices: ConfigPrices,
+    /// Who may ask. Without any, a tenant `default` with a fresh key is made.
+    pub(crate) tenant: Vec<Tenant>,
+}
+
+/// Limits on what clients may ask for.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    /// Largest request body in bytes.
+    pub(crate) body_bytes: usize,
+    /// Largest `max_tokens`.
+    pub(crate) output_tokens: u32,
+    /// Queries under way at once.
+    pub(crate) queries: usize,
+    /// Longest a query may take, in seconds.
+    pub(crate) query_seconds: u32,
+}
+
+/// λ and μ.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ConfigPrices {
+    pub(crate) per_joule: f64,
+    pub(crate) per_second: f64,
+}
+
+/// One tenant.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tenant {
+    pub(crate) name: TenantId,
+    /// SHA-256 of its API key, 64 hexadecimal digits.
+    pub(crate) key_sha256: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            http: SocketAddr::from(([127, 0, 0, 1], 8077)),
+            quic: SocketAddr::from(([0, 0, 0, 0], 7077)),
+            advertise: None,
+            state_dir: PathBuf::from("/var/lib/moe2"),
+            certificate_hours: 30 * 24,
+            limits: Limits::default(),
+            prices: ConfigPrices::default(),
+            tenant: Vec::new(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { body_bytes: 1 << 20, output_tokens: 4_096, queries: 1_024, query_seconds: 300 }
+    }
+}
+
+impl Default for ConfigPrices {
+    fn default() -> Self {
+        let Prices { per_joule, per_second } = EngineConfig::default().prices;
+        Self { per_joule, per_second }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file; without one, the defaults.
+    pub(crate) fn read(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        let mut wrong = Vec::new();
+        let ConfigPrices { per_joule, per_second } = config.prices;
+        if [per_joule, per_second].iter().any(|p| !p.is_finite() || *p < 0.0) {
+            wrong.push("prices: use finite numbers of at least 0".to_owned());
+        }
+        for tenant in &config.tenant {
+            if tenant.key_hash().is_none() {
+                wrong.push(format!("tenant {}: key_sha256 must be 64 hexadecimal digits", tenant.name));
+            }
+        }
+        if config.limits.body_bytes > 1 << 20 {
+            wrong.push("limits.body_bytes: at most 1048576, what fits a frame".to_owned());
+        }
+        if config.limits.queries == 0 || config.limits.query_seconds == 0 || config.certificate_hours == 0
+        {
+            wrong.push("limits.queries, limits.query_seconds, certificate_hours: at least 1".to_owned());
+        }
+        if wrong.is_empty() { Ok(config) } else { bail!("{}", wrong.join("; ")) }
+    }
+
+    /// Settings for the engine.
+    pub(crate) fn engine(&self) -> EngineConfig {
+        let since_epoch = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+        EngineConfig {
+            prices: Prices {
+                per_joule: self.prices.per_joule,
+                per_second: self.prices.per_second,
+            },
+            max_queries: self.limits.queries,
+            query_timeout: Duration::from_secs(u64::from(self.limits.query_seconds)),
+            first_dispatch: u64::try_from(since_epoch.as_micros()).unwrap_or(1),
+            ..EngineConfig::default()
+        }
+    }
+}
+
+impl Tenant {
+    /// The hash of its key.
+    pub(crate) fn key_hash(&self) -> Option<[u8; 32]> {
+        crate::state::from_hex(&self.key_sha256)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_and_a_bad_hash_are_refused_by_name() {
+        let unknown = Config::parse("htpp = \"127.0.0.1:1\"").expect_err("unknown key");
+        assert!(format!("{unknown:#}").contains("htpp"));
+        let hash = Config::parse("[[tenant]]\nname = \"a\"\nkey_sha256 = \"xyz\"").expect_err("bad hash");
+        assert!(hash.to_string().contains("tenant a"), "{hash}");
+    }
+}

@@ -1,0 +1,241 @@
+//! The one task that owns the engine.
+//!
+//! Commands come in through one channel, outputs go out to channels and tasks; nothing here waits
+//! for a client or an agent. The `select!` below lists everything that can wake the engine: a
+//! command, a due timer, a snapshot that is owed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moe2_engine::coordinator::{Engine, FleetView, Input, Output, PlanRequest, Reply};
+use moe2_metrics::Metrics;
+use moe2_model::{DispatchId, Event, QueryId, SessionId, Time};
+use moe2_solve::{Limits, check, solver};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep, sleep_until};
+
+use crate::handle::{Command, EngineHandle};
+use crate::peer::AgentPeer;
+
+/// Snapshots of the fleet are at most this old while anything happens.
+const VIEW_EVERY: Duration = Duration::from_millis(50);
+/// Commands waiting for the engine; senders wait when it is full, so memory stays bounded.
+const COMMANDS: usize = 4_096;
+/// Longest the solver may search; what it has then is used with its true bound.
+const PLAN_TIME: Duration = Duration::from_secs(10);
+
+/// Between the last words to an agent and closing its connection.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// The engine's surroundings.
+struct Driver {
+    engine: Engine,
+    handle: EngineHandle,
+    metrics: Metrics,
+    zero: Instant,
+    replies: HashMap<QueryId, mpsc::UnboundedSender<Reply>>,
+    agents: HashMap<SessionId, AgentPeer>,
+    cancels: HashMap<DispatchId, oneshot::Sender<()>>,
+    /// When the query being submitted was parsed, until its first dispatch has taken it.
+    parsed: Option<Instant>,
+}
+
+/// Starts the engine's task.
+pub(crate) fn spawn(engine: Engine, metrics: Metrics) -> (EngineHandle, tokio::task::JoinHandle<()>) {
+    let (commands, inbox) = mpsc::channel(COMMANDS);
+    let (publish, view) = watch::channel(Arc::new(FleetView::default()));
+    let handle = EngineHandle::new(commands, view);
+    let driver = Driver {
+        engine,
+        handle: handle.clone(),
+        metrics,
+        zero: Instant::now(),
+        replies: HashMap::new(),
+        agents: HashMap::new(),
+        cancels: HashMap::new(),
+        parsed: None,
+    };
+    let task = tokio::spawn(driver.run(inbox, publish));
+    (handle, task)
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Command>,
+        publish: watch::Sender<Arc<FleetView>>,
+    ) {
+        let mut view_due: Option<Instant> = None;
+        loop {
+            let deadline = self.engine.next_deadline().map(|at| self.instant(at));
+            let wake = match (deadline, view_due) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            let command = match wake {
+                None => inbox.recv().await,
+                Some(at) => tokio::select! {
+                    command = inbox.recv() => command,
+                    () = sleep_until(at.into()) => Some(Command::Input(Input::Tick)),
+                },
+            };
+            let Some(command) = command else { return };
+            self.take(command);
+            view_due.get_or_insert_with(|| Instant::now() + VIEW_EVERY);
+            if view_due.is_some_and(|due| due <= Instant::now()) {
+                publish.send_replace(Arc::new(self.engine.view(self.now())));
+                view_due = None;
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        let now = self.now();
+        match command {
+            Command::Attach(session, peer) => {
+                self.agents.insert(session, peer);
+                return;
+            }
+            Command::Submit(submit) => {
+                self.replies.insert(submit.id, submit.replies);
+                self.parsed = Some(submit.parsed);
+                let input = Input::Submit { query: submit.id, request: submit.query };
+                self.engine.handle(now, input);
+            }
+            Command::Input(input) => {
+                self.forget(&input);
+                self.engine.handle(now, input);
+            }
+        }
+        while let Some(output) = self.engine.poll_output() {
+            self.put(output);
+        }
+        self.parsed = None;
+    }
+
+    /// Drops what the driver keeps for things that an input ends.
+    fn forget(&mut self, input: &Input) {
+        match input {
+            Input::ClientGone { query } => {
+                self.replies.remove(query);
+            }
+            Input::Work { dispatch, frame } if frame.is_terminal() => {
+                self.cancels.remove(dispatch);
+            }
+            Input::WorkLost { dispatch, .. } => {
+                self.cancels.remove(dispatch);
+            }
+            Input::AgentLost { session, .. } => {
+                self.agents.remove(session);
+            }
+            _ => {}
+        }
+    }
+
+    fn put(&mut self, output: Output) {
+        match output {
+            Output::Reply { query, reply } => {
+                let terminal = reply.is_terminal();
+                if let Some(client) = self.replies.get(&query) {
+                    // A client that is gone says so itself, by dropping its submission.
+                    let _ = client.send(reply);
+                }
+                if terminal {
+                    self.replies.remove(&query);
+                }
+            }
+            Output::Dispatch { dispatch, session, work } => self.dispatch(dispatch, session, *work),
+            Output::Cancel { dispatch } => {
+                if let Some(cancel) = self.cancels.remove(&dispatch) {
+                    let _ = cancel.send(());
+                }
+            }
+            Output::ToAgent { session, message } => {
+                if let Some(agent) = self.agents.get(&session) {
+                    agent.say(message);
+                }
+            }
+            Output::CloseAgent { session, reason } => self.close(session, reason),
+            Output::Plan(request) => self.plan(*request),
+            Output::Event(event) => self.event(&event),
+        }
+    }
+
+    fn dispatch(&mut self, dispatch: DispatchId, session: SessionId, work: moe2_wire::ToExpert) {
+        let parsed = self.parsed.take();
+        let surroundings = (self.handle.clone(), self.metrics.clone());
+        if let Some(agent) = self.agents.get(&session) {
+            let cancel = agent.dispatch((dispatch, work), parsed, surroundings);
+            self.cancels.insert(dispatch, cancel);
+        } else {
+            let engine = self.handle.clone();
+            tokio::spawn(async move {
+                let reason = "the agent is gone".to_owned();
+                let _ = engine.input(Input::WorkLost { dispatch, reason }).await;
+            });
+        }
+    }
+
+    /// Closes after a moment in which what was said before can leave.
+    fn close(&mut self, session: SessionId, reason: String) {
+        let Some(agent) = self.agents.remove(&session) else { return };
+        tokio::spawn(async move {
+            // Closing discards unsent data, and a refusal must reach the agent's log.
+            sleep(FAREWELL).await;
+            agent.close(&reason);
+        });
+    }
+
+    /// Solves on a blocking thread; the answer is checked before the engine sees it.
+    fn plan(&self, request: PlanRequest) {
+        let engine = self.handle.clone();
+        tokio::spawn(async move {
+            let solved = tokio::task::spawn_blocking(move || {
+                let started = Instant::now();
+                let mut stop = |_: &moe2_solve::Progress| started.elapsed() > PLAN_TIME;
+                let mut limits = Limits::default().with_stop(&mut stop);
+                let solution = solver("auto")
+                    .map_err(|e| e.to_string())?
+                    .solve(&request.problem, &mut limits)
+                    .map_err(|e| e.to_string())?;
+                check(&request.problem, &solution).map_err(|e| e.to_string())?;
+                Ok::<_, String>((request, solution))
+            });
+            match solved.await {
+                Ok(Ok((request, solution))) => {
+                    let (request, solution) = (Box::new(request), Box::new(solution));
+                    let _ = engine.input(Input::Planned { request, solution }).await;
+                }
+                Ok(Err(reason)) => tracing::error!(reason, "the planner's answer was not usable"),
+                Err(error) => tracing::error!(%error, "the planner's thread failed"),
+            }
+        });
+    }
+
+    fn event(&self, event: &Event) {
+        self.metrics.fold(event);
+        match event {
+            Event::NodeJoined { node, energy_source } => {
+                tracing::info!(%node, source = energy_source.as_str(), "node joined the fleet");
+                if *energy_source == moe2_model::EnergySource::Modelled {
+                    tracing::warn!(%node, "no energy sensor: its joules are modelled");
+                }
+            }
+            Event::NodeLost { node, reason } => tracing::warn!(%node, reason, "node lost"),
+            Event::Planned { selected, offered, objective, bound } => {
+                tracing::info!(selected, offered, objective, bound, "active set planned");
+            }
+            other => tracing::debug!(?other, "event"),
+        }
+    }
+
+    fn now(&self) -> Time {
+        let micros = u64::try_from(self.zero.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Time::from_micros(micros)
+    }
+
+    fn instant(&self, time: Time) -> Instant {
+        self.zero + Duration::from_micros(time.as_micros())
+    }
+}

@@ -1,0 +1,123 @@
+//! The way into the engine for everything else in this process.
+//!
+//! One task owns the engine (`driver`); HTTP handlers and QUIC readers hold a clone of
+//! [`EngineHandle`] and send it inputs. A [`Submission`] that is dropped tells the engine that its
+//! client is gone, so cancelling needs no discipline from the HTTP layer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use moe2_engine::coordinator::{FleetView, Input, Reply};
+use moe2_model::{Query, QueryId, SessionId};
+use tokio::sync::{mpsc, watch};
+
+use crate::peer::AgentPeer;
+
+/// What the driver task receives.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A query and where its replies go. The channel is unbounded so that one slow client never
+    /// stalls the engine; what it can hold is bounded by the query's own token limit.
+    Submit(Submit),
+    /// An agent connected; whatever the engine wants said to it goes there.
+    Attach(SessionId, AgentPeer),
+    /// Anything else that happened.
+    Input(Input),
+}
+
+/// A parsed query on its way to the engine.
+#[derive(Debug)]
+pub(crate) struct Submit {
+    pub(crate) id: QueryId,
+    pub(crate) query: Box<Query>,
+    pub(crate) replies: mpsc::UnboundedSender<Reply>,
+    /// When the request was parsed: the coordinator's own share of a delay counts from here.
+    pub(crate) parsed: Instant,
+}
+
+/// The engine's task is gone: the process is shutting down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the coordinator is shutting down")]
+pub(crate) struct ShuttingDown;
+
+/// A way to send inputs to the engine.
+#[derive(Debug, Clone)]
+pub(crate) struct EngineHandle {
+    commands: mpsc::Sender<Command>,
+    next: Arc<AtomicU64>,
+    view: watch::Receiver<Arc<FleetView>>,
+}
+
+impl EngineHandle {
+    pub(crate) fn new(
+        commands: mpsc::Sender<Command>,
+        view: watch::Receiver<Arc<FleetView>>,
+    ) -> Self {
+        Self { commands, next: Arc::new(AtomicU64::new(1)), view }
+    }
+
+    /// Hands a query to the engine.
+    pub(crate) async fn submit(&self, query: Query) -> Result<Submission, ShuttingDown> {
+        let id = QueryId(self.next.fetch_add(1, Ordering::Relaxed));
+        let (sender, replies) = mpsc::unbounded_channel();
+        let submit =
+            Submit { id, query: Box::new(query), replies: sender, parsed: Instant::now() };
+        self.commands.send(Command::Submit(submit)).await.map_err(|_| ShuttingDown)?;
+        Ok(Submission { id, replies, commands: self.commands.clone(), ended: false })
+    }
+
+    /// Makes an agent's connection known before anything it says.
+    pub(crate) async fn attach(&self, peer: AgentPeer) -> Result<SessionId, ShuttingDown> {
+        let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
+        self.commands.send(Command::Attach(session, peer)).await.map_err(|_| ShuttingDown)?;
+        Ok(session)
+    }
+
+    /// Tells the engine that something happened.
+    pub(crate) async fn input(&self, input: Input) -> Result<(), ShuttingDown> {
+        self.commands.send(Command::Input(input)).await.map_err(|_| ShuttingDown)
+    }
+
+    /// The latest snapshot of the fleet.
+    pub(crate) fn fleet(&self) -> Arc<FleetView> {
+        self.view.borrow().clone()
+    }
+}
+
+/// A query under way. Dropping it before its terminal reply abandons the query.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    id: QueryId,
+    replies: mpsc::UnboundedReceiver<Reply>,
+    commands: mpsc::Sender<Command>,
+    ended: bool,
+}
+
+impl Submission {
+    /// The next reply; `None` after the terminal one, or when the engine is gone.
+    pub(crate) async fn next(&mut self) -> Option<Reply> {
+        if self.ended {
+            return None;
+        }
+        let reply = self.replies.recv().await;
+        self.ended = reply.as_ref().is_none_or(Reply::is_terminal);
+        reply
+    }
+}
+
+impl Drop for Submission {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let gone = Command::Input(Input::ClientGone { query: self.id });
+        if let Err(mpsc::error::TrySendError::Full(gone)) = self.commands.try_send(gone) {
+            // The queue is full for a moment; the client's going must still arrive.
+            let commands = self.commands.clone();
+            tokio::spawn(async move {
+                let _ = commands.send(gone).await;
+            });
+        }
+    }
+}

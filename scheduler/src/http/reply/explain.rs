@@ -1,0 +1,153 @@
+//! The `moe2` object of a reply: who worked on it, what was forecast and what it took.
+//!
+//! Field names carry their units. Figures a client may want on every answer are always there; the
+//! candidates that were not taken and the log-probabilities only on request, because they grow with
+//! the fleet.
+
+use moe2_model::{Candidate, EnergySource, Explanation, Forecast, Participant, Usage, Verdict};
+use serde::Serialize;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Moe2<'a> {
+    experts: Vec<Expert<'a>>,
+    fusion: &'a str,
+    topic: &'a str,
+    prices: moe2_model::Prices,
+    delay_s: f64,
+    energy_j: f64,
+    energy_source: EnergySource,
+    redispatches: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    candidates: Option<Vec<Considered>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Expert<'a> {
+    expert: String,
+    weight: f64,
+    gate_score: f64,
+    predicted: Predicted,
+    actual: Option<Actual>,
+    failure: Option<&'a str>,
+    /// In the order of the request's options.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    option_logprobs: Option<&'a [f64]>,
+}
+
+#[derive(Debug, Serialize)]
+struct Predicted {
+    delay_s: f64,
+    delay_p95_s: f64,
+    energy_j: f64,
+    samples: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Actual {
+    queue_s: f64,
+    prefill_s: f64,
+    decode_s: f64,
+    energy_j: f64,
+    energy_source: EnergySource,
+    prompt_tokens: u32,
+    output_tokens: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Considered {
+    expert: String,
+    verdict: Verdict,
+    score: f64,
+    forecast: Full,
+}
+
+#[derive(Debug, Serialize)]
+struct Full {
+    quality: f64,
+    output_tokens: f64,
+    delay_s: f64,
+    delay_p95_s: f64,
+    energy_j: f64,
+    energy_p95_j: f64,
+    samples: u64,
+}
+
+impl<'a> Moe2<'a> {
+    pub(super) fn new(explanation: &'a Explanation, explain: bool) -> Self {
+        Self {
+            experts: explanation
+                .participants
+                .iter()
+                .map(|p| Expert::new(p, explain))
+                .collect(),
+            fusion: &explanation.fusion,
+            topic: &explanation.topic,
+            prices: explanation.prices,
+            delay_s: explanation.delay.get(),
+            energy_j: explanation.energy.get(),
+            energy_source: explanation.energy_source,
+            redispatches: explanation.redispatches,
+            candidates: explain
+                .then(|| explanation.candidates.iter().map(Considered::new).collect()),
+        }
+    }
+}
+
+impl<'a> Expert<'a> {
+    fn new(participant: &'a Participant, explain: bool) -> Self {
+        let forecast = &participant.forecast;
+        Self {
+            expert: participant.expert.to_string(),
+            weight: participant.weight,
+            gate_score: forecast.quality,
+            predicted: Predicted {
+                delay_s: forecast.delay.get(),
+                delay_p95_s: forecast.delay_p95.get(),
+                energy_j: forecast.energy.get(),
+                samples: forecast.samples,
+            },
+            actual: participant.usage.as_ref().map(Actual::new),
+            failure: participant.failure.as_deref(),
+            option_logprobs: participant.option_logprobs.as_deref().filter(|_| explain),
+        }
+    }
+}
+
+impl Actual {
+    fn new(usage: &Usage) -> Self {
+        Self {
+            queue_s: usage.queue.get(),
+            prefill_s: usage.prefill.get(),
+            decode_s: usage.decode.get(),
+            energy_j: usage.energy.get(),
+            energy_source: usage.energy_source,
+            prompt_tokens: usage.prompt_tokens,
+            output_tokens: usage.output_tokens,
+        }
+    }
+}
+
+impl Considered {
+    fn new(candidate: &Candidate) -> Self {
+        Self {
+            expert: candidate.expert.to_string(),
+            verdict: candidate.verdict,
+            score: candidate.score,
+            forecast: Full::new(&candidate.forecast),
+        }
+    }
+}
+
+impl Full {
+    fn new(forecast: &Forecast) -> Self {
+        Self {
+            quality: forecast.quality,
+            output_tokens: forecast.output_tokens,
+            delay_s: forecast.delay.get(),
+            delay_p95_s: forecast.delay_p95.get(),
+            energy_j: forecast.energy.get(),
+            energy_p95_j: forecast.energy_p95.get(),
+            samples: forecast.samples,
+        }
+    }
+}

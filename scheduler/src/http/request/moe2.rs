@@ -1,0 +1,99 @@
+//! Our own request fields, under `moe2`: budgets, how many experts, and how much to tell.
+//!
+//! Unknown keys in here are refused, unlike unknown fields of the request: no other server has
+//! them, so a strange one is a typing error, and a mistyped budget must not be ignored.
+
+use moe2_model::{Budgets, Joules, Mode, Seconds};
+
+use super::fields::Fields;
+use crate::http::error::ApiError;
+
+const KEYS: &[&str] = &[
+    "delay_budget_ms",
+    "energy_budget_j",
+    "max_experts",
+    "mode",
+    "explain",
+];
+/// Most experts one query may occupy.
+const MAX_EXPERTS: u32 = 8;
+/// Experts in a fusion when the request does not say: the fewest that can outvote one mistake.
+const FUSED_EXPERTS: u32 = 3;
+
+/// What the client wishes beyond OpenAI's fields.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Wishes {
+    pub budgets: Budgets,
+    pub max_experts: u32,
+    pub mode: Mode,
+    pub explain: bool,
+}
+
+/// The `moe2` object, or its defaults.
+pub(super) fn parse(request: &Fields<'_>) -> Result<Wishes, ApiError> {
+    let Some(fields) = request.object("moe2")? else {
+        return Ok(Wishes {
+            budgets: Budgets::default(),
+            max_experts: 1,
+            mode: Mode::Auto,
+            explain: false,
+        });
+    };
+    if let Some(unknown) = fields.names().find(|name| !KEYS.contains(name)) {
+        return Err(unknown_key(&fields, unknown));
+    }
+    let mode = mode(&fields)?;
+    let default_experts = match mode {
+        Mode::Fuse => FUSED_EXPERTS,
+        Mode::Auto | Mode::Single => 1,
+    };
+    let max_experts = fields
+        .integer("max_experts", 1, MAX_EXPERTS)?
+        .unwrap_or(default_experts);
+    let delay = budget(&fields, "delay_budget_ms")?;
+    let energy = budget(&fields, "energy_budget_j")?;
+    Ok(Wishes {
+        budgets: Budgets {
+            delay: delay.map(|ms| Seconds::saturating(ms / 1_000.0)),
+            energy: energy.map(Joules::saturating),
+        },
+        max_experts,
+        mode,
+        explain: fields.boolean("explain")?.unwrap_or(false),
+    })
+}
+
+fn budget(fields: &Fields<'_>, name: &str) -> Result<Option<f64>, ApiError> {
+    let amount = fields.number(name)?;
+    if amount.is_some_and(|amount| !(amount.is_finite() && amount > 0.0)) {
+        return Err(fields.wrong(name, "a number above 0"));
+    }
+    Ok(amount)
+}
+
+fn mode(fields: &Fields<'_>) -> Result<Mode, ApiError> {
+    match fields.string("mode")? {
+        None | Some("auto") => Ok(Mode::Auto),
+        Some("single") => Ok(Mode::Single),
+        Some("fuse") => Ok(Mode::Fuse),
+        Some("cascade") => {
+            let message = "`moe2.mode` \"cascade\" is not supported yet; use \"auto\", \"single\" or \"fuse\".";
+            Err(ApiError::bad_request(Some("moe2.mode"), message).with_code("unsupported_value"))
+        }
+        Some(_) => Err(fields.wrong("mode", "\"auto\", \"single\" or \"fuse\"")),
+    }
+}
+
+fn unknown_key(fields: &Fields<'_>, unknown: &str) -> ApiError {
+    let nearest = KEYS
+        .iter()
+        .max_by(|a, b| {
+            let likeness = |key: &str| strsim::jaro_winkler(key, unknown);
+            likeness(a).total_cmp(&likeness(b))
+        })
+        .expect("the list of keys is not empty");
+    let shown: String = unknown.chars().take(80).collect();
+    let path = fields.path(&shown);
+    let message = format!("`{path}` is not known; did you mean `moe2.{nearest}`?");
+    ApiError::bad_request(Some(&path), message).with_code("unknown_parameter")
+}

@@ -1,0 +1,79 @@
+//! Letting new agents in, and renewing the certificates of old ones.
+
+use std::time::{Duration, SystemTime};
+
+use moe2_model::NodeId;
+use moe2_net::{Authority, JoinConnection, hash_secret};
+use moe2_wire::{EnrolError, EnrolReply, EnrolRequest};
+
+use crate::store::Store;
+
+/// What enrolment needs.
+#[derive(Debug)]
+pub(crate) struct Registrar {
+    pub(crate) authority: Authority,
+    pub(crate) store: Store,
+    pub(crate) lifetime: Duration,
+}
+
+impl Registrar {
+    /// Serves one enrolment.
+    pub(crate) async fn serve(self: std::sync::Arc<Self>, mut connection: JoinConnection) {
+        let remote = connection.remote();
+        let request = match connection.request().await {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::warn!(%remote, %error, "enrolment was not understood");
+                return;
+            }
+        };
+        let peer = connection.peer_node();
+        let node = request.node.clone();
+        let decided =
+            tokio::task::spawn_blocking(move || self.decide(&request, peer.as_ref())).await;
+        let reply = match decided.unwrap_or(Err(EnrolError::Internal)) {
+            Ok(reply) => {
+                tracing::info!(%remote, node, "certificate issued");
+                reply
+            }
+            Err(refused) => {
+                tracing::warn!(%remote, node, reason = %refused, "enrolment refused");
+                EnrolReply::Refused(refused)
+            }
+        };
+        if let Err(error) = connection.reply(reply).await {
+            tracing::warn!(%remote, %error, "the enrolment's answer was not delivered");
+        }
+    }
+
+    fn decide(&self, request: &EnrolRequest, peer: Option<&NodeId>) -> Result<EnrolReply, EnrolError> {
+        let now = SystemTime::now();
+        let node = NodeId::new(&request.node).map_err(|_| EnrolError::BadRequest)?;
+        // A node that shows its own still valid certificate is renewing and needs no token.
+        if peer != Some(&node) {
+            let hash = hash_secret(&request.secret);
+            self.store
+                .take_token((&request.token_id, &hash), node.as_str(), now)
+                .map_err(|error| internal(&error))??;
+        }
+        let issued = self
+            .authority
+            .sign_agent(&request.csr_der, &node, self.lifetime, now)
+            .map_err(|error| {
+                tracing::warn!(%error, "signing request refused");
+                EnrolError::BadRequest
+            })?;
+        self.store
+            .add_certificate((&issued.serial, &node), now, issued.not_after)
+            .map_err(|error| internal(&error))?;
+        Ok(EnrolReply::Issued {
+            certificate_der: issued.certificate_der,
+            ca_der: self.authority.ca_der().to_vec(),
+        })
+    }
+}
+
+fn internal(error: &rusqlite::Error) -> EnrolError {
+    tracing::error!(%error, "the database failed");
+    EnrolError::Internal
+}

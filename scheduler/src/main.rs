@@ -1,0 +1,208 @@
+//! `moe2-coordinator`: takes queries over HTTP and has a fleet of agents answer them over QUIC.
+//!
+//! All decisions are the engine's (`moe2_engine::coordinator`); this binary gives it sockets, a clock,
+//! a database and a log. Start-up goes from the state directory to the ports, and anything that is
+//! wrong ends it with one message before a port is open.
+
+mod admin;
+mod config;
+mod driver;
+mod handle;
+mod http;
+mod join;
+mod peer;
+mod state;
+mod store;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use axum::serve::ListenerExt;
+use clap::Parser;
+use moe2_engine::coordinator::Engine;
+use moe2_gate::Gate;
+use moe2_metrics::Metrics;
+use moe2_model::TenantId;
+use moe2_net::{Accepted, Listener};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+
+use config::Config;
+use handle::EngineHandle;
+use join::Registrar;
+use state::StateDir;
+use store::Store;
+
+/// Routes queries to a fleet of LLM experts inside budgets of delay and energy.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = "Examples:\n  moe2-coordinator --state-dir ./state\n  moe2-coordinator --config coordinator.toml\n  moe2-coordinator --config coordinator.toml --check-config")]
+struct Args {
+    /// Configuration file (TOML); without one, the defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Read the configuration, report what is wrong, and stop.
+    #[arg(long)]
+    check_config: bool,
+    /// Where the CA, keys and database are kept; overrides `state_dir`.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Address for clients; overrides `http`.
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// Address for agents; overrides `quic`.
+    #[arg(long, value_name = "ADDR")]
+    quic: Option<SocketAddr>,
+    /// End when standard input closes, so that whoever started this process never leaves it behind.
+    #[arg(long)]
+    exit_on_stdin_close: bool,
+    /// Log as JSON.
+    #[arg(long)]
+    log_json: bool,
+}
+
+fn main() -> std::process::ExitCode {
+    let args = Args::parse();
+    start_log(args.log_json);
+    match run(&args) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            std::process::ExitCode::from(2)
+        }
+    }
+}
+
+fn start_log(json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MOE2_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { log.json().init() } else { log.init() }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let mut config = Config::read(args.config.as_deref())?;
+    if let Some(dir) = &args.state_dir {
+        config.state_dir.clone_from(dir);
+    }
+    config.http = args.http.unwrap_or(config.http);
+    config.quic = args.quic.unwrap_or(config.quic);
+    if args.check_config {
+        tracing::info!("the configuration is sound");
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(serve(config, args.exit_on_stdin_close))
+}
+
+async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
+    let state = StateDir::open(&config.state_dir)?;
+    let store = Store::open(&state.database())
+        .with_context(|| format!("cannot open the database {}", state.database().display()))?;
+    let authority = state.authority()?;
+    let admin_key = state.secret("admin.key")?;
+    let keys = Arc::new(http::auth::KeyTable::new(tenants(&config, &state)?));
+
+    let http_listener = TcpListener::bind(config.http).await.with_context(|| {
+        format!("cannot listen on {} for clients: choose another with --http or `http`", config.http)
+    })?;
+    let quic_listener = Listener::bind(config.quic, &authority, SystemTime::now())?;
+    let (http_addr, quic_addr) = (http_listener.local_addr()?, quic_listener.local_addr());
+    let advertise = config.advertise.clone().unwrap_or_else(|| quic_addr.to_string());
+
+    let metrics = Metrics::new()?;
+    let engine = Engine::new(config.engine(), Gate::builtin());
+    let (engine, driver) = driver::spawn(engine, metrics.clone());
+    let lifetime = Duration::from_secs(u64::from(config.certificate_hours) * 3_600);
+    let registrar = Arc::new(Registrar { authority, store, lifetime });
+    tokio::spawn(accept_agents(quic_listener, engine.clone(), registrar.clone()));
+
+    let api = http::Api {
+        engine: engine.clone(),
+        keys,
+        limits: http::Limits {
+            max_body: config.limits.body_bytes,
+            max_output_tokens: config.limits.output_tokens,
+            ..http::Limits::default()
+        },
+        started: SystemTime::now(),
+    };
+    let admin = admin::Admin {
+        engine,
+        registrar,
+        metrics,
+        key_sha256: state::hash(&admin_key),
+        advertise: advertise.clone(),
+    };
+    let router = http::router(api).merge(http::error::wrap(admin::router(admin)));
+    state.write_endpoints(&serde_json::json!({
+        "http": http_addr, "quic": quic_addr, "advertise": advertise, "pid": std::process::id(),
+    }))?;
+    tracing::info!(http = %http_addr, quic = %quic_addr, "ready for clients and agents");
+    // Tokens are small writes; without this each would wait for the one before to be acknowledged.
+    let http_listener = http_listener.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
+    tokio::select! {
+        served = axum::serve(http_listener, router) => served.context("the HTTP server failed"),
+        _ = driver => Err(anyhow::anyhow!("the engine's task ended")),
+        () = stopped(exit_on_stdin_close) => Ok(()),
+    }
+}
+
+/// The tenants of the configuration, or one named `default` with a key made on first start.
+fn tenants(config: &Config, state: &StateDir) -> Result<Vec<([u8; 32], TenantId)>> {
+    if config.tenant.is_empty() {
+        let key = state.secret("api.key")?;
+        return Ok(vec![(state::hash(&key), TenantId::new("default")?)]);
+    }
+    let known = |tenant: &config::Tenant| tenant.key_hash().map(|hash| (hash, tenant.name.clone()));
+    Ok(config.tenant.iter().filter_map(known).collect())
+}
+
+async fn accept_agents(mut listener: Listener, engine: EngineHandle, registrar: Arc<Registrar>) {
+    while let Some(accepted) = listener.accept().await {
+        match accepted {
+            Accepted::Agent(connection) => {
+                tokio::spawn(peer::serve(connection, engine.clone()));
+            }
+            Accepted::Join(connection) => {
+                tokio::spawn(registrar.clone().serve(connection));
+            }
+            Accepted::Rejected { remote, reason } => {
+                tracing::warn!(%remote, reason, "connection refused");
+            }
+        }
+    }
+}
+
+/// Resolves at SIGINT, SIGTERM, or, where asked for, the end of standard input.
+async fn stopped(exit_on_stdin_close: bool) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => drop(terminate.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let stdin_closed = async {
+        if !exit_on_stdin_close {
+            std::future::pending::<()>().await;
+        }
+        let mut buffer = [0; 64];
+        let mut stdin = tokio::io::stdin();
+        while stdin.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+        () = stdin_closed => {}
+    }
+    tracing::info!("stopping");
+}

@@ -1,0 +1,157 @@
+//! Join tokens and issued certificates, in SQLite.
+//!
+//! Taking a token is one `UPDATE … WHERE used_at IS NULL`, so two agents that present the same token
+//! at the same moment cannot both get in, and a crash after it cannot bring the token back. Joining is
+//! rare, so every operation opens the file anew and no connection is shared or locked.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use moe2_model::NodeId;
+use moe2_net::constant_time_eq;
+use moe2_wire::EnrolError;
+use rusqlite::{Connection, OptionalExtension, params};
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS join_token (
+        id TEXT PRIMARY KEY, secret_sha256 BLOB NOT NULL, node TEXT NOT NULL,
+        expires_at INTEGER NOT NULL, used_at INTEGER);
+    CREATE TABLE IF NOT EXISTS certificate (
+        serial TEXT PRIMARY KEY, node TEXT NOT NULL, issued_at INTEGER NOT NULL,
+        not_after INTEGER NOT NULL);";
+
+/// The database file.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    path: PathBuf,
+}
+
+/// A join token before it is used.
+#[derive(Debug, Clone)]
+pub(crate) struct NewToken {
+    pub(crate) id: String,
+    pub(crate) secret_sha256: [u8; 32],
+    pub(crate) node: NodeId,
+    pub(crate) expires_at: SystemTime,
+}
+
+impl Store {
+    /// Opens the file, making its tables if need be.
+    pub(crate) fn open(path: &Path) -> rusqlite::Result<Self> {
+        let store = Self { path: path.to_owned() };
+        let database = store.connect()?;
+        database.pragma_update(None, "journal_mode", "wal")?;
+        database.execute_batch(SCHEMA)?;
+        Ok(store)
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        let database = Connection::open(&self.path)?;
+        database.busy_timeout(Duration::from_secs(5))?;
+        Ok(database)
+    }
+
+    pub(crate) fn add_token(&self, token: &NewToken) -> rusqlite::Result<()> {
+        let (id, node) = (&token.id, token.node.as_str());
+        let expires = unix(token.expires_at);
+        self.connect()?.execute(
+            "INSERT INTO join_token (id, secret_sha256, node, expires_at) VALUES (?1, ?2, ?3, ?4)",
+            params![id, token.secret_sha256.as_slice(), node, expires],
+        )?;
+        Ok(())
+    }
+
+    /// Uses a token up, or says why not. The outer result is the database's.
+    pub(crate) fn take_token(
+        &self,
+        (id, secret_sha256): (&str, &[u8; 32]),
+        node: &str,
+        now: SystemTime,
+    ) -> rusqlite::Result<Result<(), EnrolError>> {
+        let database = self.connect()?;
+        let row = database
+            .query_row(
+                "SELECT secret_sha256, node, expires_at, used_at IS NOT NULL FROM join_token WHERE id = ?1",
+                [id],
+                |row| {
+                    Ok((
+                        row.get::<_, Vec<u8>>(0)?,
+                        row.get::<_, String>(1)?,
+                        row.get::<_, i64>(2)?,
+                        row.get::<_, bool>(3)?,
+                    ))
+                },
+            )
+            .optional()?;
+        let Some((hash, bound, expires, used)) = row else { return Ok(Err(EnrolError::Invalid)) };
+        if !constant_time_eq(&hash, secret_sha256) {
+            return Ok(Err(EnrolError::Invalid));
+        }
+        if used {
+            return Ok(Err(EnrolError::Used));
+        }
+        if expires <= unix(now) {
+            return Ok(Err(EnrolError::Expired));
+        }
+        if bound != node {
+            return Ok(Err(EnrolError::OtherNode));
+        }
+        let taken = database.execute(
+            "UPDATE join_token SET used_at = ?2 WHERE id = ?1 AND used_at IS NULL",
+            params![id, unix(now)],
+        )?;
+        Ok(if taken == 1 { Ok(()) } else { Err(EnrolError::Used) })
+    }
+
+    pub(crate) fn add_certificate(
+        &self,
+        (serial, node): (&str, &NodeId),
+        now: SystemTime,
+        not_after: SystemTime,
+    ) -> rusqlite::Result<()> {
+        self.connect()?.execute(
+            "INSERT INTO certificate (serial, node, issued_at, not_after) VALUES (?1, ?2, ?3, ?4)",
+            params![serial, node.as_str(), unix(now), unix(not_after)],
+        )?;
+        Ok(())
+    }
+}
+
+fn unix(time: SystemTime) -> i64 {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(dir: &tempfile::TempDir, ttl: Duration) -> (Store, SystemTime) {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let store = Store::open(&dir.path().join("t.db")).expect("a fresh database");
+        let token = NewToken {
+            id: "id".into(),
+            secret_sha256: [7; 32],
+            node: NodeId::new("n1").expect("a valid name"),
+            expires_at: now + ttl,
+        };
+        store.add_token(&token).expect("stored");
+        (store, now)
+    }
+
+    #[test]
+    fn a_token_is_good_once_for_its_node_and_its_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, now) = store(&dir, Duration::from_secs(60));
+        let take = |id, secret: [u8; 32], node, at| {
+            store.take_token((id, &secret), node, at).expect("the database answers")
+        };
+        assert_eq!(take("other", [7; 32], "n1", now), Err(EnrolError::Invalid));
+        assert_eq!(take("id", [8; 32], "n1", now), Err(EnrolError::Invalid));
+        assert_eq!(take("id", [7; 32], "n2", now), Err(EnrolError::OtherNode));
+        let late = now + Duration::from_secs(60);
+        assert_eq!(take("id", [7; 32], "n1", late), Err(EnrolError::Expired));
+        assert_eq!(take("id", [7; 32], "n1", now), Ok(()));
+        assert_eq!(take("id", [7; 32], "n1", now), Err(EnrolError::Used));
+    }
+}
