@@ -44,10 +44,10 @@ test: ## Run every test, the end-to-end ones with real models included
 	@deploy/setup.sh --test
 	$(TEST) $(PURE:%=-p %)
 	$(CARGO) test --doc -q $(CARGO_FLAGS) $(PURE:%=-p %)
-	$(TEST) --release $(IO:%=-p %)
-	$(CARGO) test --doc -q --release $(CARGO_FLAGS) -p moe2-net -p moe2-models
 	$(BUILD)
 	$(BIN)/moe2 models pull --all
+	$(TEST) --release $(IO:%=-p %)
+	$(CARGO) test --doc -q --release $(CARGO_FLAGS) -p moe2-net -p moe2-models
 	$(TEST) --release -p $(E2E) $(ONE_BY_ONE)
 
 lint: ## Check formatting and lints, warnings denied

@@ -10,17 +10,20 @@ use moe2_engine::agent::{Engine, Input, Output};
 use moe2_model::{DispatchId, ExpertName, Time};
 use moe2_wire::{FromAgent, FromExpert};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep_until;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep_until, timeout};
 
 use crate::experts::{Hosted, Run};
 use crate::link::{self, Dial, FromLink};
-use crate::meter::Meter;
+use crate::meter::{Guarded, Meter, Reading};
 use crate::stub;
 use crate::worker::{self, Launch, WorkerLine};
 
 /// While work runs, the meter is read this often: power is integrated between readings, and the
 /// figures of short requests are off by at most one such step at either end.
 const METER_EVERY: Duration = Duration::from_millis(100);
+/// How long a worker may take to end once its standard input is closed.
+const WORKER_END: Duration = Duration::from_secs(2);
 /// Messages waiting for the engine; senders wait when it is full.
 const INBOX: usize = 1_024;
 
@@ -31,12 +34,13 @@ pub(crate) struct Driver {
     dial: Dial,
     hosted: HashMap<ExpertName, Hosted>,
     launch: Launch,
-    meter: Option<Box<dyn Meter>>,
+    meter: Option<Guarded>,
     control: Option<mpsc::UnboundedSender<FromAgent>>,
     workers: HashMap<ExpertName, WorkerLine>,
     frames: HashMap<DispatchId, mpsc::UnboundedSender<FromExpert>>,
     to_links: mpsc::Sender<FromLink>,
     to_workers: mpsc::Sender<Input>,
+    tasks: Vec<JoinHandle<()>>,
     drained: bool,
 }
 
@@ -51,8 +55,19 @@ pub(crate) struct Parts {
     pub(crate) meter: Option<Box<dyn Meter>>,
 }
 
-/// Runs until drained after `stop` turns true.
-pub(crate) async fn run(parts: Parts, mut stop: watch::Receiver<bool>) {
+/// How soon the agent is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Not at all.
+    No,
+    /// When what is running and waiting is done.
+    Drained,
+    /// Now.
+    Now,
+}
+
+/// Runs until told to stop; no worker process is left when it returns.
+pub(crate) async fn run(parts: Parts, mut stop: watch::Receiver<Stop>) {
     let (to_links, mut from_links) = mpsc::channel(INBOX);
     let (to_workers, mut from_workers) = mpsc::channel(INBOX);
     let hosted = parts
@@ -66,12 +81,13 @@ pub(crate) async fn run(parts: Parts, mut stop: watch::Receiver<bool>) {
         dial: parts.dial,
         hosted,
         launch: parts.launch,
-        meter: parts.meter,
+        meter: parts.meter.map(|meter| Guarded::new(meter, METER_EVERY)),
         control: None,
         workers: HashMap::new(),
         frames: HashMap::new(),
         to_links,
         to_workers,
+        tasks: Vec::new(),
         drained: false,
     };
     driver.put_all();
@@ -81,12 +97,28 @@ pub(crate) async fn run(parts: Parts, mut stop: watch::Receiver<bool>) {
             Some(message) = from_links.recv() => driver.take_link(message),
             Some(input) = from_workers.recv() => driver.take(input),
             () = sleep_until(wake.into()) => driver.take(Input::Tick),
-            Ok(()) = stop.changed() => driver.take(Input::Drain),
+            changed = stop.changed() => {
+                if changed.is_err() || *stop.borrow_and_update() == Stop::Now {
+                    break;
+                }
+                driver.take(Input::Drain);
+            }
         }
     }
+    drop(from_workers);
+    driver.end_workers().await;
 }
 
 impl Driver {
+    /// Closes every worker's standard input and waits for their processes to be gone.
+    async fn end_workers(&mut self) {
+        self.workers.clear();
+        for task in self.tasks.drain(..) {
+            // A worker that does not end is killed when its task, and so its handle, is dropped.
+            let _ = timeout(WORKER_END, task).await;
+        }
+    }
+
     fn wake(&self) -> Instant {
         // Without a deadline there is nothing to do until somebody speaks.
         let idle = Instant::now() + Duration::from_secs(3_600);
@@ -130,16 +162,17 @@ impl Driver {
     }
 
     fn read_meter(&mut self) {
-        if self.engine.jobs() == 0 && self.meter.is_none() {
-            return;
-        }
         let now = self.now();
         let Some(meter) = self.meter.as_mut() else {
             return;
         };
         match meter.read(now) {
-            Ok(total) => self.engine.handle(now, Input::Meter { total }),
-            Err(error) => {
+            Reading::Total(total) => self.engine.handle(now, Input::Meter { total }),
+            Reading::Nothing => {}
+            Reading::Failed(error) => {
+                tracing::warn!(%error, "the energy meter gave no reading: trying again");
+            }
+            Reading::Lost(error) => {
                 tracing::error!(%error, "the energy meter failed: joules are modelled from now on");
                 self.meter = None;
                 self.engine.handle(now, Input::MeterLost);
@@ -191,7 +224,7 @@ impl Driver {
         let inputs = self.to_workers.clone();
         let context = hosted.offer.context_tokens;
         let started = match &hosted.run {
-            Run::Stub => Ok(stub::start(expert.clone(), context, inputs)),
+            Run::Stub => Ok((stub::start(expert.clone(), context, inputs), None)),
             Run::Worker { file, plain } => {
                 let launch = Launch {
                     model: file.clone(),
@@ -200,10 +233,13 @@ impl Driver {
                     ..self.launch.clone()
                 };
                 worker::start(expert.clone(), &launch, inputs)
+                    .map(|(line, task)| (line, Some(task)))
             }
         };
         match started {
-            Ok(line) => {
+            Ok((line, task)) => {
+                self.tasks.retain(|task| !task.is_finished());
+                self.tasks.extend(task);
                 self.workers.insert(expert, line);
             }
             Err(error) => {

@@ -24,6 +24,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
 use config::Config;
+use driver::Stop;
 
 /// Hosts experts for a moe2 coordinator.
 #[derive(Debug, Parser)]
@@ -112,7 +113,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     for note in &found.notes {
         tracing::warn!("{note}");
     }
-    let device = describe(&config, threads, &found);
+    let device = describe(&config, (threads, &cache), &found);
     if found.meter.is_none() {
         let (idle, busy) = (device.idle_power.get(), device.busy_power.get());
         tracing::warn!(
@@ -157,11 +158,14 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         let stop = stop_signal(args.exit_on_stdin_close)?;
         driver::run(parts, stop).await;
         Ok(())
-    })
+    });
+    // Reading standard input cannot be interrupted; waiting for that thread would never end.
+    runtime.shutdown_background();
+    done
 }
 
 /// Stubs do no arithmetic, so they need not take turns.
@@ -174,35 +178,38 @@ fn parallel(config: &Config, hosted: &[experts::Hosted]) -> usize {
     }
 }
 
-/// Turns true at SIGINT or SIGTERM: running work is finished. A closed standard input ends the
+/// SIGINT or SIGTERM: running work is finished, a second one ends it. A closed standard input ends the
 /// process at once, because then nobody is left to wait for it.
-fn stop_signal(exit_on_stdin_close: bool) -> std::io::Result<watch::Receiver<bool>> {
+fn stop_signal(exit_on_stdin_close: bool) -> std::io::Result<watch::Receiver<Stop>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watch::channel(Stop::No);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let stdin_closed = async move {
+        if !exit_on_stdin_close {
+            std::future::pending::<()>().await;
+        }
+        let mut buffer = [0; 64];
+        let mut stdin = tokio::io::stdin();
+        while stdin.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
+    };
     tokio::spawn(async move {
-        let mut times = 0;
+        tokio::pin!(stdin_closed);
+        let mut next = Stop::Drained;
         loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                () = &mut stdin_closed => next = Stop::Now,
             }
-            times += 1;
-            tracing::info!(times, "stopping; a second signal stops at once");
-            if times > 1 || stop.send(true).is_err() {
-                std::process::exit(130);
+            tracing::info!(how = ?next, "stopping; a second signal stops at once");
+            if stop.send(next).is_err() || next == Stop::Now {
+                // The receiver sees the value before it sees the sender gone.
+                return;
             }
+            next = Stop::Now;
         }
     });
-    if exit_on_stdin_close {
-        tokio::spawn(async {
-            let mut buffer = [0; 64];
-            let mut stdin = tokio::io::stdin();
-            while stdin.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
-            std::process::exit(0);
-        });
-    }
     Ok(stopped)
 }
 
@@ -211,9 +218,14 @@ fn hardware_threads() -> u32 {
     u32::try_from(threads).unwrap_or(1)
 }
 
-fn describe(config: &Config, threads: u32, found: &meter::Discovery) -> DeviceInfo {
-    let cache = config.state_dir.join("probe.json");
-    let mut device = machine(threads, !config.probe, Some(cache));
+fn describe(
+    config: &Config,
+    (threads, cache): (u32, &Cache),
+    found: &meter::Discovery,
+) -> DeviceInfo {
+    // In the user's cache, not the agent's state: agents of one machine then measure it once, in turn.
+    let file = cache.root().join("probe.json");
+    let mut device = machine(threads, !config.probe, Some(file));
     if let Some(meter) = &found.meter {
         device.energy_source = meter.source();
     }

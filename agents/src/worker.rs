@@ -12,6 +12,7 @@ use moe2_wire::{FrameDecoder, FromWorker, ToWorker, encode_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// How to start the worker of an expert.
 #[derive(Debug, Clone)]
@@ -26,12 +27,13 @@ pub(crate) struct Launch {
 /// A way to speak to a running worker.
 pub(crate) type WorkerLine = mpsc::UnboundedSender<ToWorker>;
 
-/// Starts a worker; what it says, and its end, arrive as inputs.
+/// Starts a worker; what it says, and its end, arrive as inputs. The task ends when the process has
+/// ended and was waited for; dropping the line closes the process's standard input, which ends it.
 pub(crate) fn start(
     expert: ExpertName,
     launch: &Launch,
     inputs: mpsc::Sender<Input>,
-) -> std::io::Result<WorkerLine> {
+) -> std::io::Result<(WorkerLine, JoinHandle<()>)> {
     let mut command = Command::new(&launch.binary);
     command
         .arg("--model")
@@ -46,7 +48,7 @@ pub(crate) fn start(
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     let (line, said) = mpsc::unbounded_channel();
     tracing::info!(%expert, pid = child.id(), "worker started");
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         let reason = match (stdin, stdout) {
             (Some(stdin), Some(stdout)) => {
                 let writer = tokio::spawn(write(stdin, said));
@@ -60,7 +62,7 @@ pub(crate) fn start(
         tracing::warn!(%expert, reason, "worker ended");
         let _ = inputs.send(Input::WorkerExited { expert, reason }).await;
     });
-    Ok(line)
+    Ok((line, task))
 }
 
 async fn describe_end(child: &mut Child, ended: Result<(), String>) -> String {

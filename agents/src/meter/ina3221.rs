@@ -2,11 +2,13 @@
 //!
 //! The chip reports instantaneous voltage and current, not energy, so joules are the trapezoid
 //! between reads: exact for constant and linearly changing power, and only as good as the read
-//! interval otherwise (read a few times a second while work runs). Which rails make up the module
+//! interval otherwise (read a few times a second while work runs). The first read, and the first
+//! after a long silence, only mark where the next trapezoid starts. Which rails make up the module
 //! differs by model and is a table; adding up every labelled rail would count some power twice,
 //! since `VDD_IN` already contains the others. The carrier board is not measured.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use moe2_model::{EnergySource, Joules, Time, Watts};
 
@@ -26,6 +28,18 @@ const NOT_CONNECTED: &str = "NC";
 
 /// No Orin module draws this much on one rail; a reading above it is a broken sensor.
 const IMPLAUSIBLE_WATTS: f64 = 1000.0;
+
+/// Currents down to this (mA) are a converter's zero offset: the chip's ±80 µV over the modules'
+/// 2–5 mΩ shunts is at most 40 mA. A larger negative current is a broken sensor.
+const OFFSET_MILLIAMPERES: i64 = 100;
+
+/// Between reads further apart than this nobody knows what was drawn; a straight line would invent
+/// energy, for instance over a nap of the process.
+const LONGEST_GAP: Duration = Duration::from_secs(5);
+
+/// What no rail on the module sees.
+const CARRIER_NOTE: &str = "ina3221: the joules are the module's; the carrier board (fan, disks, \
+                            regulators) is not measured";
 
 /// Rails that together are one module, and what the operator should know about the sum.
 struct RailSet {
@@ -59,8 +73,20 @@ struct Channel {
 
 impl Channel {
     fn power(&self) -> Result<Watts, MeterError> {
-        let volts = sysfs::number(&self.millivolts)? as f64 / 1e3;
-        let amperes = sysfs::number(&self.milliamperes)? as f64 / 1e3;
+        let millivolts = sysfs::number(&self.millivolts)?;
+        let milliamperes = sysfs::signed(&self.milliamperes)?;
+        if milliamperes < -OFFSET_MILLIAMPERES {
+            let text = milliamperes.to_string();
+            return Err(sysfs::garbage(&self.milliamperes, &text));
+        }
+        // A rail that carries no voltage while the module runs is not being measured.
+        if millivolts == 0 {
+            return Err(MeterError::Dead {
+                path: self.millivolts.clone(),
+            });
+        }
+        let volts = millivolts as f64 / 1e3;
+        let amperes = milliamperes.max(0) as f64 / 1e3;
         let watts = volts * amperes;
         if watts > IMPLAUSIBLE_WATTS {
             let text = format!("{volts} V and {amperes} A");
@@ -78,8 +104,18 @@ struct Ina3221 {
 }
 
 impl Ina3221 {
+    /// The module's draw. One rail may be idle, but all of them together never are.
     fn power(&self) -> Result<Watts, MeterError> {
-        self.channels.iter().map(Channel::power).sum()
+        let mut sum = Watts::ZERO;
+        for channel in &self.channels {
+            sum += channel.power()?;
+        }
+        match self.channels.first() {
+            Some(channel) if sum == Watts::ZERO => Err(MeterError::Dead {
+                path: channel.milliamperes.clone(),
+            }),
+            _ => Ok(sum),
+        }
     }
 }
 
@@ -88,15 +124,17 @@ impl Meter for Ina3221 {
         EnergySource::Ina3221
     }
 
-    fn read(&mut self, now: Time) -> Result<Joules, MeterError> {
+    fn read(&mut self, now: Time) -> Result<Option<Joules>, MeterError> {
         let power = self.power()?;
-        if let Some((then, before)) = self.last {
+        if let Some((then, before)) = self.last
+            && now.since(then) <= LONGEST_GAP
+        {
             self.total += (before + power) * 0.5 * now.seconds_since(then);
         }
         // A clock that stands still or steps back must not make an interval count twice.
         let time = self.last.map_or(now, |(then, _)| then.max(now));
         self.last = Some((time, power));
-        Ok(self.total)
+        Ok(Some(self.total))
     }
 }
 
@@ -152,6 +190,7 @@ pub(super) fn find(root: &Path, notes: &mut Vec<String>) -> Option<Box<dyn Meter
         notes.push(format!("ina3221: {error}"));
         return None;
     }
+    notes.push(CARRIER_NOTE.to_owned());
     notes.extend(set.note.map(str::to_owned));
     Some(Box::new(meter))
 }
@@ -189,6 +228,10 @@ mod tests {
         Time::from_micros((seconds * 1e6) as u64)
     }
 
+    fn joules(meter: &mut Box<dyn Meter>, seconds: f64) -> f64 {
+        meter.read(at(seconds)).unwrap().unwrap().get()
+    }
+
     #[test]
     fn orin_nx_counts_its_input_rail_alone_whatever_the_hwmon_number() {
         for number in [0, 3, 17] {
@@ -197,9 +240,9 @@ mod tests {
             let mut notes = Vec::new();
             let mut meter = find(root.path(), &mut notes).unwrap();
             assert_eq!(meter.source(), EnergySource::Ina3221);
-            assert!(notes.is_empty(), "{notes:?}");
-            assert_eq!(meter.read(at(1.0)).unwrap(), Joules::ZERO);
-            let total = meter.read(at(3.0)).unwrap().get();
+            assert_eq!(notes, [CARRIER_NOTE]);
+            assert_eq!(joules(&mut meter, 1.0), 0.0);
+            let total = joules(&mut meter, 3.0);
             assert!((total - 20.0).abs() < 1e-9, "10 W for 2 s: {total}");
         }
     }
@@ -210,9 +253,10 @@ mod tests {
         monitor(root.path(), 5, AGX);
         let mut notes = Vec::new();
         let mut meter = find(root.path(), &mut notes).unwrap();
-        assert!(notes[0].contains("VDDQ_VDD2_1V8AO"), "{notes:?}");
+        assert_eq!(notes[0], CARRIER_NOTE);
+        assert!(notes[1].contains("VDDQ_VDD2_1V8AO"), "{notes:?}");
         meter.read(at(0.0)).unwrap();
-        let total = meter.read(at(1.0)).unwrap().get();
+        let total = joules(&mut meter, 1.0);
         assert!((total - 20.0).abs() < 1e-9, "10 + 5 + 5 W for 1 s: {total}");
     }
 
@@ -223,7 +267,7 @@ mod tests {
         let mut meter = find(root.path(), &mut Vec::new()).unwrap();
         meter.read(at(0.0)).unwrap();
         monitor(root.path(), 1, &[(1, "VDD_IN", "5000", "6000")]);
-        let total = meter.read(at(2.0)).unwrap().get();
+        let total = joules(&mut meter, 2.0);
         assert!(
             (total - 40.0).abs() < 1e-9,
             "10 W rising to 30 W over 2 s: {total}"
@@ -241,7 +285,7 @@ mod tests {
         let error = meter.read(at(1.0)).unwrap_err();
         assert!(matches!(error, MeterError::Unreadable { .. }), "{error}");
         fs::write(&current, "2000").unwrap();
-        let total = meter.read(at(2.0)).unwrap().get();
+        let total = joules(&mut meter, 2.0);
         assert!(
             (total - 20.0).abs() < 1e-9,
             "10 W for the whole 2 s: {total}"
@@ -254,8 +298,8 @@ mod tests {
         monitor(root.path(), 1, ORIN_NX);
         let mut meter = find(root.path(), &mut Vec::new()).unwrap();
         meter.read(at(5.0)).unwrap();
-        assert_eq!(meter.read(at(1.0)).unwrap(), Joules::ZERO);
-        let total = meter.read(at(6.0)).unwrap().get();
+        assert_eq!(joules(&mut meter, 1.0), 0.0);
+        let total = joules(&mut meter, 6.0);
         assert!(
             (total - 10.0).abs() < 1e-9,
             "only the second after 5 s: {total}"
@@ -285,5 +329,61 @@ mod tests {
         let mut notes = Vec::new();
         assert!(find(root.path(), &mut notes).is_none());
         assert!(notes[0].contains("no reading"), "{notes:?}");
+    }
+
+    #[test]
+    fn the_first_read_only_sets_the_zero_however_late_it_comes() {
+        let root = tempfile::tempdir().unwrap();
+        monitor(root.path(), 1, ORIN_NX);
+        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        let zero = joules(&mut meter, 9.0);
+        let drawn = joules(&mut meter, 10.0) - zero;
+        assert!((drawn - 10.0).abs() < 1e-9, "10 W for 1 s: {drawn}");
+    }
+
+    #[test]
+    fn a_long_silence_is_not_drawn_as_a_straight_line() {
+        let root = tempfile::tempdir().unwrap();
+        monitor(root.path(), 1, ORIN_NX);
+        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        joules(&mut meter, 0.0);
+        let before = joules(&mut meter, 5.0);
+        assert!((before - 50.0).abs() < 1e-9, "5 s still count: {before}");
+        assert_eq!(joules(&mut meter, 10.1), before);
+        let after = joules(&mut meter, 11.1);
+        assert!((after - 60.0).abs() < 1e-9, "and on from there: {after}");
+    }
+
+    #[test]
+    fn a_dead_module_rail_is_no_meter_and_no_reading() {
+        for (mv, ma) in [("0", "0"), ("5000", "0"), ("0", "2000"), ("5000", "-8")] {
+            let dead = [(1, "VDD_IN", mv, ma)];
+            let root = tempfile::tempdir().unwrap();
+            monitor(root.path(), 1, &dead);
+            let mut notes = Vec::new();
+            assert!(find(root.path(), &mut notes).is_none(), "{mv} mV {ma} mA");
+            assert!(notes[0].contains("dead"), "{notes:?}");
+
+            monitor(root.path(), 1, ORIN_NX);
+            let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+            joules(&mut meter, 0.0);
+            monitor(root.path(), 1, &dead);
+            let error = meter.read(at(1.0)).unwrap_err();
+            assert!(matches!(error, MeterError::Dead { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_idle_rail_s_negative_noise_counts_as_nothing_and_more_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        monitor(root.path(), 1, AGX);
+        monitor(root.path(), 1, &[(2, "VDD_CPU_CV", "20000", "-8\n")]);
+        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        joules(&mut meter, 0.0);
+        let total = joules(&mut meter, 1.0);
+        assert!((total - 15.0).abs() < 1e-9, "10 + 0 + 5 W: {total}");
+        monitor(root.path(), 1, &[(2, "VDD_CPU_CV", "20000", "-5000")]);
+        let error = meter.read(at(2.0)).unwrap_err();
+        assert!(matches!(error, MeterError::Garbage { .. }), "{error}");
     }
 }

@@ -4,8 +4,9 @@
 //! sample power at the right moment. Meters sit in a table in order of trust; the first that can
 //! be read whole wins. A sum with a part missing is worse than no measurement, because it looks
 //! like one: such a meter is dropped with a note, and the device is billed by `default_power`.
-//! Nothing here ever turns a failed read into 0 J.
+//! Nothing here ever turns a failed read, or a sensor that shows no life, into 0 J.
 
+mod guard;
 mod ina3221;
 mod rapl;
 mod sysfs;
@@ -14,18 +15,22 @@ use std::path::{Path, PathBuf};
 
 use moe2_model::{DeviceKind, EnergySource, Joules, Time, Watts};
 
+pub(crate) use guard::{Guarded, Reading};
+
 /// A running total of the energy this device has drawn.
 pub(crate) trait Meter: Send {
     /// What the figure is called wherever it is shown.
     fn source(&self) -> EnergySource;
 
-    /// Joules since discovery (an integrating meter: since its first read); never decreases.
-    /// A failed read leaves the total as it was, and the next good one covers the gap.
+    /// A running total in joules that never decreases. Only the difference between two readings
+    /// is a measurement: the first one sets the zero, whatever its value, and the engine's
+    /// accountant bills nothing for it. `None` while the sensor has not shown yet that it lives.
     ///
     /// # Errors
-    /// [`MeterError`] when a sensor file cannot be read or holds no plausible number; bill the
-    /// interval by the power model then.
-    fn read(&mut self, now: Time) -> Result<Joules, MeterError>;
+    /// [`MeterError`] when a sensor file cannot be read, holds no plausible number, or shows no
+    /// power where there must be some. The total stays as it was, and the next good read covers
+    /// the gap, or starts anew where the gap is too long to say what was drawn in it.
+    fn read(&mut self, now: Time) -> Result<Option<Joules>, MeterError>;
 }
 
 /// Why a sensor gave no figure.
@@ -46,6 +51,16 @@ pub(crate) enum MeterError {
         path: PathBuf,
         /// The start of its contents.
         text: String,
+    },
+    /// The sensor answers, but a machine that runs this program cannot draw nothing.
+    #[error(
+        "{} shows no power at all, so the sensor is dead or switched off; energy is modelled: \
+         check the driver, or whether a virtual machine hides the counter",
+        path.display()
+    )]
+    Dead {
+        /// The sensor file, or the directory of a sensor with several.
+        path: PathBuf,
     },
 }
 
@@ -81,7 +96,7 @@ pub(crate) fn discover(root: &Path) -> Discovery {
         .is_some_and(|meter| meter.source() == EnergySource::Ina3221);
     if root.join("dev/nvidia0").exists() && !whole_module {
         notes.push(match meter {
-            Some(_) => "GPU energy is not read yet: modelled; the meter covers the CPU only".into(),
+            Some(_) => "GPU energy is not read yet and not in the measured joules".into(),
             None => "GPU energy is not read yet: modelled".into(),
         });
     }
@@ -135,6 +150,35 @@ mod tests {
         let found = discover(root.path());
         assert!(found.meter.is_none());
         assert_eq!(found.notes, ["GPU energy is not read yet: modelled"]);
+    }
+
+    #[test]
+    fn a_gpu_beside_a_metered_processor_is_said_to_be_left_out() {
+        let root = tempfile::tempdir().unwrap();
+        let rapl = "sys/class/powercap/intel-rapl:0";
+        let (name, energy) = (format!("{rapl}/name"), format!("{rapl}/energy_uj"));
+        let range = format!("{rapl}/max_energy_range_uj");
+        sysfs::fixture(
+            root.path(),
+            &[
+                ("dev/nvidia0", ""),
+                (&name, "package-0"),
+                (&energy, "5"),
+                (&range, "1000"),
+            ],
+        );
+        let found = discover(root.path());
+        assert!(found.meter.is_some());
+        assert!(
+            found.notes[0].contains("packages only"),
+            "{:?}",
+            found.notes
+        );
+        assert!(
+            found.notes[1].contains("not in the measured"),
+            "{:?}",
+            found.notes
+        );
     }
 
     #[test]

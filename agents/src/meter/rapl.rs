@@ -4,9 +4,11 @@
 //! same joules, the `psys` domain contains the packages again, and the `mmio` interface shows the
 //! same counter twice. Counters wrap within minutes to hours at a range the kernel states; one
 //! wrap between reads is recovered, two cannot be seen, so read at least every half minute. Often
-//! only root may read them: that is a note, never a zero.
+//! only root may read them, and virtual machines show counters that stand still: that is a note
+//! or an error, never a zero.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use moe2_model::{EnergySource, Joules, Time};
 
@@ -21,12 +23,28 @@ const PREFIX: &str = "intel-rapl:";
 /// Microjoules in a joule.
 const MICRO: f64 = 1e6;
 
+/// Counters move every millisecond on hardware and every second or so where a hypervisor fills
+/// them in; one that stands still for this long is dead.
+const STILL: Duration = Duration::from_secs(10);
+
+/// What the packages leave out.
+const COVERS_NOTE: &str = "rapl: the joules are the CPU packages only; GPUs, disks, fans and losses \
+                           of the power supply are not measured";
+
+/// Why a platform domain alone is not taken.
+const PSYS_NOTE: &str = "rapl: only the psys domain is here, and what it covers differs from board \
+                         to board: energy is modelled";
+
 /// One package's counter.
 struct Package {
     counter: PathBuf,
     /// The largest value the counter takes before it starts again at zero, in microjoules.
     range: u64,
     last: u64,
+    /// Moved at least once since discovery, which a dead counter never does.
+    alive: bool,
+    /// When it last moved, or was first read.
+    moved: Option<Time>,
 }
 
 impl Package {
@@ -40,6 +58,8 @@ impl Package {
             counter: domain.join("energy_uj"),
             range,
             last: 0,
+            alive: false,
+            moved: None,
         };
         package.last = package.now()?;
         Ok(package)
@@ -61,6 +81,27 @@ impl Package {
             self.range - self.last + now
         }
     }
+
+    /// Takes over the value read at `now`; the joules since the one before.
+    fn take(&mut self, now: Time, value: u64) -> Joules {
+        let used = self.since_last(value);
+        self.last = value;
+        if used > 0 {
+            self.alive = true;
+            self.moved = Some(now);
+        }
+        Joules::saturating(used as f64 / MICRO)
+    }
+
+    /// Fails when the counter has stood still for too long.
+    fn check_alive(&mut self, now: Time) -> Result<(), MeterError> {
+        if now.since(*self.moved.get_or_insert(now)) < STILL {
+            return Ok(());
+        }
+        Err(MeterError::Dead {
+            path: self.counter.clone(),
+        })
+    }
 }
 
 /// All packages of the machine.
@@ -74,7 +115,7 @@ impl Meter for Rapl {
         EnergySource::Rapl
     }
 
-    fn read(&mut self, _now: Time) -> Result<Joules, MeterError> {
+    fn read(&mut self, now: Time) -> Result<Option<Joules>, MeterError> {
         // All or nothing: a package that fails must not let the others' energy count now and
         // again at the next read.
         let values: Vec<u64> = self
@@ -83,36 +124,48 @@ impl Meter for Rapl {
             .map(Package::now)
             .collect::<Result<_, _>>()?;
         for (package, value) in self.packages.iter_mut().zip(values) {
-            self.total += Joules::saturating(package.since_last(value) as f64 / MICRO);
-            package.last = value;
+            self.total += package.take(now, value);
         }
-        Ok(self.total)
+        for package in &mut self.packages {
+            package.check_alive(now)?;
+        }
+        let alive = self.packages.iter().all(|package| package.alive);
+        Ok(alive.then_some(self.total))
     }
 }
 
-/// True for `intel-rapl:0` but not `intel-rapl:0:1`, when the kernel calls it a package.
-fn is_package(domain: &Path) -> bool {
+/// True for `intel-rapl:0` but not `intel-rapl:0:1`, when the kernel's name for it starts so.
+fn is_called(domain: &Path, kind: &str) -> bool {
     let number = domain
         .file_name()
         .and_then(|name| name.to_str())
         .and_then(|name| name.strip_prefix(PREFIX));
     number.is_some_and(|number| number.parse::<u32>().is_ok())
-        && sysfs::text(&domain.join("name")).is_ok_and(|name| name.starts_with("package"))
+        && sysfs::text(&domain.join("name")).is_ok_and(|name| name.starts_with(kind))
 }
 
 /// Looks for readable package counters below `root`.
 pub(super) fn find(root: &Path, notes: &mut Vec<String>) -> Option<Box<dyn Meter>> {
-    let packages: Result<Vec<Package>, MeterError> = sysfs::entries(&root.join(POWERCAP), PREFIX)
+    let domains = sysfs::entries(&root.join(POWERCAP), PREFIX);
+    let packages: Result<Vec<Package>, MeterError> = domains
         .iter()
-        .filter(|domain| is_package(domain))
+        .filter(|domain| is_called(domain, "package"))
         .map(|domain| Package::open(domain))
         .collect();
     match packages {
-        Ok(packages) if packages.is_empty() => None,
-        Ok(packages) => Some(Box::new(Rapl {
-            packages,
-            total: Joules::ZERO,
-        })),
+        Ok(packages) if packages.is_empty() => {
+            if domains.iter().any(|domain| is_called(domain, "psys")) {
+                notes.push(PSYS_NOTE.to_owned());
+            }
+            None
+        }
+        Ok(packages) => {
+            notes.push(COVERS_NOTE.to_owned());
+            Some(Box::new(Rapl {
+                packages,
+                total: Joules::ZERO,
+            }))
+        }
         Err(error) => {
             notes.push(format!("rapl: {error}"));
             None
@@ -141,7 +194,7 @@ mod tests {
     }
 
     fn joules(meter: &mut Box<dyn Meter>) -> f64 {
-        meter.read(Time::ZERO).unwrap().get()
+        meter.read(Time::ZERO).unwrap().unwrap().get()
     }
 
     #[test]
@@ -158,7 +211,7 @@ mod tests {
         }
         let mut meter = find(root.path(), &mut Vec::new()).unwrap();
         assert_eq!(meter.source(), EnergySource::Rapl);
-        assert_eq!(joules(&mut meter), 0.0);
+        assert_eq!(meter.read(Time::ZERO).unwrap(), None);
         for which in [
             "intel-rapl:0",
             "intel-rapl:2",
@@ -217,5 +270,50 @@ mod tests {
         let mut notes = Vec::new();
         assert!(find(root.path(), &mut notes).is_none());
         assert!(notes[0].contains("no reading"), "{notes:?}");
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::from_micros(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn a_counter_that_never_moved_measures_nothing_and_then_is_dead() {
+        let root = tempfile::tempdir().unwrap();
+        domain(root.path(), "intel-rapl:0", "package-0", "0");
+        domain(root.path(), "intel-rapl:1", "package-1", "0");
+        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        for (second, moving) in [(40, "10"), (45, "20"), (49, "30")] {
+            domain(root.path(), "intel-rapl:0", "package-0", moving);
+            assert_eq!(meter.read(at(second)).unwrap(), None);
+        }
+        let error = meter.read(at(50)).unwrap_err();
+        assert!(
+            matches!(&error, MeterError::Dead { path } if path.ends_with("intel-rapl:1/energy_uj"))
+        );
+    }
+
+    #[test]
+    fn a_counter_that_stops_is_dead_until_it_moves_again() {
+        let root = tempfile::tempdir().unwrap();
+        domain(root.path(), "intel-rapl:0", "package-0", "0");
+        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        domain(root.path(), "intel-rapl:0", "package-0", "1000000");
+        assert_eq!(meter.read(at(1)).unwrap(), Some(Joules::saturating(1.0)));
+        assert_eq!(meter.read(at(10)).unwrap(), Some(Joules::saturating(1.0)));
+        let error = meter.read(at(11)).unwrap_err();
+        assert!(matches!(error, MeterError::Dead { .. }), "{error}");
+        domain(root.path(), "intel-rapl:0", "package-0", "3000000");
+        assert_eq!(meter.read(at(12)).unwrap(), Some(Joules::saturating(3.0)));
+    }
+
+    #[test]
+    fn what_packages_leave_out_and_a_lone_platform_domain_are_said() {
+        let root = tempfile::tempdir().unwrap();
+        let mut notes = Vec::new();
+        domain(root.path(), "intel-rapl:0", "psys", "1");
+        assert!(find(root.path(), &mut notes).is_none());
+        domain(root.path(), "intel-rapl:1", "package-0", "1");
+        assert!(find(root.path(), &mut notes).is_some());
+        assert_eq!(notes, [PSYS_NOTE, COVERS_NOTE]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Kernel sensor files hold a decimal number and a newline. Everything else (an empty file, a
 //! word, a negative count, a number that overflows) is refused here, once, so that the meters do
-//! only physics. The contents are quoted back shortened, since a wrong path may hold anything.
+//! only physics. Currents alone may be negative. The contents are quoted back shortened, since a wrong path may hold anything.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,12 @@ pub(super) fn text(path: &Path) -> Result<String, MeterError> {
         source,
     })?;
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+}
+
+/// A whole number from a file, for sensors whose noise reaches below zero.
+pub(super) fn signed(path: &Path) -> Result<i64, MeterError> {
+    let text = text(path)?;
+    text.parse().map_err(|_| garbage(path, &text))
 }
 
 /// A non-negative whole number from a file.
@@ -83,6 +89,8 @@ mod tests {
         assert!(matches!(number(&path), Err(MeterError::Garbage { .. })));
         fs::write(&path, "5040\n").unwrap();
         assert_eq!(number(&path).unwrap(), 5040);
+        fs::write(&path, "-8\n").unwrap();
+        assert_eq!(signed(&path).unwrap(), -8);
     }
 
     #[test]

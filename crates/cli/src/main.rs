@@ -5,6 +5,7 @@
 //! `--json` turns tables into JSON.
 
 mod ask;
+mod bench;
 
 mod chat;
 mod client;
@@ -49,6 +50,8 @@ enum Command {
     /// Let a machine join the fleet.
     JoinToken(join_token::Args),
 
+    /// Measure speed on this machine.
+    Bench(bench::Args),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Models(args) => models::run(&args),
         Command::JoinToken(args) => join_token::run(&args),
 
+        Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "moe2", &mut std::io::stdout());
             Ok(())

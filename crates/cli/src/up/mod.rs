@@ -5,7 +5,7 @@
 //! input closes, so nothing is left behind however this process ends.
 
 mod demo;
-mod processes;
+pub(crate) mod processes;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,10 +60,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         threads: args
             .threads
             .unwrap_or_else(|| share_of_threads(manifest.models().len())),
-        models: manifest
+        experts: manifest
             .models()
             .iter()
-            .map(|m| m.id.as_str().to_owned())
+            .map(|m| format!("model = {:?}", m.id.as_str()))
             .collect(),
     };
     let fleet = Fleet::start(&plan, &interrupted)?;

@@ -24,18 +24,18 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What to start.
 #[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) state: PathBuf,
-    pub(super) http: String,
-    pub(super) quic: String,
-    pub(super) threads: u32,
-    /// One agent for each.
-    pub(super) models: Vec<String>,
+pub(crate) struct Plan {
+    pub(crate) state: PathBuf,
+    pub(crate) http: String,
+    pub(crate) quic: String,
+    pub(crate) threads: u32,
+    /// One agent for each: the body of its `[[expert]]` table, in TOML.
+    pub(crate) experts: Vec<String>,
 }
 
 /// A running fleet; dropping it closes every child's standard input, which ends it.
 #[derive(Debug)]
-pub(super) struct Fleet {
+pub(crate) struct Fleet {
     children: RefCell<Vec<(String, PathBuf, Child)>>,
     api: Client,
     admin: Client,
@@ -44,7 +44,7 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Starts everything and waits until every expert can answer.
-    pub(super) fn start(plan: &Plan, interrupted: &AtomicBool) -> anyhow::Result<Self> {
+    pub(crate) fn start(plan: &Plan, interrupted: &AtomicBool) -> anyhow::Result<Self> {
         let coordinator = plan.state.join("coordinator");
         private_dir(&coordinator)?;
         refuse_second(&coordinator)?;
@@ -66,23 +66,28 @@ impl Fleet {
             state: plan.state.clone(),
         };
         out::note(&format!("coordinator  ready at {base}"));
-        for (n, model) in plan.models.iter().enumerate() {
-            fleet.start_agent(plan, &format!("edge-{}", n + 1), model)?;
+        for (n, expert) in plan.experts.iter().enumerate() {
+            fleet.start_agent(plan, &format!("edge-{}", n + 1), expert)?;
         }
-        fleet.wait_ready(plan.models.len(), began, interrupted)?;
+        fleet.wait_ready(plan.experts.len(), began, interrupted)?;
         Ok(fleet)
     }
 
+    /// The operator's way in.
+    pub(crate) fn admin(&self) -> &Client {
+        &self.admin
+    }
+
     /// The tenant's way in.
-    pub(super) fn api(&self) -> &Client {
+    pub(crate) fn api(&self) -> &Client {
         &self.api
     }
 
-    pub(super) fn state(&self) -> &Path {
+    pub(crate) fn state(&self) -> &Path {
         &self.state
     }
 
-    fn start_agent(&self, plan: &Plan, node: &str, model: &str) -> anyhow::Result<()> {
+    fn start_agent(&self, plan: &Plan, node: &str, expert: &str) -> anyhow::Result<()> {
         let dir = plan.state.join(node);
         private_dir(&dir)?;
         let asked = json!({"node": node, "ttl_seconds": 600});
@@ -97,7 +102,7 @@ impl Fleet {
             write_private(&dir.join("join.token"), token)?;
             token_file = Some(dir.join("join.token"));
         }
-        let config = agent_config(&dir, coordinator, (node, model, plan.threads), token_file);
+        let config = agent_config(&dir, coordinator, (node, expert, plan.threads), token_file);
         write_private(&dir.join("agent.toml"), &config)?;
         let mut command = binary("moe2-agent")?;
         command.arg("--config").arg(dir.join("agent.toml"));
@@ -152,7 +157,7 @@ impl Fleet {
     }
 
     /// An error if a child has ended by itself.
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
         for (name, log, child) in self.children.borrow_mut().iter_mut() {
             if let Some(status) = child.try_wait()? {
                 bail!("{name} ended with {status}: {}", last_words(log));
@@ -162,7 +167,7 @@ impl Fleet {
     }
 
     /// Ends every child: agents first, each by closing its standard input, then by force.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let mut children = self.children.borrow_mut();
         for (_, _, child) in children.iter_mut().rev() {
             drop(child.stdin.take());
@@ -216,7 +221,7 @@ fn refuse_second(coordinator: &Path) -> anyhow::Result<()> {
 }
 
 /// A program that lies beside this one.
-fn binary(name: &str) -> anyhow::Result<Command> {
+pub(crate) fn binary(name: &str) -> anyhow::Result<Command> {
     let path = std::env::current_exe()?.with_file_name(name);
     if !path.exists() {
         bail!("{} is missing: build it with `make build`", path.display());
@@ -252,13 +257,13 @@ fn last_words(log: &Path) -> String {
 fn agent_config(
     dir: &Path,
     coordinator: &str,
-    (node, model, threads): (&str, &str, u32),
+    (node, expert, threads): (&str, &str, u32),
     token_file: Option<PathBuf>,
 ) -> String {
     // Debug formatting of a string is a valid basic string in TOML for the paths people use.
     let token = token_file.map_or(String::new(), |f| format!("join_token_file = {f:?}\n"));
     format!(
-        "coordinator = {coordinator:?}\nnode = {node:?}\nstate_dir = {dir:?}\n{token}threads = {threads}\n\n[[expert]]\nmodel = {model:?}\n"
+        "coordinator = {coordinator:?}\nnode = {node:?}\nstate_dir = {dir:?}\n{token}threads = {threads}\n\n[[expert]]\n{expert}\n"
     )
 }
 

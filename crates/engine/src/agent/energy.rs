@@ -47,6 +47,11 @@ impl Accountant {
         self.at = now.max(self.at);
     }
 
+    /// Whether joules come from readings by now.
+    pub(crate) fn is_measuring(&self) -> bool {
+        self.meter.is_some()
+    }
+
     /// No more readings: the model takes over from here.
     pub(crate) fn meter_lost(&mut self) {
         self.meter = None;

@@ -54,7 +54,8 @@ pub enum Input {
         /// Why, for people.
         reason: String,
     },
-    /// The energy meter's total since discovery; given just before the input it dates.
+    /// The energy meter's total, given just before the input it dates. Only differences count: the
+    /// first reading sets the zero.
     Meter {
         /// Monotonic.
         total: Joules,

@@ -226,7 +226,7 @@ impl Engine {
             prefill: Seconds::ZERO,
             decode: Seconds::ZERO,
             energy: moe2_model::Joules::ZERO,
-            energy_source: self.config.device.energy_source,
+            energy_source: self.energy_source(),
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use moe2_model::{DispatchId, ExpertName, ExpertOffer, ExpertState, Time, Usage};
+use moe2_model::{DispatchId, EnergySource, ExpertName, ExpertOffer, ExpertState, Time, Usage};
 use moe2_wire::{FailureKind, FromAgent, FromExpert, FromWorker};
 
 use super::backoff::Backoff;
@@ -67,7 +67,7 @@ impl Engine {
                 };
                 let queue = job.waited();
                 let energy = self.accountant.end(dispatch);
-                let energy_source = self.config.device.energy_source;
+                let energy_source = self.energy_source();
                 let usage = Usage {
                     prompt_tokens,
                     output_tokens,
@@ -160,6 +160,16 @@ impl Engine {
             .is_some_and(super::queue::Job::is_heard)
         {
             self.outputs.push_back(Output::Frame { dispatch, frame });
+        }
+    }
+
+    /// The device's meter, once it has given a reading; until then joules are modelled whatever
+    /// meter there is.
+    pub(super) fn energy_source(&self) -> EnergySource {
+        if self.accountant.is_measuring() {
+            self.config.device.energy_source
+        } else {
+            EnergySource::Modelled
         }
     }
 

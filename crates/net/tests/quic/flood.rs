@@ -21,17 +21,15 @@ async fn first_packets(fleet: &Fleet) -> Vec<Vec<u8>> {
     let trap = UdpSocket::bind(loopback()).await.unwrap();
     let clients = quinn::Endpoint::client(loopback()).unwrap();
     let (config, address) = (stranger(fleet, None, ALPN), trap.local_addr().unwrap());
-    let mut packets = BTreeMap::new();
+    let (mut packets, mut pending) = (BTreeMap::new(), Vec::new());
     let mut buffer = vec![0; 2048];
     while packets.len() < FLOOD {
-        let pending = clients.connect_with(config.clone(), address, SERVER_NAME);
+        // Kept until the end: a client given up would send a goodbye instead.
+        pending.push(clients.connect_with(config.clone(), address, SERVER_NAME));
         let (length, _) = trap.recv_from(&mut buffer).await.unwrap();
-        // A client given up says goodbye to the same connection id; the first packet is the one.
         let id_length = usize::from(buffer[5]);
-        packets
-            .entry(buffer[6..6 + id_length].to_vec())
-            .or_insert_with(|| buffer[..length].to_vec());
-        drop(pending);
+        let id = buffer[6..6 + id_length].to_vec();
+        packets.insert(id, buffer[..length].to_vec());
     }
     packets.into_values().collect()
 }

@@ -55,10 +55,10 @@ async fn an_impostor_that_shows_our_ca_certificate_is_recognised() {
 async fn an_agent_without_a_certificate_is_refused() {
     let mut fleet = Fleet::new();
     let (_endpoint, link) = fleet.dial(stranger(&fleet, None, ALPN)).await;
-    let told = link.unwrap().closed().await.to_string();
-    assert!(told.contains("a client certificate"), "{told}");
     let logged = fleet.accept_rejected().await;
     assert!(logged.contains("a client certificate"), "{logged}");
+    let told = link.unwrap().closed().await.to_string();
+    assert!(told.contains("a client certificate"), "{told}");
 }
 
 #[tokio::test]

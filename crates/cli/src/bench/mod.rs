@@ -1,0 +1,66 @@
+//! `moe2 bench`: what the system costs on top of the engine, measured on this machine.
+//!
+//! Both benchmarks start a fleet of their own and stop it. Figures are ratios or medians of one run on
+//! one machine, and the raw samples are in the JSON output.
+
+mod overhead;
+mod throughput;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use clap::Subcommand;
+
+use crate::up::processes::{Fleet, Plan};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  moe2 bench throughput --model smollm2-135m-instruct\n  moe2 bench overhead --rate 500 --seconds 20 --json"
+)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tokens per second through coordinator, QUIC and agent, against the engine alone.
+    Throughput(throughput::Args),
+    /// The coordinator's own time per request, with stub experts under steady load.
+    Overhead(overhead::Args),
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    match &args.command {
+        Command::Throughput(args) => throughput::run(args),
+        Command::Overhead(args) => overhead::run(args),
+    }
+}
+
+/// A fleet on free ports with one agent for each of these experts.
+fn fleet(name: &str, experts: Vec<String>, threads: u32) -> anyhow::Result<Fleet> {
+    let state: PathBuf =
+        std::env::temp_dir().join(format!("moe2-bench-{name}-{}", std::process::id()));
+    let free = "127.0.0.1:0".to_owned();
+    let plan = Plan {
+        state,
+        http: free.clone(),
+        quic: free,
+        threads,
+        experts,
+    };
+    Fleet::start(&plan, &AtomicBool::new(false))
+}
+
+/// The value that this share of the samples is not above; samples need not be sorted.
+fn quantile(samples: &[f64], share: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    let rank = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len().max(1));
+    sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
+}
