@@ -128,6 +128,12 @@ impl Config {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_example_in_deploy_is_sound() {
+        let example = Config::parse(include_str!("../../deploy/agent.toml")).expect("sound");
+        assert_eq!(example.expert.len(), 1);
+    }
+
     const HEAD: &str = "coordinator = \"c:1\"\nnode = \"n\"\nstate_dir = \"/tmp/x\"\n";
 
     #[test]

@@ -104,7 +104,10 @@ async fn create_token(State(admin): State<Admin>, body: axum::body::Bytes) -> Re
         };
         admin.registrar.store.add_token(&stored)?;
         tracing::info!(node = %request.node, id = token.id, "join token made");
-        let expires = expires_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let expires = expires_at
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
         Ok::<_, rusqlite::Error>(json!({
             "token": token.to_string(),
             "node": request.node,

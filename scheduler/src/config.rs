@@ -71,7 +71,7 @@ impl Default for Config {
             quic: SocketAddr::from(([0, 0, 0, 0], 7077)),
             advertise: None,
             state_dir: PathBuf::from("/var/lib/moe2"),
-            certificate_hours: 30 * 24,
+            certificate_hours: 90 * 24,
             limits: Limits::default(),
             prices: ConfigPrices::default(),
             tenant: Vec::new(),
@@ -81,21 +81,34 @@ impl Default for Config {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body_bytes: 1 << 20, output_tokens: 4_096, queries: 1_024, query_seconds: 300 }
+        Self {
+            body_bytes: 1 << 20,
+            output_tokens: 4_096,
+            queries: 1_024,
+            query_seconds: 300,
+        }
     }
 }
 
 impl Default for ConfigPrices {
     fn default() -> Self {
-        let Prices { per_joule, per_second } = EngineConfig::default().prices;
-        Self { per_joule, per_second }
+        let Prices {
+            per_joule,
+            per_second,
+        } = EngineConfig::default().prices;
+        Self {
+            per_joule,
+            per_second,
+        }
     }
 }
 
 impl Config {
     /// Reads and checks a file; without one, the defaults.
     pub(crate) fn read(path: Option<&Path>) -> anyhow::Result<Self> {
-        let Some(path) = path else { return Ok(Self::default()) };
+        let Some(path) = path else {
+            return Ok(Self::default());
+        };
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the configuration {}", path.display()))?;
         Self::parse(&text).with_context(|| format!("in {}", path.display()))
@@ -104,23 +117,40 @@ impl Config {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let config: Self = toml::from_str(text)?;
         let mut wrong = Vec::new();
-        let ConfigPrices { per_joule, per_second } = config.prices;
-        if [per_joule, per_second].iter().any(|p| !p.is_finite() || *p < 0.0) {
+        let ConfigPrices {
+            per_joule,
+            per_second,
+        } = config.prices;
+        if [per_joule, per_second]
+            .iter()
+            .any(|p| !p.is_finite() || *p < 0.0)
+        {
             wrong.push("prices: use finite numbers of at least 0".to_owned());
         }
         for tenant in &config.tenant {
             if tenant.key_hash().is_none() {
-                wrong.push(format!("tenant {}: key_sha256 must be 64 hexadecimal digits", tenant.name));
+                wrong.push(format!(
+                    "tenant {}: key_sha256 must be 64 hexadecimal digits",
+                    tenant.name
+                ));
             }
         }
         if config.limits.body_bytes > 1 << 20 {
             wrong.push("limits.body_bytes: at most 1048576, what fits a frame".to_owned());
         }
-        if config.limits.queries == 0 || config.limits.query_seconds == 0 || config.certificate_hours == 0
+        if config.limits.queries == 0
+            || config.limits.query_seconds == 0
+            || config.certificate_hours == 0
         {
-            wrong.push("limits.queries, limits.query_seconds, certificate_hours: at least 1".to_owned());
+            wrong.push(
+                "limits.queries, limits.query_seconds, certificate_hours: at least 1".to_owned(),
+            );
         }
-        if wrong.is_empty() { Ok(config) } else { bail!("{}", wrong.join("; ")) }
+        if wrong.is_empty() {
+            Ok(config)
+        } else {
+            bail!("{}", wrong.join("; "))
+        }
     }
 
     /// Settings for the engine.
@@ -151,10 +181,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_example_in_deploy_is_sound_and_shows_the_defaults() {
+        let example = Config::parse(include_str!("../../deploy/coordinator.toml")).expect("sound");
+        assert_eq!(format!("{example:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
     fn an_unknown_key_and_a_bad_hash_are_refused_by_name() {
         let unknown = Config::parse("htpp = \"127.0.0.1:1\"").expect_err("unknown key");
         assert!(format!("{unknown:#}").contains("htpp"));
-        let hash = Config::parse("[[tenant]]\nname = \"a\"\nkey_sha256 = \"xyz\"").expect_err("bad hash");
+        let hash =
+            Config::parse("[[tenant]]\nname = \"a\"\nkey_sha256 = \"xyz\"").expect_err("bad hash");
         assert!(hash.to_string().contains("tenant a"), "{hash}");
     }
 }

@@ -42,7 +42,10 @@ struct Driver {
 }
 
 /// Starts the engine's task.
-pub(crate) fn spawn(engine: Engine, metrics: Metrics) -> (EngineHandle, tokio::task::JoinHandle<()>) {
+pub(crate) fn spawn(
+    engine: Engine,
+    metrics: Metrics,
+) -> (EngineHandle, tokio::task::JoinHandle<()>) {
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (publish, view) = watch::channel(Arc::new(FleetView::default()));
     let handle = EngineHandle::new(commands, view);
@@ -100,7 +103,10 @@ impl Driver {
             Command::Submit(submit) => {
                 self.replies.insert(submit.id, submit.replies);
                 self.parsed = Some(submit.parsed);
-                let input = Input::Submit { query: submit.id, request: submit.query };
+                let input = Input::Submit {
+                    query: submit.id,
+                    request: submit.query,
+                };
                 self.engine.handle(now, input);
             }
             Command::Input(input) => {
@@ -145,7 +151,11 @@ impl Driver {
                     self.replies.remove(&query);
                 }
             }
-            Output::Dispatch { dispatch, session, work } => self.dispatch(dispatch, session, *work),
+            Output::Dispatch {
+                dispatch,
+                session,
+                work,
+            } => self.dispatch(dispatch, session, *work),
             Output::Cancel { dispatch } => {
                 if let Some(cancel) = self.cancels.remove(&dispatch) {
                     let _ = cancel.send(());
@@ -179,7 +189,9 @@ impl Driver {
 
     /// Closes after a moment in which what was said before can leave.
     fn close(&mut self, session: SessionId, reason: String) {
-        let Some(agent) = self.agents.remove(&session) else { return };
+        let Some(agent) = self.agents.remove(&session) else {
+            return;
+        };
         tokio::spawn(async move {
             // Closing discards unsent data, and a refusal must reach the agent's log.
             sleep(FAREWELL).await;
@@ -216,14 +228,22 @@ impl Driver {
     fn event(&self, event: &Event) {
         self.metrics.fold(event);
         match event {
-            Event::NodeJoined { node, energy_source } => {
+            Event::NodeJoined {
+                node,
+                energy_source,
+            } => {
                 tracing::info!(%node, source = energy_source.as_str(), "node joined the fleet");
                 if *energy_source == moe2_model::EnergySource::Modelled {
                     tracing::warn!(%node, "no energy sensor: its joules are modelled");
                 }
             }
             Event::NodeLost { node, reason } => tracing::warn!(%node, reason, "node lost"),
-            Event::Planned { selected, offered, objective, bound } => {
+            Event::Planned {
+                selected,
+                offered,
+                objective,
+                bound,
+            } => {
                 tracing::info!(selected, offered, objective, bound, "active set planned");
             }
             other => tracing::debug!(?other, "event"),

@@ -54,29 +54,51 @@ impl EngineHandle {
         commands: mpsc::Sender<Command>,
         view: watch::Receiver<Arc<FleetView>>,
     ) -> Self {
-        Self { commands, next: Arc::new(AtomicU64::new(1)), view }
+        Self {
+            commands,
+            next: Arc::new(AtomicU64::new(1)),
+            view,
+        }
     }
 
     /// Hands a query to the engine.
     pub(crate) async fn submit(&self, query: Query) -> Result<Submission, ShuttingDown> {
         let id = QueryId(self.next.fetch_add(1, Ordering::Relaxed));
         let (sender, replies) = mpsc::unbounded_channel();
-        let submit =
-            Submit { id, query: Box::new(query), replies: sender, parsed: Instant::now() };
-        self.commands.send(Command::Submit(submit)).await.map_err(|_| ShuttingDown)?;
-        Ok(Submission { id, replies, commands: self.commands.clone(), ended: false })
+        let submit = Submit {
+            id,
+            query: Box::new(query),
+            replies: sender,
+            parsed: Instant::now(),
+        };
+        self.commands
+            .send(Command::Submit(submit))
+            .await
+            .map_err(|_| ShuttingDown)?;
+        Ok(Submission {
+            id,
+            replies,
+            commands: self.commands.clone(),
+            ended: false,
+        })
     }
 
     /// Makes an agent's connection known before anything it says.
     pub(crate) async fn attach(&self, peer: AgentPeer) -> Result<SessionId, ShuttingDown> {
         let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
-        self.commands.send(Command::Attach(session, peer)).await.map_err(|_| ShuttingDown)?;
+        self.commands
+            .send(Command::Attach(session, peer))
+            .await
+            .map_err(|_| ShuttingDown)?;
         Ok(session)
     }
 
     /// Tells the engine that something happened.
     pub(crate) async fn input(&self, input: Input) -> Result<(), ShuttingDown> {
-        self.commands.send(Command::Input(input)).await.map_err(|_| ShuttingDown)
+        self.commands
+            .send(Command::Input(input))
+            .await
+            .map_err(|_| ShuttingDown)
     }
 
     /// The latest snapshot of the fleet.

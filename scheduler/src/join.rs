@@ -46,7 +46,11 @@ impl Registrar {
         }
     }
 
-    fn decide(&self, request: &EnrolRequest, peer: Option<&NodeId>) -> Result<EnrolReply, EnrolError> {
+    fn decide(
+        &self,
+        request: &EnrolRequest,
+        peer: Option<&NodeId>,
+    ) -> Result<EnrolReply, EnrolError> {
         let now = SystemTime::now();
         let node = NodeId::new(&request.node).map_err(|_| EnrolError::BadRequest)?;
         // A node that shows its own still valid certificate is renewing and needs no token.

@@ -38,7 +38,11 @@ use store::Store;
 
 /// Routes queries to a fleet of LLM experts inside budgets of delay and energy.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = "Examples:\n  moe2-coordinator --state-dir ./state\n  moe2-coordinator --config coordinator.toml\n  moe2-coordinator --config coordinator.toml --check-config")]
+#[command(
+    version,
+    about,
+    after_help = "Examples:\n  moe2-coordinator --state-dir ./state\n  moe2-coordinator --config coordinator.toml\n  moe2-coordinator --config coordinator.toml --check-config"
+)]
 struct Args {
     /// Configuration file (TOML); without one, the defaults.
     #[arg(long, value_name = "FILE")]
@@ -78,7 +82,9 @@ fn main() -> std::process::ExitCode {
 fn start_log(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MOE2_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if json { log.json().init() } else { log.init() }
 }
 
@@ -110,18 +116,32 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
     let keys = Arc::new(http::auth::KeyTable::new(tenants(&config, &state)?));
 
     let http_listener = TcpListener::bind(config.http).await.with_context(|| {
-        format!("cannot listen on {} for clients: choose another with --http or `http`", config.http)
+        format!(
+            "cannot listen on {} for clients: choose another with --http or `http`",
+            config.http
+        )
     })?;
     let quic_listener = Listener::bind(config.quic, &authority, SystemTime::now())?;
     let (http_addr, quic_addr) = (http_listener.local_addr()?, quic_listener.local_addr());
-    let advertise = config.advertise.clone().unwrap_or_else(|| quic_addr.to_string());
+    let advertise = config
+        .advertise
+        .clone()
+        .unwrap_or_else(|| quic_addr.to_string());
 
     let metrics = Metrics::new()?;
     let engine = Engine::new(config.engine(), Gate::builtin());
     let (engine, driver) = driver::spawn(engine, metrics.clone());
     let lifetime = Duration::from_secs(u64::from(config.certificate_hours) * 3_600);
-    let registrar = Arc::new(Registrar { authority, store, lifetime });
-    tokio::spawn(accept_agents(quic_listener, engine.clone(), registrar.clone()));
+    let registrar = Arc::new(Registrar {
+        authority,
+        store,
+        lifetime,
+    });
+    tokio::spawn(accept_agents(
+        quic_listener,
+        engine.clone(),
+        registrar.clone(),
+    ));
 
     let api = http::Api {
         engine: engine.clone(),

@@ -103,8 +103,13 @@ pub(crate) async fn serve(connection: AgentConnection, engine: EngineHandle) {
     let node = connection.node().clone();
     let remote = connection.remote();
     let (control, said) = mpsc::unbounded_channel();
-    let peer = AgentPeer { connection: connection.clone(), control };
-    let Ok(session) = engine.attach(peer).await else { return };
+    let peer = AgentPeer {
+        connection: connection.clone(),
+        control,
+    };
+    let Ok(session) = engine.attach(peer).await else {
+        return;
+    };
     tracing::info!(%node, %remote, %session, "agent connected");
     let reason = tokio::select! {
         reason = converse(&connection, (session, node.clone()), said, &engine) => reason,

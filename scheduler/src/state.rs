@@ -30,7 +30,9 @@ impl StateDir {
                 path.display()
             )
         })?;
-        Ok(Self { path: path.to_owned() })
+        Ok(Self {
+            path: path.to_owned(),
+        })
     }
 
     pub(crate) fn database(&self) -> PathBuf {

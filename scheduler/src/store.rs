@@ -38,7 +38,9 @@ pub(crate) struct NewToken {
 impl Store {
     /// Opens the file, making its tables if need be.
     pub(crate) fn open(path: &Path) -> rusqlite::Result<Self> {
-        let store = Self { path: path.to_owned() };
+        let store = Self {
+            path: path.to_owned(),
+        };
         let database = store.connect()?;
         database.pragma_update(None, "journal_mode", "wal")?;
         database.execute_batch(SCHEMA)?;
@@ -83,7 +85,9 @@ impl Store {
                 },
             )
             .optional()?;
-        let Some((hash, bound, expires, used)) = row else { return Ok(Err(EnrolError::Invalid)) };
+        let Some((hash, bound, expires, used)) = row else {
+            return Ok(Err(EnrolError::Invalid));
+        };
         if !constant_time_eq(&hash, secret_sha256) {
             return Ok(Err(EnrolError::Invalid));
         }
@@ -100,7 +104,11 @@ impl Store {
             "UPDATE join_token SET used_at = ?2 WHERE id = ?1 AND used_at IS NULL",
             params![id, unix(now)],
         )?;
-        Ok(if taken == 1 { Ok(()) } else { Err(EnrolError::Used) })
+        Ok(if taken == 1 {
+            Ok(())
+        } else {
+            Err(EnrolError::Used)
+        })
     }
 
     pub(crate) fn add_certificate(
@@ -118,7 +126,10 @@ impl Store {
 }
 
 fn unix(time: SystemTime) -> i64 {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = time
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
@@ -144,7 +155,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (store, now) = store(&dir, Duration::from_secs(60));
         let take = |id, secret: [u8; 32], node, at| {
-            store.take_token((id, &secret), node, at).expect("the database answers")
+            store
+                .take_token((id, &secret), node, at)
+                .expect("the database answers")
         };
         assert_eq!(take("other", [7; 32], "n1", now), Err(EnrolError::Invalid));
         assert_eq!(take("id", [8; 32], "n1", now), Err(EnrolError::Invalid));

@@ -54,7 +54,10 @@ fn a_fused_choice_weighs_three_experts() {
     for expert in experts {
         let logprobs = expert["option_logprobs"].as_array().expect("asked for");
         assert_eq!(logprobs.len(), options.len(), "{expert}");
-        assert!(expert["actual"]["energy_j"].as_f64() > Some(0.0), "{expert}");
+        assert!(
+            expert["actual"]["energy_j"].as_f64() > Some(0.0),
+            "{expert}"
+        );
     }
 }
 
@@ -72,6 +75,9 @@ fn explain_shows_every_candidate_and_the_chosen_one_first() {
     assert_eq!(candidates[0]["expert"], reply.model(), "{own}");
     for candidate in candidates {
         assert!(candidate["score"].is_number(), "{candidate}");
-        assert!(candidate["forecast"]["delay_s"].as_f64() > Some(0.0), "{candidate}");
+        assert!(
+            candidate["forecast"]["delay_s"].as_f64() > Some(0.0),
+            "{candidate}"
+        );
     }
 }

@@ -27,7 +27,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Changing the CA means enrolling every agent again.
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// Made anew at every start of the coordinator.
-const SERVER_LIFETIME: Duration = DAY.saturating_mul(90);
+const SERVER_LIFETIME: Duration = CA_LIFETIME;
 /// Certificates begin this long before now: a machine whose clock is a little slow accepts them.
 const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 /// A signing request of a P-256 key has about 300 bytes, of an RSA-4096 key about 1.7 kB.

@@ -67,6 +67,7 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
         "moe2",
         &[
             "moe2-model",
+            "moe2-engine",
             "moe2-models",
             "moe2-net",
             "moe2-wire",

@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -241,9 +242,17 @@ async fn stamp(request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let method = request.method().clone();
     let path: String = request.uri().path().chars().take(120).collect();
+    let has_body = !request.body().is_end_stream();
     let mut response = next.run(request).await;
-    if needs_envelope(&response) {
+    let by_router = needs_envelope(&response);
+    if by_router {
         response = enveloped(&response, method.as_str(), &path);
+    }
+    if has_body && (by_router || leaves_body_unread(response.status())) {
+        // The server closes the connection behind such a response; unsaid, a client that keeps its
+        // connections would send the next request into it.
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
     }
     let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let status = response.status().as_u16();
@@ -270,6 +279,17 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
             let id = format!("req_{:016x}{:016x}", super::random(), super::random());
             HeaderValue::from_str(&id).expect("hexadecimal digits are visible ASCII")
         })
+}
+
+/// Refusals made before the body was read to its end.
+fn leaves_body_unread(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE
+    )
 }
 
 fn needs_envelope(response: &Response) -> bool {

@@ -59,115 +59,117 @@ fn an_infeasible_result_carries_its_reason() {
     );
 }
 
+/// Text of the sound file, what replaces it, and how the refusal begins.
+const FAULTS: &[(&str, &str, &str)] = &[
+    (r#""k": 1"#, r#""k": 1, "seed": 3"#, "seed: unknown field"),
+    (
+        r#""top": 2"#,
+        r#""topp": 2"#,
+        "constraints[2].topp: unknown field",
+    ),
+    (r#""k": 1,"#, "", ".: missing field `k`"),
+    (r#""k": 1"#, r#""k": -1"#, "k: invalid value"),
+    (r#""k": 1"#, r#""k": 0"#, "k: must not be empty or zero"),
+    ("0.8]]", "NaN]]", "utility[1][1]: expected"),
+    ("0.8]]", "1e999]]", "utility[1][1]: number out of range"),
+    ("0.8]]", "null]]", "utility[1][1]: invalid type"),
+    (
+        "0.8]]",
+        "-0.8]]",
+        "utility[1][1]: is -0.8, expected a finite number from 0 to 1e9",
+    ),
+    ("0.8]]", "2e9]]", "utility[1][1]: is 2000000000"),
+    ("0.8]]", "0.8, 1]]", "utility[1]: has 3 entries, expected 2"),
+    ("[0.5, 0.5]", "[0.5]", "weights: has 1 entries, expected 2"),
+    ("[0.5, 0.5]", "[0.5, -1]", "weights[1]: is -1"),
+    ("[0.5, 0.5]", "[0, 0]", "weights: must not be empty or zero"),
+    (r#"["a", "b"]"#, "[]", "experts: must not be empty"),
+    (
+        r#"["a", "b"]"#,
+        r#"["a", "a"]"#,
+        "experts[1]: the name \"a\" is already used",
+    ),
+    (
+        r#"["a", "b"]"#,
+        r#"["a", ""]"#,
+        "experts[1]: must not be empty",
+    ),
+    (
+        "[[0.9, 0.1], [0.2, 0.8]]",
+        "[]",
+        "utility: must not be empty",
+    ),
+    (
+        "[3.0, 2.0]",
+        "[3.0]",
+        "constraints[0].cost: has 1 entries, expected 2",
+    ),
+    ("[3.0, 2.0]", "[3.0, -2]", "constraints[0].cost[1]: is -2"),
+    (
+        "[3.0, 2.0]",
+        r#"[3.0, "2"]"#,
+        "constraints[0].cost[1]: invalid type",
+    ),
+    (
+        r#""limit": 4.0"#,
+        r#""limit": -4.0"#,
+        "constraints[0].limit: is -4",
+    ),
+    (
+        r#""limit": 4.0"#,
+        r#""limit": 1e308"#,
+        "constraints[0].limit: is 1",
+    ),
+    (
+        r#""top": 2, "#,
+        "",
+        "constraints[2].top: missing for kind \"top_sum\"",
+    ),
+    (
+        r#""top": 2"#,
+        r#""top": 0"#,
+        "constraints[2].top: must not be empty or zero",
+    ),
+    (
+        r#""cost": [3.0, 2.0], "#,
+        "",
+        "constraints[0].cost: missing for kind \"sum\"",
+    ),
+    (
+        r#""limit": 1}"#,
+        r#""limit": 1, "top": 1}"#,
+        "constraints[3].top: not allowed",
+    ),
+    (
+        r#""limit": 1}"#,
+        r#""limit": 1, "cost": []}"#,
+        "constraints[3].cost: not allowed",
+    ),
+    (
+        r#""kind": "max""#,
+        r#""kind": "min""#,
+        "constraints[1].kind: unknown variant `min`",
+    ),
+    (
+        "latency_s/chat",
+        "experts",
+        "constraints[3].name: the name \"experts\"",
+    ),
+    (
+        "selection/1",
+        "selection/2",
+        "format: is \"moe2-selection/2\"",
+    ),
+    (
+        r#""limit": 1}]}"#,
+        r#""limit": 1}]} x"#,
+        ".: trailing characters",
+    ),
+];
+
 #[test]
 fn every_fault_is_refused_with_the_name_of_the_field() {
-    let cases = [
-        (r#""k": 1"#, r#""k": 1, "seed": 3"#, "seed: unknown field"),
-        (
-            r#""top": 2"#,
-            r#""topp": 2"#,
-            "constraints[2].topp: unknown field",
-        ),
-        (r#""k": 1,"#, "", ".: missing field `k`"),
-        (r#""k": 1"#, r#""k": -1"#, "k: invalid value"),
-        (r#""k": 1"#, r#""k": 0"#, "k: must not be empty or zero"),
-        ("0.8]]", "NaN]]", "utility[1][1]: expected"),
-        ("0.8]]", "1e999]]", "utility[1][1]: number out of range"),
-        ("0.8]]", "null]]", "utility[1][1]: invalid type"),
-        (
-            "0.8]]",
-            "-0.8]]",
-            "utility[1][1]: is -0.8, expected a finite number from 0 to 1e9",
-        ),
-        ("0.8]]", "2e9]]", "utility[1][1]: is 2000000000"),
-        ("0.8]]", "0.8, 1]]", "utility[1]: has 3 entries, expected 2"),
-        ("[0.5, 0.5]", "[0.5]", "weights: has 1 entries, expected 2"),
-        ("[0.5, 0.5]", "[0.5, -1]", "weights[1]: is -1"),
-        ("[0.5, 0.5]", "[0, 0]", "weights: must not be empty or zero"),
-        (r#"["a", "b"]"#, "[]", "experts: must not be empty"),
-        (
-            r#"["a", "b"]"#,
-            r#"["a", "a"]"#,
-            "experts[1]: the name \"a\" is already used",
-        ),
-        (
-            r#"["a", "b"]"#,
-            r#"["a", ""]"#,
-            "experts[1]: must not be empty",
-        ),
-        (
-            "[[0.9, 0.1], [0.2, 0.8]]",
-            "[]",
-            "utility: must not be empty",
-        ),
-        (
-            "[3.0, 2.0]",
-            "[3.0]",
-            "constraints[0].cost: has 1 entries, expected 2",
-        ),
-        ("[3.0, 2.0]", "[3.0, -2]", "constraints[0].cost[1]: is -2"),
-        (
-            "[3.0, 2.0]",
-            r#"[3.0, "2"]"#,
-            "constraints[0].cost[1]: invalid type",
-        ),
-        (
-            r#""limit": 4.0"#,
-            r#""limit": -4.0"#,
-            "constraints[0].limit: is -4",
-        ),
-        (
-            r#""limit": 4.0"#,
-            r#""limit": 1e308"#,
-            "constraints[0].limit: is 1",
-        ),
-        (
-            r#""top": 2, "#,
-            "",
-            "constraints[2].top: missing for kind \"top_sum\"",
-        ),
-        (
-            r#""top": 2"#,
-            r#""top": 0"#,
-            "constraints[2].top: must not be empty or zero",
-        ),
-        (
-            r#""cost": [3.0, 2.0], "#,
-            "",
-            "constraints[0].cost: missing for kind \"sum\"",
-        ),
-        (
-            r#""limit": 1}"#,
-            r#""limit": 1, "top": 1}"#,
-            "constraints[3].top: not allowed",
-        ),
-        (
-            r#""limit": 1}"#,
-            r#""limit": 1, "cost": []}"#,
-            "constraints[3].cost: not allowed",
-        ),
-        (
-            r#""kind": "max""#,
-            r#""kind": "min""#,
-            "constraints[1].kind: unknown variant `min`",
-        ),
-        (
-            "latency_s/chat",
-            "experts",
-            "constraints[3].name: the name \"experts\"",
-        ),
-        (
-            "selection/1",
-            "selection/2",
-            "format: is \"moe2-selection/2\"",
-        ),
-        (
-            r#""limit": 1}]}"#,
-            r#""limit": 1}]} x"#,
-            ".: trailing characters",
-        ),
-    ];
-    for (from, to, expected) in cases {
+    for (from, to, expected) in FAULTS {
         let message = refusal(from, to);
         assert!(message.starts_with(expected), "{to}: {message}");
     }

@@ -75,7 +75,7 @@ fn a_minimal_chat_gets_the_defaults() {
 }
 
 #[test]
-fn wrong_fields_are_refused_by_name() {
+fn wrong_messages_and_models_are_refused_by_name() {
     let image = json!([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}]);
     let table = [
         (json!({"model": null}), "model"),
@@ -123,6 +123,15 @@ fn wrong_fields_are_refused_by_name() {
             json!({"max_tokens": 5, "max_completion_tokens": 6}),
             "max_tokens",
         ),
+    ];
+    for (extra, param) in table {
+        assert_eq!(refused_param(&extra).as_deref(), Some(param), "{extra}");
+    }
+}
+
+#[test]
+fn wrong_options_are_refused_by_name() {
+    let table = [
         (json!({"temperature": 2.1}), "temperature"),
         (json!({"temperature": "hot"}), "temperature"),
         (json!({"top_p": 0}), "top_p"),

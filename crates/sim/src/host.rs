@@ -1,0 +1,237 @@
+//! One machine: an agent's engine, its workers and its end of a connection.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use moe2_engine::agent;
+use moe2_model::{
+    Bytes, DeviceInfo, DeviceKind, DispatchId, EnergySource, ExpertName, ExpertOffer, Joules,
+    NodeId, SessionId, Time, Watts,
+};
+use moe2_wire::FromExpert;
+
+use crate::clients::node_name;
+use crate::mutant::Mutant;
+use crate::network::{Link, Up};
+use crate::worker::Worker;
+use crate::world::{Happening, World};
+
+/// A model that nodes host.
+pub(crate) struct Model {
+    pub(crate) name: &'static str,
+    weights: u64,
+    pub(crate) context: u32,
+    slots: u32,
+}
+
+/// The models of the fleet; node `n` hosts two of them.
+pub(crate) const MODELS: [Model; 3] = [
+    Model {
+        name: "smollm2-135m-instruct",
+        weights: 100 << 20,
+        context: 512,
+        slots: 1,
+    },
+    Model {
+        name: "gemma-3-270m",
+        weights: 240 << 20,
+        context: 600,
+        slots: 2,
+    },
+    Model {
+        name: "qwen2.5-coder-0.5b-instruct",
+        weights: 470 << 20,
+        context: 2048,
+        slots: 1,
+    },
+];
+
+/// Attempts to connect that fail although nothing is wrong.
+const DIAL_FAILS: f64 = 0.05;
+/// How long a dial into a partition takes to fail.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Draw of the metered node, standing and busy alike, in watts.
+const METERED_WATTS: f64 = 15.0;
+
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) node: NodeId,
+    pub(crate) config: agent::Config,
+    /// `None` while the process is down.
+    pub(crate) engine: Option<agent::Engine>,
+    /// Counts the processes of this host.
+    pub(crate) life: u64,
+    /// The agent's end of its connection.
+    pub(crate) link: Option<SessionId>,
+    pub(crate) apart_until: Time,
+    pub(crate) workers: Vec<Worker>,
+    /// Dispatches that reached this process, and whether it has ended each.
+    pub(crate) frames: BTreeMap<DispatchId, bool>,
+}
+
+impl Host {
+    pub(crate) fn new(index: usize, seed: u64) -> Self {
+        let hosted = [index % MODELS.len(), (index + 1) % MODELS.len()];
+        let experts: Vec<ExpertOffer> = hosted.iter().map(|m| offer(&MODELS[*m])).collect();
+        let config = agent::Config {
+            device: device(index == 0),
+            parallel: 1 + index % 2,
+            queue_limit: 1 + index % 4,
+            seed,
+            experts,
+        };
+        Self {
+            node: node_name(index),
+            config,
+            engine: None,
+            life: 0,
+            link: None,
+            apart_until: Time::ZERO,
+            workers: Vec::new(),
+            frames: BTreeMap::new(),
+        }
+    }
+
+    /// The process ends, and its workers with it.
+    pub(crate) fn kill(&mut self) {
+        self.engine = None;
+        self.life += 1;
+        self.workers.clear();
+        self.frames.clear();
+    }
+
+    pub(crate) fn expert_index(&self, name: &ExpertName) -> Option<usize> {
+        self.config.experts.iter().position(|e| e.name == *name)
+    }
+}
+
+fn offer(model: &Model) -> ExpertOffer {
+    ExpertOffer {
+        name: ExpertName::new(model.name).expect("a literal name is valid"),
+        family: "test".to_owned(),
+        quantisation: "Q4_0".to_owned(),
+        parameters: model.weights * 2,
+        weights: Bytes(model.weights),
+        kv_per_token: Bytes(12_288),
+        context_tokens: model.context,
+        slots: model.slots,
+    }
+}
+
+fn device(metered: bool) -> DeviceInfo {
+    DeviceInfo {
+        kind: DeviceKind::Cpu,
+        model: "simulated".to_owned(),
+        threads: 4,
+        memory: Bytes(1 << 30),
+        gpus: Vec::new(),
+        cpu: None,
+        gpu: None,
+        energy_source: if metered {
+            EnergySource::Rapl
+        } else {
+            EnergySource::Modelled
+        },
+        idle_power: Watts::saturating(4.0),
+        busy_power: Watts::saturating(18.0),
+    }
+}
+
+impl World<'_> {
+    pub(crate) fn boot(&mut self, node: usize) {
+        let host = &mut self.hosts[node];
+        if host.engine.is_some() {
+            return;
+        }
+        let mut config = host.config.clone();
+        if self.mutant == Some(Mutant::TooParallel) {
+            config.parallel += 1;
+        }
+        host.workers = config.experts.iter().map(|_| Worker::default()).collect();
+        host.engine = Some(agent::Engine::new(config, self.now));
+        self.to_agent_engine(node, agent::Input::Tick);
+    }
+
+    pub(crate) fn to_agent_engine(&mut self, node: usize, input: agent::Input) {
+        let metered = self.hosts[node].config.device.energy_source == EnergySource::Rapl;
+        let now = self.now;
+        let Some(engine) = self.hosts[node].engine.as_mut() else {
+            return;
+        };
+        if metered {
+            let seconds = now.seconds_since(Time::ZERO).get();
+            let total = Joules::saturating(seconds * METERED_WATTS);
+            engine.handle(now, agent::Input::Meter { total });
+        }
+        engine.handle(now, input);
+        while let Some(output) = self.hosts[node].engine.as_mut().and_then(agent::Engine::poll_output) {
+            self.agent_wants(node, output);
+        }
+    }
+
+    fn agent_wants(&mut self, node: usize, output: agent::Output) {
+        match output {
+            agent::Output::Connect => self.dial(node),
+            agent::Output::Control(message) => {
+                if let Some(session) = self.hosts[node].link {
+                    self.send_up(session, Up::Control(message));
+                }
+            }
+            agent::Output::Frame { dispatch, frame } => self.say(node, dispatch, frame),
+            agent::Output::StartWorker { expert } => self.start_worker(node, &expert),
+            agent::Output::ToWorker { expert, message } => {
+                self.to_worker(node, &expert, message);
+            }
+            // The process ends; a supervisor starts it again.
+            agent::Output::Drained => self.crash(node),
+        }
+    }
+
+    fn say(&mut self, node: usize, dispatch: DispatchId, frame: FromExpert) {
+        let terminal = frame.is_terminal();
+        self.judge_frame(node, dispatch, terminal);
+        if terminal && self.mutant == Some(Mutant::SwallowFrame) && self.rng.chance(0.3) {
+            return;
+        }
+        if terminal && self.mutant == Some(Mutant::RepeatFrame) {
+            self.judge_frame(node, dispatch, terminal);
+        }
+        if let Some(session) = self.hosts[node].link {
+            self.send_up(session, Up::Frame(dispatch, frame));
+        }
+    }
+
+    fn judge_frame(&mut self, node: usize, dispatch: DispatchId, terminal: bool) {
+        match self.hosts[node].frames.get_mut(&dispatch) {
+            None => self.judge.blame(format!("an agent speaks of unknown dispatch {dispatch}")),
+            Some(true) => self.judge.blame(format!("dispatch {dispatch}: a frame after the last")),
+            Some(ended) => *ended = terminal,
+        }
+    }
+
+    fn dial(&mut self, node: usize) {
+        let apart = self.hosts[node].apart_until > self.now;
+        let life = self.hosts[node].life;
+        let latency = self.rng.within(self.scenario.latency);
+        let failed = apart || self.rng.chance(DIAL_FAILS);
+        let wait = if apart { DIAL_TIMEOUT } else { latency * 3 };
+        self.after(wait, Happening::Dialled { node, life, failed });
+    }
+
+    pub(crate) fn dialled(&mut self, node: usize, life: u64, failed: bool) {
+        if self.hosts[node].life != life {
+            return;
+        }
+        if failed {
+            let reason = "no answer".to_owned();
+            self.to_agent_engine(node, agent::Input::Disconnected { reason });
+            return;
+        }
+        self.sessions += 1;
+        let session = SessionId(self.sessions);
+        let held_until = self.hosts[node].apart_until;
+        self.links.insert(session, Link::new(node, held_until));
+        self.hosts[node].link = Some(session);
+        self.to_agent_engine(node, agent::Input::Connected);
+    }
+}
