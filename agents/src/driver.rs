@@ -22,8 +22,8 @@ use crate::worker::{self, Launch, WorkerLine};
 /// While work runs, the meter is read this often: power is integrated between readings, and the
 /// figures of short requests are off by at most one such step at either end.
 const METER_EVERY: Duration = Duration::from_millis(100);
-/// How long a worker may take to end once its standard input is closed.
-const WORKER_END: Duration = Duration::from_secs(2);
+/// How long the end of all workers and of the connection may take together.
+const LAST_MOMENT: Duration = Duration::from_secs(3);
 /// Messages waiting for the engine; senders wait when it is full.
 const INBOX: usize = 1_024;
 
@@ -41,6 +41,7 @@ pub(crate) struct Driver {
     to_links: mpsc::Sender<FromLink>,
     to_workers: mpsc::Sender<Input>,
     tasks: Vec<JoinHandle<()>>,
+    link: Option<JoinHandle<()>>,
     drained: bool,
 }
 
@@ -88,6 +89,7 @@ pub(crate) async fn run(parts: Parts, mut stop: watch::Receiver<Stop>) {
         to_links,
         to_workers,
         tasks: Vec::new(),
+        link: None,
         drained: false,
     };
     driver.put_all();
@@ -106,16 +108,18 @@ pub(crate) async fn run(parts: Parts, mut stop: watch::Receiver<Stop>) {
         }
     }
     drop(from_workers);
-    driver.end_workers().await;
+    driver.end().await;
 }
 
 impl Driver {
-    /// Closes every worker's standard input and waits for their processes to be gone.
-    async fn end_workers(&mut self) {
+    /// Lets the last frames leave, closes every worker's standard input and waits for all to be gone.
+    async fn end(mut self) {
+        self.frames.clear();
+        self.control = None;
         self.workers.clear();
-        for task in self.tasks.drain(..) {
+        for task in self.tasks.drain(..).chain(self.link.take()) {
             // A worker that does not end is killed when its task, and so its handle, is dropped.
-            let _ = timeout(WORKER_END, task).await;
+            let _ = timeout(LAST_MOMENT, task).await;
         }
     }
 
@@ -189,7 +193,8 @@ impl Driver {
     fn put(&mut self, output: Output) {
         match output {
             Output::Connect => {
-                tokio::spawn(link::run(self.dial.clone(), self.to_links.clone()));
+                let link = link::run(self.dial.clone(), self.to_links.clone());
+                self.link = Some(tokio::spawn(link));
             }
             Output::Control(message) => {
                 if let Some(control) = &self.control {
@@ -212,6 +217,10 @@ impl Driver {
                     // Fails only when the worker has ended, which its task reports.
                     let _ = worker.send(message);
                 }
+            }
+            Output::KillWorker { expert } => {
+                // Its task closes the pipe and, if that does not help, kills the process.
+                self.workers.remove(&expert);
             }
             Output::Drained => self.drained = true,
         }

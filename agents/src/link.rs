@@ -4,9 +4,9 @@
 //! again.
 
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use moe2_engine::agent::{Input, Work};
 use moe2_model::{DispatchId, NodeId};
 use moe2_net::{
@@ -14,6 +14,10 @@ use moe2_net::{
 };
 use moe2_wire::{FromAgent, FromExpert, ToAgent, ToExpert};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+/// For the last packets to leave.
+const FAREWELL: Duration = Duration::from_millis(150);
 
 /// What dialling needs.
 #[derive(Debug, Clone)]
@@ -54,17 +58,34 @@ async fn serve(dial: &Dial, to: &mpsc::Sender<FromLink>) -> anyhow::Result<Strin
     tracing::info!(coordinator = dial.coordinator, "connected");
     let (control, said) = mpsc::unbounded_channel();
     to.send(FromLink::Up(control)).await?;
-    Ok(tokio::select! {
+    let reason = tokio::select! {
         reason = converse(sender, receiver, said, to) => reason,
         reason = take_work(&connection, to) => reason,
         reason = connection.closed() => reason,
-    })
+    };
+    // Closing discards what has not left yet, and the last frames carry answers and joules.
+    sleep(FAREWELL).await;
+    connection.close(&reason);
+    sleep(FAREWELL).await;
+    Ok(reason)
 }
 
 /// The stored identity, or a new one for the join token.
 async fn identity(dial: &Dial) -> anyhow::Result<Identity> {
-    if let Some(identity) = Identity::load(&dial.identity_dir)? {
-        return Ok(identity);
+    let stored = Identity::load(&dial.identity_dir)?;
+    if let Some(identity) = stored {
+        if identity.node != dial.node {
+            bail!(
+                "the certificate in {} is for node `{}`, and the configuration says `{}`: use another state_dir, or remove that one and join with a new token",
+                dial.identity_dir.display(),
+                identity.node,
+                dial.node,
+            );
+        }
+        // An expired certificate is of no more use; a new token, if there is one, gets another.
+        if identity.not_after() > SystemTime::now() || dial.join_token_file.is_none() {
+            return Ok(identity);
+        }
     }
     let file = dial.join_token_file.as_ref().context(
         "this agent has no certificate yet: make a token with `moe2 join-token create` and name its file as `join_token_file`",

@@ -12,6 +12,7 @@ mod probe;
 mod stub;
 mod worker;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -92,6 +93,7 @@ fn start_log(json: bool) {
     });
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     if json { log.json().init() } else { log.init() }
 }

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use moe2_engine::agent::Input;
 use moe2_model::ExpertName;
@@ -13,6 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+/// How long a process may take to end once its standard input is closed; then it is killed.
+pub(crate) const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How to start the worker of an expert.
 #[derive(Debug, Clone)]
@@ -51,10 +56,10 @@ pub(crate) fn start(
     let task = tokio::spawn(async move {
         let reason = match (stdin, stdout) {
             (Some(stdin), Some(stdout)) => {
-                let writer = tokio::spawn(write(stdin, said));
-                let ended = read(&expert, stdout, &inputs).await;
-                writer.abort();
-                ended
+                tokio::select! {
+                    ended = read(&expert, stdout, &inputs) => ended,
+                    stuck = write_and_wait(stdin, said) => Err(stuck),
+                }
             }
             _ => Err("its pipes could not be opened".to_owned()),
         };
@@ -74,6 +79,13 @@ async fn describe_end(child: &mut Child, ended: Result<(), String>) -> String {
         Ok(status) => format!("the worker process ended with {status}"),
         Err(error) => format!("the worker process was lost: {error}"),
     }
+}
+
+/// Writes until the line is dropped, and then gives the process a moment to end by itself.
+async fn write_and_wait(stdin: ChildStdin, said: mpsc::UnboundedReceiver<ToWorker>) -> String {
+    write(stdin, said).await;
+    sleep(END_PATIENCE).await;
+    "it did not end when it was told to".to_owned()
 }
 
 async fn write(mut stdin: ChildStdin, mut said: mpsc::UnboundedReceiver<ToWorker>) {

@@ -37,6 +37,9 @@ struct Driver {
     replies: HashMap<QueryId, mpsc::UnboundedSender<Reply>>,
     agents: HashMap<SessionId, AgentPeer>,
     cancels: HashMap<DispatchId, oneshot::Sender<()>>,
+    planning: bool,
+    /// The newest plan that was asked for while another was being solved.
+    next_plan: Option<PlanRequest>,
     /// When the query being submitted was parsed, until its first dispatch has taken it.
     parsed: Option<Instant>,
 }
@@ -57,6 +60,8 @@ pub(crate) fn spawn(
         replies: HashMap::new(),
         agents: HashMap::new(),
         cancels: HashMap::new(),
+        planning: false,
+        next_plan: None,
         parsed: None,
     };
     let task = tokio::spawn(driver.run(inbox, publish));
@@ -98,6 +103,13 @@ impl Driver {
         match command {
             Command::Attach(session, peer) => {
                 self.agents.insert(session, peer);
+                return;
+            }
+            Command::PlannerFree => {
+                self.planning = false;
+                if let Some(request) = self.next_plan.take() {
+                    self.plan(request);
+                }
                 return;
             }
             Command::Submit(submit) => {
@@ -200,7 +212,13 @@ impl Driver {
     }
 
     /// Solves on a blocking thread; the answer is checked before the engine sees it.
-    fn plan(&self, request: PlanRequest) {
+    /// One at a time; of those that pile up only the newest is worth solving.
+    fn plan(&mut self, request: PlanRequest) {
+        if self.planning {
+            self.next_plan = Some(request);
+            return;
+        }
+        self.planning = true;
         let engine = self.handle.clone();
         tokio::spawn(async move {
             let solved = tokio::task::spawn_blocking(move || {
@@ -222,6 +240,7 @@ impl Driver {
                 Ok(Err(reason)) => tracing::error!(reason, "the planner's answer was not usable"),
                 Err(error) => tracing::error!(%error, "the planner's thread failed"),
             }
+            engine.planner_free().await;
         });
     }
 

@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Submit(Submit),
     /// An agent connected; whatever the engine wants said to it goes there.
     Attach(SessionId, AgentPeer),
+    /// The planner's thread is free again, with or without a usable answer.
+    PlannerFree,
     /// Anything else that happened.
     Input(Input),
 }
@@ -99,6 +101,12 @@ impl EngineHandle {
             .send(Command::Input(input))
             .await
             .map_err(|_| ShuttingDown)
+    }
+
+    /// Tells the driver that the planner's thread is free.
+    pub(crate) async fn planner_free(&self) {
+        // Fails only when the process is ending.
+        let _ = self.commands.send(Command::PlannerFree).await;
     }
 
     /// The latest snapshot of the fleet.

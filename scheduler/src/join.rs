@@ -28,7 +28,8 @@ impl Registrar {
             }
         };
         let peer = connection.peer_node();
-        let node = request.node.clone();
+        // A stranger's words go to the log only once they are known to be a name.
+        let node = NodeId::new(&request.node).map_or_else(|_| "?".to_owned(), |n| n.to_string());
         let decided =
             tokio::task::spawn_blocking(move || self.decide(&request, peer.as_ref())).await;
         let reply = match decided.unwrap_or(Err(EnrolError::Internal)) {
@@ -53,13 +54,7 @@ impl Registrar {
     ) -> Result<EnrolReply, EnrolError> {
         let now = SystemTime::now();
         let node = NodeId::new(&request.node).map_err(|_| EnrolError::BadRequest)?;
-        // A node that shows its own still valid certificate is renewing and needs no token.
-        if peer != Some(&node) {
-            let hash = hash_secret(&request.secret);
-            self.store
-                .take_token((&request.token_id, &hash), node.as_str(), now)
-                .map_err(|error| internal(&error))??;
-        }
+        // Signed before the token is used up, so that a malformed request does not cost one.
         let issued = self
             .authority
             .sign_agent(&request.csr_der, &node, self.lifetime, now)
@@ -67,6 +62,13 @@ impl Registrar {
                 tracing::warn!(%error, "signing request refused");
                 EnrolError::BadRequest
             })?;
+        // A node that shows its own still valid certificate is renewing and needs no token.
+        if peer != Some(&node) {
+            let hash = hash_secret(&request.secret);
+            self.store
+                .take_token((&request.token_id, &hash), node.as_str(), now)
+                .map_err(|error| internal(&error))??;
+        }
         self.store
             .add_certificate((&issued.serial, &node), now, issued.not_after)
             .map_err(|error| internal(&error))?;

@@ -14,6 +14,7 @@ mod peer;
 mod state;
 mod store;
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -84,6 +85,7 @@ fn start_log(json: bool) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     if json { log.json().init() } else { log.init() }
 }
@@ -104,7 +106,10 @@ fn run(args: &Args) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(config, args.exit_on_stdin_close))
+    let done = runtime.block_on(serve(config, args.exit_on_stdin_close));
+    // Reading standard input cannot be interrupted; waiting for that thread would never end.
+    runtime.shutdown_background();
+    done
 }
 
 async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
@@ -126,7 +131,7 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
     let advertise = config
         .advertise
         .clone()
-        .unwrap_or_else(|| quic_addr.to_string());
+        .unwrap_or_else(|| dialable(quic_addr));
 
     let metrics = Metrics::new()?;
     let engine = Engine::new(config.engine(), Gate::builtin());
@@ -174,6 +179,17 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
         _ = driver => Err(anyhow::anyhow!("the engine's task ended")),
         () = stopped(exit_on_stdin_close) => Ok(()),
     }
+}
+
+/// An address that agents can dial: `0.0.0.0` is none, and on the same machine loopback is.
+fn dialable(quic: SocketAddr) -> String {
+    if !quic.ip().is_unspecified() {
+        return quic.to_string();
+    }
+    tracing::warn!(
+        "agents on other machines need an address to dial: set `advertise` to this machine's"
+    );
+    format!("127.0.0.1:{}", quic.port())
 }
 
 /// The tenants of the configuration, or one named `default` with a key made on first start.

@@ -3,7 +3,7 @@
 //! Each stream has a task of its own that reads frames into the engine's inputs, so a slow agent
 //! holds up nobody; the engine's task only opens streams and never waits for one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use moe2_engine::coordinator::Input;
 use moe2_metrics::Metrics;
@@ -11,8 +11,14 @@ use moe2_model::{DispatchId, NodeId, Seconds, SessionId};
 use moe2_net::{AgentConnection, FrameReceiver, FrameSender, StreamError};
 use moe2_wire::{FromAgent, FromExpert, ToAgent, ToExpert};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::handle::EngineHandle;
+
+/// Longest an agent may take to accept a stream or to say hello.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest piece of answer in one frame: a token is far shorter.
+const MAX_TEXT: usize = 64 * 1024;
 
 /// What the driver keeps of a connected agent.
 #[derive(Debug, Clone)]
@@ -41,7 +47,7 @@ impl AgentPeer {
         parsed: Option<Instant>,
         (engine, metrics): (EngineHandle, Metrics),
     ) -> oneshot::Sender<()> {
-        let (cancel, cancelled) = oneshot::channel();
+        let (cancel, mut cancelled) = oneshot::channel();
         let connection = self.connection.clone();
         tokio::spawn(async move {
             let opened = async {
@@ -49,15 +55,19 @@ impl AgentPeer {
                 sender.send(&work).await?;
                 Ok::<_, StreamError>((sender, receiver))
             };
-            let ended = match opened.await {
-                Ok(streams) => {
-                    if let Some(parsed) = parsed {
-                        metrics.dispatched_in(Seconds::from_duration(parsed.elapsed()));
+            let ended = tokio::select! {
+                // A peer that gives no stream credit must not hold on to a query that is over.
+                _ = &mut cancelled => Some("cancelled before it was sent".to_owned()),
+                opened = timeout(OPEN_TIMEOUT, opened) => match opened {
+                    Ok(Ok(streams)) => {
+                        if let Some(parsed) = parsed {
+                            metrics.dispatched_in(Seconds::from_duration(parsed.elapsed()));
+                        }
+                        relay(dispatch, streams, cancelled, &engine).await
                     }
-                    drop(work);
-                    relay(dispatch, streams, cancelled, &engine).await
-                }
-                Err(error) => Some(error.to_string()),
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(_) => Some("the agent did not take the work".to_owned()),
+                },
             };
             if let Some(reason) = ended {
                 let _ = engine.input(Input::WorkLost { dispatch, reason }).await;
@@ -78,6 +88,9 @@ async fn relay(
     loop {
         tokio::select! {
             frame = receiver.recv::<FromExpert>() => match frame {
+                Ok(Some(FromExpert::Text(text))) if text.len() > MAX_TEXT => {
+                    return Some("a piece of answer is too long".to_owned());
+                }
                 Ok(Some(frame)) => {
                     let terminal = frame.is_terminal();
                     engine.input(Input::Work { dispatch, frame }).await.ok()?;
@@ -115,6 +128,7 @@ pub(crate) async fn serve(connection: AgentConnection, engine: EngineHandle) {
         reason = converse(&connection, (session, node.clone()), said, &engine) => reason,
         reason = connection.closed() => reason,
     };
+    connection.close(&reason);
     tracing::warn!(%node, %session, reason, "agent disconnected");
     let _ = engine.input(Input::AgentLost { session, reason }).await;
 }
@@ -125,9 +139,11 @@ async fn converse(
     mut said: mpsc::UnboundedReceiver<ToAgent>,
     engine: &EngineHandle,
 ) -> String {
-    let (mut sender, mut receiver) = match connection.accept_control().await {
-        Ok(streams) => streams,
-        Err(error) => return error.to_string(),
+    let (mut sender, mut receiver) = match timeout(OPEN_TIMEOUT, connection.accept_control()).await
+    {
+        Ok(Ok(streams)) => streams,
+        Ok(Err(error)) => return error.to_string(),
+        Err(_) => return "the agent said nothing".to_owned(),
     };
     loop {
         tokio::select! {

@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use moe2_net::Authority;
 use sha2::{Digest, Sha256};
 
@@ -42,7 +42,14 @@ impl StateDir {
     /// The CA, made on first start.
     pub(crate) fn authority(&self) -> Result<Authority> {
         let (cert, key) = (self.path.join("ca.pem"), self.path.join("ca.key"));
-        if cert.exists() && key.exists() {
+        let found = (there(&cert)?, there(&key)?);
+        if found != (true, true) && found != (false, false) {
+            bail!(
+                "{} holds only one of ca.pem and ca.key: restore the other from a backup, or remove both and let every agent join again",
+                self.path.display()
+            );
+        }
+        if found == (true, true) {
             let (cert_pem, key_pem) = (read(&cert)?, read(&key)?);
             return Authority::from_pem(&cert_pem, &key_pem)
                 .with_context(|| format!("{} and ca.key do not belong together", cert.display()));
@@ -57,7 +64,7 @@ impl StateDir {
     /// A secret of that name, made on first use.
     pub(crate) fn secret(&self, name: &str) -> Result<String> {
         let path = self.path.join(name);
-        if path.exists() {
+        if there(&path)? {
             return Ok(read(&path)?.trim().to_owned());
         }
         let mut bytes = [0_u8; 32];
@@ -72,6 +79,12 @@ impl StateDir {
     pub(crate) fn write_endpoints(&self, endpoints: &serde_json::Value) -> Result<()> {
         write_private(&self.path.join("endpoints.json"), &endpoints.to_string())
     }
+}
+
+/// A file that cannot be looked at is not a file that is not there.
+fn there(path: &Path) -> Result<bool> {
+    path.try_exists()
+        .with_context(|| format!("cannot look at {}", path.display()))
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -7,7 +7,7 @@ use crate::out;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  moe2 ask \"Why is the sky blue?\"\n  moe2 ask --model qwen2.5-coder-0.5b-instruct \"Write FizzBuzz in Rust\"\n  moe2 ask --choice yes --choice no --mode fuse \"Is 7 a prime number?\"\n  moe2 ask --delay-ms 2000 --energy-j 5 \"Hello\""
+    after_help = "Examples:\n  moe2 ask \"Why is the sky blue?\"\n  moe2 ask --model qwen2.5-coder-0.5b-instruct \"Write a Rust function that reverses a string\"\n  moe2 ask --choice yes --choice no --mode fuse \"Is 7 a prime number?\"\n  moe2 ask --delay-ms 2000 --energy-j 5 \"Hello\""
 )]
 pub(crate) struct Args {
     /// What to ask.

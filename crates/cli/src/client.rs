@@ -64,6 +64,10 @@ impl Where {
         let key = match (&self.key_file, std::env::var(variable)) {
             (Some(file), _) => read_key(file)?,
             (None, Ok(key)) => key,
+            // The local fleet's key is for the local fleet only.
+            (None, Err(_)) if self.url.is_some() => {
+                bail!("--url needs a key for it: set {variable} or name a file with --key-file")
+            }
             (None, Err(_)) => read_key(&state.join(file))
                 .with_context(|| format!("set {variable} or name a file with --key-file"))?,
         };

@@ -165,8 +165,18 @@ impl Coordinator {
     /// Whether a node is there and its expert takes work.
     #[must_use]
     pub fn is_ready(&self, name: &str) -> bool {
-        let node = self.node(name);
-        node["state"] == "ready" && node["experts"][0]["state"] == "ready"
+        self.node(name)["state"] == "ready" && self.expert_state(name) == "ready"
+    }
+
+    /// The state of a node's expert in lower case; empty if there is none.
+    #[must_use]
+    pub fn expert_state(&self, name: &str) -> String {
+        // A state with a reason is an object with one field.
+        let state = match &self.node(name)["experts"][0]["state"] {
+            Value::Object(with_reason) => with_reason.keys().next().cloned(),
+            plain => plain.as_str().map(str::to_owned),
+        };
+        state.unwrap_or_default().to_lowercase()
     }
 
     /// Dispatches under way on a node.

@@ -78,9 +78,8 @@ fn ends_with_the_error_frame(stream: Stream) {
     assert!(!events.contains(&Event::Done), "{events:?}");
 }
 
-fn expert_state(system: &System, agent: usize) -> Value {
-    let node = system.coordinator.node(&system.agents[agent].node);
-    node["experts"][0]["state"].clone()
+fn expert_state(system: &System, agent: usize) -> String {
+    system.coordinator.expert_state(&system.agents[agent].node)
 }
 
 fn kill_worker(agent: &mut Agent) {
@@ -89,7 +88,7 @@ fn kill_worker(agent: &mut Agent) {
 
 fn worker_loss_is_shown_and_mended(system: &System, victim: usize) {
     until("the fleet view shows the failure", SHOWN_WITHIN, || {
-        expert_state(system, victim) != "ready"
+        expert_state(system, victim) == "failed"
     });
     until("the worker is back", BACK_WITHIN, || {
         expert_state(system, victim) == "ready"

@@ -27,6 +27,7 @@ pub struct ExpertOffer {
 
 /// Whether an expert can take work now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ExpertState {
     /// Its weights are being loaded.
     Loading,

@@ -23,6 +23,7 @@ use crate::certificate::{self, node_uri};
 /// coordinator may be reached under any address.
 pub const SERVER_NAME: &str = "moe2-coordinator";
 
+#[cfg(test)]
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Changing the CA means enrolling every agent again.
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);

@@ -35,7 +35,7 @@ impl World<'_> {
             Some(0) => self.cut_node(node),
             Some(1) => self.crash(node),
             Some(2) => self.partition(node),
-            Some(3) => self.to_agent_engine(node, agent::Input::Drain),
+            Some(3) => self.tell_agent(node, agent::Input::Drain),
             _ => {}
         }
     }

@@ -13,7 +13,11 @@ pub(crate) const TENANTS: [&str; 2] = ["acme", "zenith"];
 
 /// One query. Its number stands in the prompt, so that the judge can tell whose work it sees.
 pub(crate) fn ask(rng: &mut Rng, id: QueryId, nodes: usize) -> Query {
-    let padding = if rng.chance(0.05) { 4_000 } else { 10 + rng.below(400) };
+    let padding = if rng.chance(0.05) {
+        4_000
+    } else {
+        10 + rng.below(400)
+    };
     let content = format!("{id} {}", "word ".repeat(padding / 5));
     let task = if rng.chance(0.3) {
         let options = ["A", "B", "C", "D"];
@@ -31,7 +35,7 @@ pub(crate) fn ask(rng: &mut Rng, id: QueryId, nodes: usize) -> Query {
         })
     };
     Query {
-        tenant: TenantId::new(rng.pick(&TENANTS)).expect("a literal name is valid"),
+        tenant: TenantId::new(TENANTS[rng.below(TENANTS.len())]).expect("a literal name is valid"),
         prompt: Prompt::Chat(vec![Message {
             role: Role::User,
             content,

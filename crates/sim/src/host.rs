@@ -149,10 +149,10 @@ impl World<'_> {
         }
         host.workers = config.experts.iter().map(|_| Worker::default()).collect();
         host.engine = Some(agent::Engine::new(config, self.now));
-        self.to_agent_engine(node, agent::Input::Tick);
+        self.tell_agent(node, agent::Input::Tick);
     }
 
-    pub(crate) fn to_agent_engine(&mut self, node: usize, input: agent::Input) {
+    pub(crate) fn tell_agent(&mut self, node: usize, input: agent::Input) {
         let metered = self.hosts[node].config.device.energy_source == EnergySource::Rapl;
         let now = self.now;
         let Some(engine) = self.hosts[node].engine.as_mut() else {
@@ -164,7 +164,11 @@ impl World<'_> {
             engine.handle(now, agent::Input::Meter { total });
         }
         engine.handle(now, input);
-        while let Some(output) = self.hosts[node].engine.as_mut().and_then(agent::Engine::poll_output) {
+        while let Some(output) = self.hosts[node]
+            .engine
+            .as_mut()
+            .and_then(agent::Engine::poll_output)
+        {
             self.agent_wants(node, output);
         }
     }
@@ -180,7 +184,12 @@ impl World<'_> {
             agent::Output::Frame { dispatch, frame } => self.say(node, dispatch, frame),
             agent::Output::StartWorker { expert } => self.start_worker(node, &expert),
             agent::Output::ToWorker { expert, message } => {
-                self.to_worker(node, &expert, message);
+                self.tell_worker(node, &expert, message);
+            }
+            agent::Output::KillWorker { expert } => {
+                if self.mutant != Some(Mutant::ForgetKill) {
+                    self.kill_worker(node, &expert);
+                }
             }
             // The process ends; a supervisor starts it again.
             agent::Output::Drained => self.crash(node),
@@ -203,8 +212,12 @@ impl World<'_> {
 
     fn judge_frame(&mut self, node: usize, dispatch: DispatchId, terminal: bool) {
         match self.hosts[node].frames.get_mut(&dispatch) {
-            None => self.judge.blame(format!("an agent speaks of unknown dispatch {dispatch}")),
-            Some(true) => self.judge.blame(format!("dispatch {dispatch}: a frame after the last")),
+            None => self
+                .judge
+                .blame(format!("an agent speaks of unknown dispatch {dispatch}")),
+            Some(true) => self
+                .judge
+                .blame(format!("dispatch {dispatch}: a frame after the last")),
             Some(ended) => *ended = terminal,
         }
     }
@@ -224,7 +237,7 @@ impl World<'_> {
         }
         if failed {
             let reason = "no answer".to_owned();
-            self.to_agent_engine(node, agent::Input::Disconnected { reason });
+            self.tell_agent(node, agent::Input::Disconnected { reason });
             return;
         }
         self.sessions += 1;
@@ -232,6 +245,6 @@ impl World<'_> {
         let held_until = self.hosts[node].apart_until;
         self.links.insert(session, Link::new(node, held_until));
         self.hosts[node].link = Some(session);
-        self.to_agent_engine(node, agent::Input::Connected);
+        self.tell_agent(node, agent::Input::Connected);
     }
 }

@@ -28,11 +28,13 @@ pub enum Mutant {
     RepeatFrame,
     /// The agent swallows some terminal frames.
     SwallowFrame,
+    /// The agent lets a worker that does not stop go on.
+    ForgetKill,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ForgetSettle,
         Self::BillMore,
         Self::RepeatReply,
@@ -44,5 +46,6 @@ impl Mutant {
         Self::TooParallel,
         Self::RepeatFrame,
         Self::SwallowFrame,
+        Self::ForgetKill,
     ];
 }

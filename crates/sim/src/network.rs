@@ -65,7 +65,7 @@ impl World<'_> {
             Up::Control(_) => None,
             Up::Frame(dispatch, _) => Some(*dispatch),
         };
-        if let Some(at) = self.arrival(session, (true, stream)) {
+        if let Some(at) = self.due(session, (true, stream)) {
             self.at(at, Happening::Up { session, packet });
         }
     }
@@ -79,12 +79,12 @@ impl World<'_> {
             Down::Control(_) | Down::Closed => None,
             Down::Work(dispatch, _) | Down::Cancel(dispatch) => Some(*dispatch),
         };
-        if open && let Some(at) = self.arrival(session, (false, stream)) {
+        if open && let Some(at) = self.due(session, (false, stream)) {
             self.at(at, Happening::Down { session, packet });
         }
     }
 
-    fn arrival(&mut self, session: SessionId, lane: Lane) -> Option<Time> {
+    fn due(&mut self, session: SessionId, lane: Lane) -> Option<Time> {
         let delay = self.rng.within(self.scenario.latency);
         let now = self.now;
         let link = self.links.get_mut(&session).filter(|link| !link.dead)?;
@@ -113,13 +113,13 @@ impl World<'_> {
         }
         let node = self.hosts[link.node].node.clone();
         match packet {
-            Up::Control(message) => self.to_coordinator(coordinator::Input::Agent {
+            Up::Control(message) => self.tell_coordinator(coordinator::Input::Agent {
                 session,
                 node,
                 message,
             }),
             Up::Frame(dispatch, frame) => {
-                self.to_coordinator(coordinator::Input::Work { dispatch, frame });
+                self.tell_coordinator(coordinator::Input::Work { dispatch, frame });
             }
         }
     }
@@ -144,7 +144,7 @@ impl World<'_> {
                 return;
             }
         };
-        self.to_agent_engine(node, input);
+        self.tell_agent(node, input);
     }
 
     /// The node at the agent's end, while that end is open and the connection lives.
@@ -184,19 +184,19 @@ impl World<'_> {
         let Some(link) = self.links.get_mut(&session) else {
             return;
         };
-        link.dead = true;
         if link.coordinator_until.is_none() {
+            link.dead = true;
             link.coordinator_until = Some(self.now);
         }
         // Streams may report their end before the connection does.
         for dispatch in self.judge.open_on(session) {
             if self.rng.chance(0.3) {
                 let reason = "the stream was reset".to_owned();
-                self.to_coordinator(coordinator::Input::WorkLost { dispatch, reason });
+                self.tell_coordinator(coordinator::Input::WorkLost { dispatch, reason });
             }
         }
         let reason = "the connection was lost".to_owned();
-        self.to_coordinator(coordinator::Input::AgentLost { session, reason });
+        self.tell_coordinator(coordinator::Input::AgentLost { session, reason });
     }
 
     /// The coordinator closes a connection; what it said before still leaves.
@@ -223,7 +223,7 @@ impl World<'_> {
         }
         self.hosts[node].link = None;
         let reason = "the connection was lost".to_owned();
-        self.to_agent_engine(node, agent::Input::Disconnected { reason });
+        self.tell_agent(node, agent::Input::Disconnected { reason });
         // The other end hears of it too, if it did not close the connection itself.
         self.after(self.scenario.idle_timeout, end(true, session));
     }

@@ -93,7 +93,12 @@ impl Scenario {
     /// All presets.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        vec![Self::calm(), Self::lossy(), Self::crashy(), Self::partitions()]
+        vec![
+            Self::calm(),
+            Self::lossy(),
+            Self::crashy(),
+            Self::partitions(),
+        ]
     }
 
     /// The preset with this name.

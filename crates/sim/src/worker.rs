@@ -2,7 +2,7 @@
 //!
 //! They speak the real pipe protocol in virtual time: load, prefill, one piece of text per token,
 //! scores for a choice. They die, fall silent, or fail to load with the scenario's probabilities. A
-//! silent worker either still listens to a cancel or is killed from outside after [`KILLED_AFTER`].
+//! silent worker may still listen to a cancel; a deaf one ends only when its agent kills it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use moe2_wire::{FailureKind, FromWorker, ToWorker};
 
 use crate::world::{Happening, World};
 
-/// A process that does not even listen is killed by whoever watches it.
-const KILLED_AFTER: Duration = Duration::from_secs(12);
+/// From a kill to the news of it.
+const KILL: Duration = Duration::from_millis(3);
 const LOAD: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(900));
 
 #[derive(Debug, Default)]
@@ -35,6 +35,8 @@ struct Run {
     limited: bool,
     cancelled: bool,
     stuck: bool,
+    /// Silent and does not listen to a cancel either.
+    deaf: bool,
     began: Time,
     prefill: Seconds,
 }
@@ -59,13 +61,15 @@ pub(crate) enum Line {
 impl World<'_> {
     pub(crate) fn start_worker(&mut self, node: usize, name: &ExpertName) {
         let Some(expert) = self.hosts[node].expert_index(name) else {
-            self.judge.blame(format!("a worker for unknown expert {name} is started"));
+            self.judge
+                .blame(format!("a worker for unknown expert {name} is started"));
             return;
         };
         let life = self.hosts[node].life;
         let worker = &mut self.hosts[node].workers[expert];
         if worker.alive {
-            self.judge.blame(format!("a second worker for {name} is started"));
+            self.judge
+                .blame(format!("a second worker for {name} is started"));
         }
         worker.process += 1;
         worker.alive = true;
@@ -81,17 +85,28 @@ impl World<'_> {
         self.after(wait, Happening::Worker { process, line });
     }
 
-    pub(crate) fn to_worker(&mut self, node: usize, name: &ExpertName, message: ToWorker) {
-        let Some(expert) = self.hosts[node].expert_index(name) else {
-            return;
-        };
-        let life = self.hosts[node].life;
-        let process = self.hosts[node].workers[expert].process;
-        let process = ProcessId {
+    pub(crate) fn kill_worker(&mut self, node: usize, name: &ExpertName) {
+        if let Some(process) = self.process_of(node, name) {
+            let line = Line::Killed;
+            self.after(KILL, Happening::Worker { process, line });
+        }
+    }
+
+    /// The worker's process at this moment.
+    fn process_of(&self, node: usize, name: &ExpertName) -> Option<ProcessId> {
+        let host = &self.hosts[node];
+        let expert = host.expert_index(name)?;
+        Some(ProcessId {
             node,
-            life,
+            life: host.life,
             expert,
-            process,
+            process: host.workers.get(expert)?.process,
+        })
+    }
+
+    pub(crate) fn tell_worker(&mut self, node: usize, name: &ExpertName, message: ToWorker) {
+        let Some(process) = self.process_of(node, name) else {
+            return;
         };
         match message {
             ToWorker::Start {
@@ -138,9 +153,6 @@ impl World<'_> {
         if !stuck {
             let line = Line::Step(dispatch);
             self.after(prefill, Happening::Worker { process, line });
-        } else if self.rng.chance(0.5) {
-            let line = Line::Killed;
-            self.after(KILLED_AFTER, Happening::Worker { process, line });
         }
     }
 
@@ -152,9 +164,11 @@ impl World<'_> {
                 let tokens = self.rng.between(0, sampling.max_tokens);
                 (tokens, false, tokens == sampling.max_tokens)
             }
-            Task::Choice { options } => {
-                (u32::try_from(options.len()).unwrap_or(u32::MAX), true, false)
-            }
+            Task::Choice { options } => (
+                u32::try_from(options.len()).unwrap_or(u32::MAX),
+                true,
+                false,
+            ),
         };
         let per_token = 0.0005 + 0.002 * self.rng.unit();
         Run {
@@ -165,6 +179,7 @@ impl World<'_> {
             limited,
             cancelled: false,
             stuck,
+            deaf: stuck && self.rng.chance(0.5),
             began: self.now,
             prefill: Seconds::saturating(f64::from(prompt_tokens) * per_token),
         }
@@ -176,11 +191,13 @@ impl World<'_> {
             return;
         };
         let was = std::mem::replace(&mut run.cancelled, true);
-        // One that runs sees it at its next step; of the silent ones, those that are never killed
-        // listen.
-        if run.stuck && !was {
+        // One that runs sees it at its next step.
+        if run.stuck && !run.deaf && !was {
             let line = Line::Step(dispatch);
-            self.after(Duration::from_millis(20), Happening::Worker { process, line });
+            self.after(
+                Duration::from_millis(20),
+                Happening::Worker { process, line },
+            );
         }
     }
 
@@ -204,17 +221,19 @@ impl World<'_> {
                 self.worker_says(process, FromWorker::LoadFailed { message });
                 self.die(process);
             }
-            Line::Step(dispatch) => self.step(process, dispatch),
+            Line::Step(dispatch) => self.work_on(process, dispatch),
             Line::Killed => self.die(process),
         }
     }
 
-    fn step(&mut self, process: ProcessId, dispatch: DispatchId) {
+    fn work_on(&mut self, process: ProcessId, dispatch: DispatchId) {
         if self.rng.chance(self.scenario.worker_crash) {
             self.die(process);
             return;
         }
-        let pause = self.rng.within((Duration::from_millis(10), Duration::from_millis(70)));
+        let pause = self
+            .rng
+            .within((Duration::from_millis(10), Duration::from_millis(70)));
         let worker = &mut self.hosts[process.node].workers[process.expert];
         let Some(run) = worker.runs.get_mut(&dispatch) else {
             return;
@@ -269,15 +288,17 @@ impl World<'_> {
         worker.runs.clear();
         let expert = host.config.experts[process.expert].name.clone();
         let reason = "killed by signal 9".to_owned();
-        self.to_agent_engine(process.node, agent::Input::WorkerExited { expert, reason });
+        self.tell_agent(process.node, agent::Input::WorkerExited { expert, reason });
     }
 
     pub(crate) fn worker_says(&mut self, process: ProcessId, message: FromWorker) {
         if !self.is_current(process) {
             return;
         }
-        let expert = self.hosts[process.node].config.experts[process.expert].name.clone();
-        self.to_agent_engine(process.node, agent::Input::Worker { expert, message });
+        let expert = self.hosts[process.node].config.experts[process.expert]
+            .name
+            .clone();
+        self.tell_agent(process.node, agent::Input::Worker { expert, message });
     }
 
     fn is_current(&self, process: ProcessId) -> bool {

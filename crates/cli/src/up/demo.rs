@@ -101,7 +101,7 @@ pub(super) fn invitation(fleet: &Fleet) -> String {
          curl {}/v1/chat/completions -H \"Authorization: Bearer $(cat {})\" \\\n    \
          -H 'Content-Type: application/json' \\\n    \
          -d '{{\"model\":\"auto\",\"messages\":[{{\"role\":\"user\",\"content\":\"Why is the sky blue?\"}}]}}'\n\n  \
-         {} ask \"Write FizzBuzz in Rust\"\n\nCtrl-C stops everything.",
+         {} ask \"Write a Rust function that reverses a string\"\n\nCtrl-C stops everything.",
         fleet.api().base(),
         key.display(),
         std::env::args().next().unwrap_or_else(|| "moe2".to_owned()),

@@ -44,13 +44,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, interrupted.clone())?;
-    }
     let (manifest, cache) = (Manifest::embedded(), Cache::default_dir()?);
     for spec in manifest.models() {
         models::fetch(spec, &cache, None, false)?;
+    }
+    // From here on there are children to stop; before, a signal may end this process at once.
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, interrupted.clone())?;
     }
     let state = args.state_dir.clone().unwrap_or_else(paths::local_state);
     let plan = processes::Plan {

@@ -95,14 +95,13 @@ impl Fleet {
         let coordinator = made["coordinator"]
             .as_str()
             .context("no address in the token reply")?;
-        let mut token_file = None;
-        if !dir.join("identity").exists() || self.is_new_ca(&dir)? {
+        if self.is_new_ca(&dir)? {
             let _ = fs::remove_dir_all(dir.join("identity"));
-            let token = made["token"].as_str().context("no token in the reply")?;
-            write_private(&dir.join("join.token"), token)?;
-            token_file = Some(dir.join("join.token"));
         }
-        let config = agent_config(&dir, coordinator, (node, expert, plan.threads), token_file);
+        let token = made["token"].as_str().context("no token in the reply")?;
+        let token_file = dir.join("join.token");
+        write_private(&token_file, token)?;
+        let config = agent_config(&dir, coordinator, (node, expert, plan.threads), &token_file);
         write_private(&dir.join("agent.toml"), &config)?;
         let mut command = binary("moe2-agent")?;
         command.arg("--config").arg(dir.join("agent.toml"));
@@ -145,7 +144,7 @@ impl Fleet {
             let fleet: FleetView = serde_json::from_value(self.admin.get("/admin/v1/fleet")?)?;
             for expert in fleet.ready_experts() {
                 let id = expert.id.to_string();
-                if !announced.contains(&id) {
+                if expert.id.node.as_str().starts_with("edge-") && !announced.contains(&id) {
                     let (node, name) = (&expert.id.node, &expert.id.name);
                     out::note(&format!("{node:<12} joined over QUIC, hosts {name}"));
                     announced.push(id);
@@ -258,12 +257,11 @@ fn agent_config(
     dir: &Path,
     coordinator: &str,
     (node, expert, threads): (&str, &str, u32),
-    token_file: Option<PathBuf>,
+    token_file: &Path,
 ) -> String {
     // Debug formatting of a string is a valid basic string in TOML for the paths people use.
-    let token = token_file.map_or(String::new(), |f| format!("join_token_file = {f:?}\n"));
     format!(
-        "coordinator = {coordinator:?}\nnode = {node:?}\nstate_dir = {dir:?}\n{token}threads = {threads}\n\n[[expert]]\n{expert}\n"
+        "coordinator = {coordinator:?}\nnode = {node:?}\nstate_dir = {dir:?}\njoin_token_file = {token_file:?}\nthreads = {threads}\n\n[[expert]]\n{expert}\n"
     )
 }
 

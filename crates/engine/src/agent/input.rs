@@ -94,6 +94,11 @@ pub enum Output {
         /// What.
         message: ToWorker,
     },
+    /// End a worker's process, which does not stop by itself; `WorkerExited` follows.
+    KillWorker {
+        /// Whose.
+        expert: ExpertName,
+    },
     /// Draining is over: nothing is running or waiting.
     Drained,
 }

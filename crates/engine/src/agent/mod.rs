@@ -48,6 +48,7 @@ enum Timer {
     Reconnect,
     Restart(usize),
     Deadline(DispatchId),
+    Stuck(DispatchId),
 }
 
 /// Every decision of an agent.
@@ -142,6 +143,7 @@ impl Engine {
                 Timer::Heartbeat => self.beat(now),
                 Timer::Reconnect => self.outputs.push_back(Output::Connect),
                 Timer::Restart(worker) => self.restart(worker),
+                Timer::Stuck(dispatch) => self.stuck(dispatch),
                 Timer::Deadline(dispatch) => self.deadline(now, dispatch),
             }
         }

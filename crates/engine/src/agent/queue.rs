@@ -1,10 +1,16 @@
 //! Work waiting and running: first come, first served, and never more at once than the cores bear.
 
+use std::time::Duration;
+
 use moe2_model::{DispatchId, ExpertState, FinishReason, Seconds, Time, Usage};
 use moe2_wire::{FailureKind, FromExpert, ToWorker};
 
 use super::input::Work;
 use super::{Engine, Output, Timer};
+
+/// A worker looks for a cancel before every token and every piece of prompt; on the slowest machine
+/// that is a few seconds.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// One dispatch at this agent.
 #[derive(Debug)]
@@ -61,7 +67,7 @@ impl Engine {
             return;
         }
         if work.deadline_ms > 0 {
-            let limit = std::time::Duration::from_millis(u64::from(work.deadline_ms));
+            let limit = Duration::from_millis(u64::from(work.deadline_ms));
             self.timers.arm(Timer::Deadline(dispatch), now + limit);
         }
         self.jobs.insert(
@@ -134,14 +140,14 @@ impl Engine {
             Stage::Running { since } => {
                 job.stage = Stage::Stopping { since, reply: true };
                 let worker = job.worker;
-                self.tell_to_stop(worker, dispatch);
+                self.tell_to_stop(now, worker, dispatch);
             }
             Stage::Stopping { .. } => {}
         }
     }
 
     /// The coordinator is gone, and with it everyone who waits.
-    pub(super) fn cancel_all(&mut self) {
+    pub(super) fn cancel_all(&mut self, now: Time) {
         let mut stop = Vec::new();
         let timers = &mut self.timers;
         self.jobs.retain(|dispatch, job| {
@@ -159,7 +165,7 @@ impl Engine {
             }
         });
         for (worker, dispatch) in stop {
-            self.tell_to_stop(worker, dispatch);
+            self.tell_to_stop(now, worker, dispatch);
         }
     }
 
@@ -180,7 +186,16 @@ impl Engine {
         }
     }
 
-    fn tell_to_stop(&mut self, worker: usize, dispatch: DispatchId) {
+    /// A worker that goes on after it was told to stop is stuck, and holds up everyone behind it.
+    pub(super) fn stuck(&mut self, dispatch: DispatchId) {
+        if let Some(job) = self.jobs.get(&dispatch) {
+            let expert = self.config.experts[job.worker].name.clone();
+            self.outputs.push_back(Output::KillWorker { expert });
+        }
+    }
+
+    fn tell_to_stop(&mut self, now: Time, worker: usize, dispatch: DispatchId) {
+        self.timers.arm(Timer::Stuck(dispatch), now + STOP_PATIENCE);
         let expert = self.config.experts[worker].name.clone();
         let message = ToWorker::Cancel { dispatch };
         self.outputs.push_back(Output::ToWorker { expert, message });
@@ -202,6 +217,7 @@ impl Engine {
             return;
         };
         self.timers.disarm(Timer::Deadline(dispatch));
+        self.timers.disarm(Timer::Stuck(dispatch));
         if !matches!(job.stage, Stage::Stopping { reply: false, .. }) {
             self.outputs.push_back(Output::Frame { dispatch, frame });
         }

@@ -13,6 +13,10 @@ const RECONNECT_MIN: Duration = Duration::from_millis(100);
 /// Delay after the coordinator refused this agent: only an upgrade or a new config helps.
 const REFUSED_RETRY: Duration = Duration::from_secs(30);
 
+/// Heartbeats after which a session counts as settled, and the next loss is answered at once again.
+/// Resetting at the welcome would let two agents with one identity throw each other out for ever.
+const SETTLED: u64 = 20;
+
 #[derive(Debug)]
 pub(super) struct Session {
     up: bool,
@@ -65,7 +69,7 @@ impl Engine {
         self.session.up = false;
         self.session.heartbeat = None;
         self.timers.disarm(Timer::Heartbeat);
-        self.cancel_all();
+        self.cancel_all(now);
         let wait = if std::mem::take(&mut self.session.refused) {
             REFUSED_RETRY
         } else {
@@ -77,7 +81,6 @@ impl Engine {
     pub(super) fn control(&mut self, now: Time, message: ToAgent) {
         match message {
             ToAgent::Welcome { heartbeat_ms, .. } => {
-                self.session.backoff.reset();
                 // A floor, so that a wrong setting cannot make the agent spin.
                 let every = Duration::from_millis(u64::from(heartbeat_ms.max(50)));
                 self.session.heartbeat = Some(every);
@@ -92,6 +95,9 @@ impl Engine {
             return;
         };
         self.session.sequence += 1;
+        if self.session.sequence == SETTLED {
+            self.session.backoff.reset();
+        }
         let beat = FromAgent::Heartbeat {
             sequence: self.session.sequence,
         };

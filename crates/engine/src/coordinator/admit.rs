@@ -64,10 +64,10 @@ impl Engine {
 
     /// Routes a query and dispatches it, or refuses it if nobody can take it.
     pub(super) fn send_to_best(&mut self, now: Time, id: QueryId) {
-        let Some(route) = self.choose(now, id) else {
+        let Some((route, budgets)) = self.choose(now, id) else {
             return;
         };
-        let refusal = (route.chosen == 0).then(|| explain_refusal(&route));
+        let refusal = (route.chosen == 0).then(|| explain_refusal(&route, &budgets));
         let Some(running) = self.queries.get_mut(&id) else {
             return;
         };
@@ -86,7 +86,7 @@ impl Engine {
         }
     }
 
-    fn choose(&self, now: Time, id: QueryId) -> Option<Route> {
+    fn choose(&self, now: Time, id: QueryId) -> Option<(Route, Budgets)> {
         let running = self.queries.get(&id)?;
         let query = &running.query;
         let admitted: Vec<_> = self
@@ -123,14 +123,12 @@ impl Engine {
             delay: running.delay_left(now),
             energy: query.budgets.energy.map(|budget| budget - spent),
         };
-        Some(route(
-            contenders,
-            &Terms {
-                prices: running.prices,
-                budgets,
-                experts,
-            },
-        ))
+        let terms = Terms {
+            prices: running.prices,
+            budgets,
+            experts,
+        };
+        Some((route(contenders, &terms), budgets))
     }
 
     fn refuse_unadmitted(&mut self, id: QueryId, query: &Query, refusal: Refusal) {
@@ -255,8 +253,8 @@ fn experts_failed(running: &Running) -> Refusal {
     refusal(RefusalKind::NoExpert, message, Some(RETRY_NO_EXPERT))
 }
 
-fn explain_refusal(route: &Route) -> Refusal {
-    let (delay, energy) = route.smallest_feasible();
+fn explain_refusal(route: &Route, budgets: &Budgets) -> Refusal {
+    let (delay, energy) = route.smallest_feasible(budgets);
     if delay.is_none() && energy.is_none() {
         return no_expert("none of those that host this model is ready");
     }

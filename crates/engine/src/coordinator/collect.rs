@@ -15,6 +15,10 @@ use super::query::{Attempt, Progress, Running};
 use super::reply::{Answer, Refusal, Reply};
 use super::{Engine, Open, Output, Timer};
 
+/// Longest token of any vocabulary in use is 512 bytes (runs of spaces); an agent that sends more than
+/// its tokens can hold is broken or hostile, and its text is not kept.
+const MAX_TOKEN_BYTES: usize = 512;
+
 /// An expert's word that it has no answer.
 struct Failure {
     kind: FailureKind,
@@ -57,10 +61,19 @@ impl Engine {
         let streams = running.query.stream
             && running.attempts.iter().filter(|a| a.is_active()).count() == 1
             && running.query.mode != moe2_model::Mode::Fuse;
+        let limit = match &running.query.task {
+            Task::Generate(sampling) => MAX_TOKEN_BYTES * sampling.max_tokens as usize,
+            Task::Choice { .. } => 0,
+        };
         let Some(attempt) = running.attempt_mut(dispatch).filter(|a| a.is_active()) else {
             return;
         };
         attempt.last_progress = now;
+        if attempt.text.len() + text.len() > limit {
+            self.outputs.push_back(Output::Cancel { dispatch });
+            self.dispatch_failed(now, dispatch, "it sent more text than was asked for");
+            return;
+        }
         attempt.text.push_str(text);
         if !streams || text.is_empty() {
             return;
@@ -107,6 +120,7 @@ impl Engine {
         let Some(attempt) = running.attempt_mut(dispatch).filter(|a| a.is_active()) else {
             return;
         };
+        attempt.reported = Some(usage);
         if finish == FinishReason::Cancelled || (needs_options && attempt.options.is_none()) {
             let why = if needs_options {
                 "it sent no option scores"
@@ -119,7 +133,7 @@ impl Engine {
             self.after_loss(now, open.query);
             return;
         }
-        attempt.progress = Progress::Done { finish, usage };
+        attempt.progress = Progress::Done { finish };
         self.conclude(now, open.query);
     }
 
@@ -129,21 +143,33 @@ impl Engine {
             message,
             usage,
         } = failure;
-        let Some(open) = self.open.get(&dispatch) else {
+        let used = usage.map_or(Joules::ZERO, |u| u.energy);
+        let Some(open) = self.close(dispatch, used) else {
             return;
         };
+        if let Some(usage) = usage {
+            // Cancelled as far as forecasts go: work that failed says nothing about speed.
+            self.learn(now, dispatch, &open, (FinishReason::Cancelled, usage));
+        }
         let id = open.query;
+        let Some(running) = self.queries.get_mut(&id) else {
+            return;
+        };
+        let alone = running.attempts.len() - running.given_up() == 1;
+        let Some(attempt) = running.attempt_mut(dispatch).filter(|a| a.is_active()) else {
+            // Given up before: what it says now decides nothing.
+            return;
+        };
+        attempt.reported = usage;
         if let FailureKind::ContextTooLong {
             prompt_tokens,
             context_tokens,
         } = kind
-            && let Some(running) = self.queries.get_mut(&id)
         {
             let longest = running.too_long.map_or(0, |(_, context)| context);
             running.too_long = Some((prompt_tokens, longest.max(context_tokens)));
         }
-        self.close(dispatch, usage.map_or(Joules::ZERO, |u| u.energy));
-        if kind == FailureKind::Rejected {
+        if kind == FailureKind::Rejected && alone {
             let why = format!("the expert cannot work on this request: {message}");
             self.refuse(now, id, plain(RefusalKind::ExpertFailed, why));
         } else {
@@ -367,22 +393,17 @@ fn contributions(running: &Running) -> Vec<Contribution<'_>> {
         .collect()
 }
 
-/// Energy of all attempts, and the weakest source among them.
+/// Energy of all attempts that reported it, and the weakest source among them.
 fn energy(running: &Running) -> (Joules, EnergySource) {
     let used = || {
         running
             .attempts
             .iter()
-            .filter_map(|attempt| match &attempt.progress {
-                Progress::Done { usage, .. } => Some(usage),
-                _ => None,
-            })
+            .filter_map(|attempt| attempt.reported)
     };
-    let weakest = used()
-        .map(|u| u.energy_source)
-        .max()
-        .unwrap_or(EnergySource::Modelled);
-    (used().map(|u| u.energy).sum(), weakest)
+    let weakest = used().map(|u| u.energy_source).max();
+    let joules = used().map(|u| u.energy).sum();
+    (joules, weakest.unwrap_or(EnergySource::Modelled))
 }
 
 /// Makes one answer of all that were given; at least one attempt is done.

@@ -17,6 +17,8 @@ pub struct Config {
     pub suspect_after: Duration,
     /// Silence after which a node is given up: the fleet view must show a loss within 3 s.
     pub lost_after: Duration,
+    /// How long a node that is gone is shown: long enough for an operator to see what happened.
+    pub remember_gone: Duration,
     /// Queries under way at once; more are refused with "try again".
     pub max_queries: usize,
     /// Longest a query may take, whatever its budgets say.
@@ -40,6 +42,7 @@ impl Default for Config {
             heartbeat: Duration::from_millis(500),
             suspect_after: Duration::from_millis(1_250),
             lost_after: Duration::from_millis(2_200),
+            remember_gone: Duration::from_secs(600),
             max_queries: 1_024,
             query_timeout: Duration::from_secs(300),
             stall_grace: Duration::from_secs(10),

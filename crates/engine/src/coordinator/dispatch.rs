@@ -29,11 +29,12 @@ impl Engine {
             text: String::new(),
             options: None,
             progress: Progress::Active,
+            reported: None,
         });
         let query = running.query.clone();
         if let Some(expert) = self.fleet.expert_mut(&candidate.expert) {
-            let service = candidate.forecast.delay;
-            expert.in_flight.insert(dispatch, (now, service));
+            let delay = candidate.forecast.delay;
+            expert.in_flight.insert(dispatch, (now, delay));
         }
         self.ledger
             .reserve(dispatch, &query.tenant, candidate.forecast.energy_p95);

@@ -21,7 +21,7 @@ pub(crate) struct Expert {
     pub(crate) state: ExpertState,
     pub(crate) selected: bool,
     pub(crate) cost: ExpertCost,
-    /// Dispatches there, with when they were sent and the seconds of service forecast for each.
+    /// Dispatches there, with when they were sent and the delay forecast for each, queue included.
     pub(crate) in_flight: BTreeMap<DispatchId, (Time, Seconds)>,
 }
 
@@ -105,6 +105,12 @@ impl Fleet {
         Some(name)
     }
 
+    /// Drops a node that is gone since this session.
+    pub(crate) fn forget(&mut self, session: SessionId) {
+        self.nodes
+            .retain(|_, node| node.session != session || node.state != NodeState::Gone);
+    }
+
     pub(crate) fn node_of(&self, session: SessionId) -> Option<&NodeId> {
         self.sessions.get(&session)
     }
@@ -149,13 +155,14 @@ impl Fleet {
         })
     }
 
-    /// Seconds of work forecast to be left on a node: its experts take turns on its cores.
+    /// Seconds until a node is forecast to be done with what it has: its experts take turns on its
+    /// cores. Each dispatch's delay already counts the work before it, so they are not added up.
     pub(crate) fn backlog(node: &Node, now: Time) -> Seconds {
         node.experts
             .values()
             .flat_map(|expert| expert.in_flight.values())
-            .map(|(sent, service)| *service - now.seconds_since(*sent))
-            .sum()
+            .map(|(sent, delay)| *delay - now.seconds_since(*sent))
+            .fold(Seconds::ZERO, Seconds::max)
     }
 
     /// Marks exactly these experts as the active set.

@@ -1,6 +1,8 @@
 //! Agents coming, going and falling silent; the planner's results.
 
-use moe2_model::{DispatchId, Event, NodeId, SessionId, Time};
+use moe2_model::{
+    DeviceInfo, DispatchId, Event, ExpertOffer, ExpertState, NodeId, SessionId, Time,
+};
 use moe2_solve::Solution;
 use moe2_wire::{FromAgent, PROTOCOL_VERSION, RefusedAgent, ToAgent};
 
@@ -34,7 +36,10 @@ impl Engine {
         match message {
             FromAgent::Heartbeat { .. } => {}
             FromAgent::Expert { name, state } => {
-                if let Some(expert) = known.experts.get_mut(&name) {
+                let state = short_reason(state);
+                if let Some(expert) = known.experts.get_mut(&name)
+                    && expert.state != state
+                {
                     expert.state = state;
                     self.replan();
                 }
@@ -70,7 +75,9 @@ impl Engine {
                 let why = format!("{} experts, at most {MAX_EXPERTS_PER_NODE}", experts.len());
                 Some(RefusedAgent::BadHello(why))
             }
-            FromAgent::Hello { .. } => None,
+            FromAgent::Hello {
+                device, experts, ..
+            } => too_wordy(device, experts).map(RefusedAgent::BadHello),
             _ => Some(RefusedAgent::BadHello(
                 "the first message must be a hello".to_owned(),
             )),
@@ -93,6 +100,10 @@ impl Engine {
             self.gate.introduce(offer);
         }
         let energy_source = device.energy_source;
+        let experts = experts
+            .into_iter()
+            .map(|(o, s)| (o, short_reason(s)))
+            .collect();
         let orphans = self.dispatches_on(&node);
         let replaced = self
             .fleet
@@ -104,9 +115,6 @@ impl Engine {
                 session: replaced,
                 reason,
             });
-            for dispatch in orphans {
-                self.dispatch_lost(now, dispatch, "the agent reconnected");
-            }
         }
         let heartbeat_ms = u32::try_from(self.config.heartbeat.as_millis()).unwrap_or(u32::MAX);
         let message = ToAgent::Welcome {
@@ -120,6 +128,11 @@ impl Engine {
             node,
             energy_source,
         });
+        // After the welcome: what is lost may be sent to the new session at once. A node that was
+        // gone has none left.
+        for dispatch in orphans {
+            self.dispatch_lost(now, dispatch, "the agent reconnected");
+        }
         self.replan();
     }
 
@@ -132,6 +145,8 @@ impl Engine {
         if self.fleet.leave(session, reason).is_none() {
             return;
         }
+        self.timers
+            .arm(Timer::Forget(session), now + self.config.remember_gone);
         self.event(Event::NodeLost {
             node,
             reason: reason.to_owned(),
@@ -169,6 +184,11 @@ impl Engine {
         }
     }
 
+    /// A node that has been gone for long is not shown any more, and what it hosted is unknown.
+    pub(super) fn forget(&mut self, session: SessionId) {
+        self.fleet.forget(session);
+    }
+
     fn dispatches_on(&self, node: &NodeId) -> Vec<DispatchId> {
         self.open
             .iter()
@@ -198,5 +218,35 @@ impl Engine {
             bound: solution.bound,
         });
         self.fleet.select(&chosen);
+    }
+}
+
+/// Longest text an agent may describe something with: it is kept and shown as long as the node is.
+const MAX_TEXT: usize = 512;
+/// Graphics adapters one machine may list.
+const MAX_GPUS: usize = 64;
+
+/// What is too long in an agent's description, if anything is.
+fn too_wordy(device: &DeviceInfo, experts: &[(ExpertOffer, ExpertState)]) -> Option<String> {
+    let gpus = device.gpus.iter().flat_map(|gpu| [&gpu.name, &gpu.driver]);
+    let offers = experts
+        .iter()
+        .flat_map(|(o, _)| [&o.family, &o.quantisation]);
+    let long = gpus
+        .chain(offers)
+        .chain([&device.model])
+        .any(|text| text.len() > MAX_TEXT);
+    if device.gpus.len() > MAX_GPUS {
+        return Some(format!("{} GPUs, at most {MAX_GPUS}", device.gpus.len()));
+    }
+    long.then(|| format!("a text is longer than {MAX_TEXT} bytes"))
+}
+
+fn short_reason(state: ExpertState) -> ExpertState {
+    match state {
+        ExpertState::Failed { reason } if reason.len() > MAX_TEXT => ExpertState::Failed {
+            reason: reason.chars().take(MAX_TEXT / 4).collect(),
+        },
+        other => other,
     }
 }

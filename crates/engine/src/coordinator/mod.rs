@@ -44,6 +44,8 @@ enum Timer {
     Silence(SessionId),
     /// A dispatch may be stuck.
     Stall(DispatchId),
+    /// A node has been gone for long.
+    Forget(SessionId),
     /// A query's time is up.
     Timeout(QueryId),
 }
@@ -152,6 +154,7 @@ impl Engine {
             match timer {
                 Timer::Silence(session) => self.check_silence(now, session),
                 Timer::Stall(dispatch) => self.check_stall(now, dispatch),
+                Timer::Forget(session) => self.forget(session),
                 Timer::Timeout(query) => self.time_out(now, query),
             }
         }

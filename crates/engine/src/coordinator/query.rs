@@ -17,7 +17,7 @@ pub(crate) enum Progress {
     /// At work, or waiting at the agent.
     Active,
     /// Answered.
-    Done { finish: FinishReason, usage: Usage },
+    Done { finish: FinishReason },
     /// Gave no answer.
     Failed { why: String },
     /// Told to stop because its answer is not needed any more.
@@ -35,6 +35,8 @@ pub(crate) struct Attempt {
     pub(crate) text: String,
     pub(crate) options: Option<Vec<f64>>,
     pub(crate) progress: Progress,
+    /// What the expert said it used; also of work that failed.
+    pub(crate) reported: Option<Usage>,
 }
 
 impl Attempt {
@@ -47,24 +49,24 @@ impl Attempt {
     }
 
     pub(crate) fn outcome(&self) -> Option<(FinishReason, Usage)> {
-        match self.progress {
-            Progress::Done { finish, usage } => Some((finish, usage)),
+        match (&self.progress, self.reported) {
+            (Progress::Done { finish }, Some(usage)) => Some((*finish, usage)),
             _ => None,
         }
     }
 
     fn participant(&self, weight: f64) -> Participant {
-        let (usage, failure) = match &self.progress {
-            Progress::Done { usage, .. } => (Some(*usage), None),
-            Progress::Failed { why } => (None, Some(why.clone())),
-            Progress::Cancelled => (None, Some("cancelled: the others had decided".to_owned())),
-            Progress::Active => (None, Some("still at work".to_owned())),
+        let failure = match &self.progress {
+            Progress::Done { .. } => None,
+            Progress::Failed { why } => Some(why.clone()),
+            Progress::Cancelled => Some("cancelled: the others had decided".to_owned()),
+            Progress::Active => Some("still at work".to_owned()),
         };
         Participant {
             expert: self.expert.clone(),
             weight,
             forecast: self.forecast,
-            usage,
+            usage: self.reported,
             option_logprobs: self.options.clone(),
             failure,
         }
@@ -93,6 +95,13 @@ impl Running {
 
     pub(crate) fn attempt_mut(&mut self, dispatch: DispatchId) -> Option<&mut Attempt> {
         self.attempts.iter_mut().find(|a| a.dispatch == dispatch)
+    }
+
+    /// Attempts that came to nothing.
+    pub(crate) fn given_up(&self) -> usize {
+        let lost =
+            |a: &&Attempt| matches!(a.progress, Progress::Failed { .. } | Progress::Cancelled);
+        self.attempts.iter().filter(lost).count()
     }
 
     pub(crate) fn tried(&self, expert: &ExpertId) -> bool {

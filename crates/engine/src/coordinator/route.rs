@@ -40,35 +40,40 @@ impl Route {
         &self.candidates[..self.chosen]
     }
 
-    /// The smallest budgets under which an expert that was dropped for its cost would fit; `None`
-    /// for a budget that drops nobody.
-    pub(crate) fn smallest_feasible(&self) -> (Option<Seconds>, Option<Joules>) {
-        let priced_out =
-            |c: &&Candidate| matches!(c.verdict, Verdict::TooSlow | Verdict::TooCostly);
-        let slow = self
-            .candidates
-            .iter()
-            .any(|c| c.verdict == Verdict::TooSlow);
-        let costly = self
-            .candidates
-            .iter()
-            .any(|c| c.verdict == Verdict::TooCostly);
-        let least = |key: fn(&Forecast) -> f64| {
-            self.candidates
-                .iter()
-                .filter(priced_out)
-                .map(|c| key(&c.forecast))
-                .min_by(f64::total_cmp)
+    /// Budgets under which some expert that was dropped for its cost would fit: those of the expert
+    /// that is nearest to fitting. `None` for a budget that is wide enough for it. One expert, because
+    /// the fastest one's delay and the thriftiest one's joules together may fit nobody.
+    pub(crate) fn smallest_feasible(&self, budgets: &Budgets) -> (Option<Seconds>, Option<Joules>) {
+        let delay = |c: &Candidate| budgets.delay.filter(|limit| c.forecast.delay_p95 > *limit);
+        let energy = |c: &Candidate| {
+            budgets
+                .energy
+                .filter(|limit| c.forecast.energy_p95 > *limit)
         };
-        (
-            slow.then(|| least(|f| f.delay_p95.get()))
-                .flatten()
-                .map(Seconds::saturating),
-            costly
-                .then(|| least(|f| f.energy_p95.get()))
-                .flatten()
-                .map(Joules::saturating),
-        )
+        // Times over budget; a budget of nothing is exceeded by the amount itself.
+        let over = |need: f64, limit: f64| {
+            if limit > 0.0 {
+                need / limit
+            } else {
+                1.0 + need
+            }
+        };
+        let excess = |c: &Candidate| {
+            let slow = delay(c).map_or(1.0, |l| over(c.forecast.delay_p95.get(), l.get()));
+            let costly = energy(c).map_or(1.0, |l| over(c.forecast.energy_p95.get(), l.get()));
+            slow.max(costly)
+        };
+        self.candidates
+            .iter()
+            .filter(|c| matches!(c.verdict, Verdict::TooSlow | Verdict::TooCostly))
+            .min_by(|a, b| excess(a).total_cmp(&excess(b)))
+            .map_or((None, None), |nearest| {
+                let forecast = nearest.forecast;
+                (
+                    delay(nearest).map(|_| forecast.delay_p95),
+                    energy(nearest).map(|_| forecast.energy_p95),
+                )
+            })
     }
 }
 
@@ -191,7 +196,7 @@ mod tests {
         );
         assert_eq!(route.chosen, 0);
         assert_eq!(
-            route.smallest_feasible(),
+            route.smallest_feasible(&terms(Some(1.0), None, 1).budgets),
             (Some(Seconds::saturating(3.0)), None)
         );
     }
@@ -214,6 +219,27 @@ mod tests {
             for chosen in tight.chosen() {
                 prop_assert!(chosen.forecast.delay_p95.get() <= delay);
                 prop_assert!(chosen.forecast.energy_p95.get() <= energy);
+            }
+        }
+
+        #[test]
+        fn budgets_named_as_feasible_are(
+            rows in prop::collection::vec((0.0f64..1.0, 0.1f64..9.0, 0.1f64..9.0), 1..7),
+            delay in 0.0f64..6.0,
+            energy in 0.0f64..6.0,
+        ) {
+            let make = || -> Vec<_> {
+                rows.iter().enumerate().map(|(n, (q, d, e))| contender(n, *q, *d, *e)).collect()
+            };
+            let tight = terms(Some(delay), Some(energy), 1);
+            let refused = route(make(), &tight);
+            if refused.chosen == 0 {
+                let (more_delay, more_energy) = refused.smallest_feasible(&tight.budgets);
+                prop_assert!(more_delay.is_none_or(|d| d.get() > delay));
+                prop_assert!(more_energy.is_none_or(|e| e.get() > energy));
+                let delay = more_delay.map_or(delay, Seconds::get);
+                let energy = more_energy.map_or(energy, Joules::get);
+                prop_assert_eq!(route(make(), &terms(Some(delay), Some(energy), 1)).chosen, 1);
             }
         }
 

@@ -228,6 +228,9 @@ async fn what_is_not_a_request_gets_the_envelope() {
         let what = format!("{} {}", request.method(), request.uri());
         let response = send(router, request).await;
         assert_eq!(response.status().as_u16(), status, "{what}");
+        // The body was left unread, so the connection cannot be used again.
+        let closes = matches!(status, 413 | 415).then_some("close");
+        assert_eq!(header(&response, "connection"), closes, "{what}");
         if status == 405 {
             assert!(header(&response, "allow").is_some(), "{what}");
         }

@@ -1,0 +1,306 @@
+//! The agent's half: queue, workers, session.
+
+use std::time::Duration;
+
+use moe2_engine::agent::{Config, Engine, Input, Output, Work};
+use moe2_model::{Bytes, DispatchId, ExpertName, ExpertState, FinishReason, Seconds, Time};
+use moe2_wire::{FailureKind, FromAgent, FromExpert, FromWorker, ToAgent, ToWorker};
+
+use crate::support::{GEMMA, SMOL, device, offer, question};
+
+/// No dispatch.
+const NONE: [u64; 0] = [];
+
+struct Bench {
+    engine: Engine,
+    now: Time,
+}
+
+fn name(expert: &str) -> ExpertName {
+    ExpertName::new(expert).expect("a valid name")
+}
+
+impl Bench {
+    /// One job at a time, two may wait per expert; connected, with both workers ready.
+    fn ready() -> Self {
+        let mut bench = Self::new();
+        bench.feed(Input::Connected);
+        bench.feed(Input::Control(ToAgent::Welcome {
+            version: 1,
+            heartbeat_ms: 500,
+        }));
+        for expert in [SMOL, GEMMA] {
+            bench.loaded(expert);
+        }
+        bench
+    }
+
+    fn new() -> Self {
+        let config = Config {
+            device: device(),
+            experts: vec![offer(SMOL), offer(GEMMA)],
+            parallel: 1,
+            queue_limit: 2,
+            seed: 7,
+        };
+        Self {
+            engine: Engine::new(config, Time::ZERO),
+            now: Time::ZERO,
+        }
+    }
+
+    fn feed(&mut self, input: Input) -> Vec<Output> {
+        self.engine.handle(self.now, input);
+        std::iter::from_fn(|| self.engine.poll_output()).collect()
+    }
+
+    /// Moves to the next timer and fires it.
+    fn next_timer(&mut self) -> Vec<Output> {
+        self.now = self.engine.next_deadline().expect("a timer is armed");
+        self.feed(Input::Tick)
+    }
+
+    fn loaded(&mut self, expert: &str) -> Vec<Output> {
+        let ready = FromWorker::Ready {
+            context_tokens: 2_048,
+            kv_per_token: Bytes(12_288),
+            load: Seconds::saturating(1.0),
+        };
+        self.worker(expert, ready)
+    }
+
+    fn worker(&mut self, expert: &str, message: FromWorker) -> Vec<Output> {
+        let expert = name(expert);
+        self.feed(Input::Worker { expert, message })
+    }
+
+    fn work(&mut self, dispatch: u64, expert: &str) -> Vec<Output> {
+        let query = question("Hello?");
+        let work = Box::new(Work {
+            expert: name(expert),
+            prompt: query.prompt,
+            task: query.task,
+            deadline_ms: 0,
+        });
+        let dispatch = DispatchId(dispatch);
+        self.feed(Input::Work { dispatch, work })
+    }
+
+    fn finished(&mut self, dispatch: u64, finish: FinishReason) -> Vec<Output> {
+        let message = FromWorker::Finished {
+            dispatch: DispatchId(dispatch),
+            finish,
+            prompt_tokens: 12,
+            output_tokens: 3,
+            prefill: Seconds::saturating(0.1),
+            decode: Seconds::saturating(0.2),
+        };
+        self.worker(SMOL, message)
+    }
+
+    fn exits(&mut self, expert: &str) -> Vec<Output> {
+        let reason = "signal 6".to_owned();
+        self.feed(Input::WorkerExited {
+            expert: name(expert),
+            reason,
+        })
+    }
+}
+
+fn started(outputs: &[Output]) -> Vec<u64> {
+    let starts = outputs.iter().filter_map(|output| match output {
+        Output::ToWorker {
+            message: ToWorker::Start { dispatch, .. },
+            ..
+        } => Some(dispatch.0),
+        _ => None,
+    });
+    starts.collect()
+}
+
+fn stopped(outputs: &[Output]) -> Vec<u64> {
+    let stops = outputs.iter().filter_map(|output| match output {
+        Output::ToWorker {
+            message: ToWorker::Cancel { dispatch },
+            ..
+        } => Some(dispatch.0),
+        _ => None,
+    });
+    stops.collect()
+}
+
+fn ended(outputs: &[Output]) -> Vec<(u64, Result<FinishReason, FailureKind>)> {
+    let ends = outputs.iter().filter_map(|output| match output {
+        Output::Frame { dispatch, frame } => match frame {
+            FromExpert::Done { finish, .. } => Some((dispatch.0, Ok(*finish))),
+            FromExpert::Failed { kind, .. } => Some((dispatch.0, Err(*kind))),
+            FromExpert::Text(_) | FromExpert::Options(_) => None,
+        },
+        _ => None,
+    });
+    ends.collect()
+}
+
+#[test]
+fn work_is_done_in_order_of_arrival_one_at_a_time() {
+    let mut bench = Bench::ready();
+    assert_eq!(started(&bench.work(1, SMOL)), [1]);
+    assert_eq!(started(&bench.work(2, GEMMA)), NONE, "the cores are taken");
+    assert_eq!(started(&bench.work(3, SMOL)), NONE);
+    let outputs = bench.finished(1, FinishReason::Stop);
+    assert_eq!(ended(&outputs), [(1, Ok(FinishReason::Stop))]);
+    assert_eq!(started(&outputs), [2]);
+}
+
+#[test]
+fn work_beyond_the_queue_is_busy_and_for_strangers_unavailable() {
+    let mut bench = Bench::ready();
+    for dispatch in 1..=3 {
+        assert_eq!(ended(&bench.work(dispatch, SMOL)), []);
+    }
+    assert_eq!(ended(&bench.work(4, SMOL)), [(4, Err(FailureKind::Busy))]);
+    assert_eq!(
+        ended(&bench.work(5, GEMMA)),
+        [],
+        "each expert has its own queue"
+    );
+    let strange = bench.work(6, "no-such-model");
+    assert_eq!(ended(&strange), [(6, Err(FailureKind::Unavailable))]);
+    assert_eq!(bench.engine.jobs(), 4);
+}
+
+#[test]
+fn a_cancel_ends_waiting_work_at_once_and_running_work_when_the_worker_says() {
+    let mut bench = Bench::ready();
+    bench.work(1, SMOL);
+    bench.work(2, SMOL);
+    let waiting = bench.feed(Input::Cancel {
+        dispatch: DispatchId(2),
+    });
+    assert_eq!(ended(&waiting), [(2, Ok(FinishReason::Cancelled))]);
+    let running = bench.feed(Input::Cancel {
+        dispatch: DispatchId(1),
+    });
+    assert_eq!((stopped(&running), ended(&running)), (vec![1], vec![]));
+    let late = FromWorker::Text {
+        dispatch: DispatchId(1),
+        text: "more".to_owned(),
+    };
+    assert_eq!(bench.worker(SMOL, late), [], "nobody wants to read on");
+    let outputs = bench.finished(1, FinishReason::Cancelled);
+    assert_eq!(ended(&outputs), [(1, Ok(FinishReason::Cancelled))]);
+    assert_eq!(bench.engine.jobs(), 0);
+}
+
+#[test]
+fn a_dead_worker_fails_its_work_and_is_started_again_ever_later() {
+    let mut bench = Bench::ready();
+    bench.work(1, SMOL);
+    bench.work(2, SMOL);
+    bench.work(3, GEMMA);
+    let outputs = bench.exits(SMOL);
+    let lost = Err(FailureKind::WorkerLost);
+    assert_eq!(ended(&outputs), [(1, lost), (2, lost)]);
+    assert_eq!(started(&outputs), [3], "the other expert goes on");
+    let told = |o: &Output| {
+        matches!(
+            o,
+            Output::Control(FromAgent::Expert {
+                state: ExpertState::Failed { .. },
+                ..
+            })
+        )
+    };
+    assert!(outputs.iter().any(told), "the coordinator knows");
+    assert_eq!(
+        ended(&bench.work(4, SMOL)),
+        [(4, Err(FailureKind::Unavailable))]
+    );
+    let start = Output::StartWorker { expert: name(SMOL) };
+    let mut delays = Vec::new();
+    for _ in 0..4 {
+        let died = bench.now;
+        while !bench.next_timer().contains(&start) {}
+        delays.push(bench.now.since(died));
+        bench.exits(SMOL);
+    }
+    assert!(delays[0] <= Duration::from_millis(1_000), "{delays:?}");
+    assert!(delays[3] >= Duration::from_millis(2_000), "{delays:?}");
+}
+
+#[test]
+fn a_worker_that_goes_on_after_a_cancel_is_killed_and_its_work_ends() {
+    let mut bench = Bench::ready();
+    bench.work(1, SMOL);
+    bench.work(2, GEMMA);
+    bench.feed(Input::Cancel {
+        dispatch: DispatchId(1),
+    });
+    let kill = Output::KillWorker { expert: name(SMOL) };
+    while !bench.next_timer().contains(&kill) {
+        let waited = bench.now.since(Time::ZERO);
+        assert!(waited < Duration::from_secs(60), "never killed");
+    }
+    let outputs = bench.exits(SMOL);
+    assert_eq!(ended(&outputs), [(1, Err(FailureKind::WorkerLost))]);
+    assert_eq!(started(&outputs), [2]);
+}
+
+#[test]
+fn a_lost_connection_cancels_everything_silently_and_is_made_again() {
+    let mut bench = Bench::ready();
+    bench.work(1, SMOL);
+    bench.work(2, SMOL);
+    let reason = "timed out".to_owned();
+    let outputs = bench.feed(Input::Disconnected { reason });
+    assert_eq!((stopped(&outputs), ended(&outputs)), (vec![1], vec![]));
+    assert_eq!(bench.engine.jobs(), 1, "the worker has not stopped yet");
+    assert_eq!(bench.next_timer(), [Output::Connect]);
+    let outputs = bench.feed(Input::Connected);
+    assert!(
+        matches!(&outputs[..], [Output::Control(FromAgent::Hello { experts, .. })]
+        if experts.iter().all(|(_, state)| *state == ExpertState::Ready))
+    );
+    assert_eq!(
+        started(&bench.work(3, SMOL)),
+        NONE,
+        "the slot is still taken"
+    );
+    let outputs = bench.finished(1, FinishReason::Cancelled);
+    assert_eq!(ended(&outputs), [], "nobody is there to hear it");
+    assert_eq!(started(&outputs), [3]);
+}
+
+#[test]
+fn heartbeats_follow_the_pace_the_coordinator_asked_for() {
+    let mut bench = Bench::ready();
+    for sequence in 1..4 {
+        let before = bench.now;
+        let beat = Output::Control(FromAgent::Heartbeat { sequence });
+        assert_eq!(bench.next_timer(), [beat]);
+        assert_eq!(bench.now.since(before), Duration::from_millis(500));
+    }
+}
+
+#[test]
+fn a_draining_agent_says_so_finishes_and_takes_nothing_new() {
+    let mut bench = Bench::ready();
+    bench.work(1, SMOL);
+    assert_eq!(
+        bench.feed(Input::Drain),
+        [Output::Control(FromAgent::Draining)]
+    );
+    assert_eq!(
+        ended(&bench.work(2, SMOL)),
+        [(2, Err(FailureKind::Unavailable))]
+    );
+    let outputs = bench.finished(1, FinishReason::Stop);
+    assert_eq!(ended(&outputs), [(1, Ok(FinishReason::Stop))]);
+    assert!(outputs.contains(&Output::Drained));
+}
+
+#[test]
+fn an_idle_agent_drains_at_once() {
+    let mut bench = Bench::ready();
+    assert!(bench.feed(Input::Drain).contains(&Output::Drained));
+}

@@ -1,0 +1,84 @@
+//! Budgets and windows that do not suffice.
+
+use moe2_model::{Budgets, Joules, Query, RefusalKind, Seconds};
+use moe2_wire::FailureKind;
+
+use crate::support::{Bench, SMOL, done, failed, question};
+
+fn within(delay: Option<f64>, energy: Option<f64>) -> Query {
+    Query {
+        budgets: Budgets {
+            delay: delay.map(Seconds::saturating),
+            energy: energy.map(Joules::saturating),
+        },
+        ..question("Hello, how are you?")
+    }
+}
+
+#[test]
+fn an_infeasible_delay_is_refused_with_the_smallest_that_is_admitted() {
+    let mut bench = Bench::with_fleet();
+    bench.ask(within(Some(0.001), None));
+    let (_, refusal) = bench.refusal();
+    assert_eq!(refusal.kind, RefusalKind::BudgetInfeasible);
+    let smallest = refusal.smallest_delay.expect("delay is the reason").get();
+    assert_eq!(refusal.smallest_energy, None);
+    bench.ask(within(Some(smallest * 0.99), None));
+    assert_eq!(bench.refusal().1.kind, RefusalKind::BudgetInfeasible);
+    bench.ask_one(within(Some(smallest), None));
+}
+
+#[test]
+fn both_budgets_of_a_refusal_together_are_admitted() {
+    let mut bench = Bench::with_fleet();
+    bench.ask(within(Some(0.001), Some(0.001)));
+    let (_, refusal) = bench.refusal();
+    let delay = refusal.smallest_delay.map(Seconds::get);
+    let energy = refusal.smallest_energy.map(Joules::get);
+    assert!(delay.is_some() && energy.is_some());
+    bench.ask_one(within(delay, energy));
+}
+
+#[test]
+fn the_queue_in_front_of_a_node_grows_by_each_query_once() {
+    let mut bench = Bench::empty();
+    bench.join(1, "smol", SMOL);
+    for _ in 0..4 {
+        bench.ask(question("Hello, how are you?"));
+    }
+    let delays: Vec<f64> = bench
+        .sent()
+        .iter()
+        .map(|sent| {
+            bench.says(sent, done(1.0));
+            bench.answer().explanation.participants[0]
+                .forecast
+                .delay
+                .get()
+        })
+        .collect();
+    for (index, delay) in delays.iter().enumerate() {
+        let expected = delays[0] * f64::from(u32::try_from(index).expect("small") + 1);
+        assert!((delay / expected - 1.0).abs() < 1e-9, "{delays:?}");
+    }
+}
+
+#[test]
+fn a_prompt_too_long_for_every_expert_is_refused_with_the_longest_window() {
+    let mut bench = Bench::with_fleet();
+    bench.ask(question("Hello, how are you?"));
+    for context_tokens in [1_024, 4_096, 2_048] {
+        let Some(sent) = bench.sent().pop() else {
+            break;
+        };
+        let kind = FailureKind::ContextTooLong {
+            prompt_tokens: 9_000,
+            context_tokens,
+        };
+        bench.says(&sent, failed(kind));
+    }
+    let (_, refusal) = bench.refusal();
+    assert_eq!(refusal.kind, RefusalKind::ContextTooLong);
+    assert!(refusal.message.contains("9000"), "{}", refusal.message);
+    assert!(bench.settled().abs() < 1e-9);
+}

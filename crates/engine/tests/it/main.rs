@@ -1,0 +1,8 @@
+//! Scripted scenes for both halves of the engine. What no scene thought of is the simulator's job.
+
+mod agent;
+mod answers;
+mod budgets;
+mod losses;
+mod membership;
+mod support;

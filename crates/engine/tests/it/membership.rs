@@ -1,0 +1,91 @@
+//! Who is let in, and who is asked.
+
+use moe2_engine::coordinator::{Input, NodeState, Output};
+use moe2_model::{RefusalKind, SessionId};
+use moe2_wire::{FromAgent, PROTOCOL_VERSION, RefusedAgent, ToAgent};
+
+use crate::support::{Bench, QWEN, SMOL, device, done, question};
+
+fn refused(bench: &Bench) -> Option<&RefusedAgent> {
+    let closes = bench
+        .outputs
+        .iter()
+        .any(|o| matches!(o, Output::CloseAgent { .. }));
+    let refusal = bench.outputs.iter().find_map(|output| match output {
+        Output::ToAgent {
+            message: ToAgent::Refused(refusal),
+            ..
+        } => Some(refusal),
+        _ => None,
+    });
+    refusal.filter(|_| closes)
+}
+
+#[test]
+fn an_agent_of_another_version_is_refused_and_told_ours() {
+    let mut bench = Bench::empty();
+    let hello = FromAgent::Hello {
+        min_version: PROTOCOL_VERSION + 1,
+        max_version: PROTOCOL_VERSION + 3,
+        software: "later".to_owned(),
+        device: device(),
+        experts: Vec::new(),
+    };
+    bench.agent(1, "late", hello);
+    let ours = RefusedAgent::Version {
+        min: PROTOCOL_VERSION,
+        max: PROTOCOL_VERSION,
+    };
+    assert_eq!(refused(&bench), Some(&ours));
+    assert!(bench.engine.view(bench.now).nodes.is_empty());
+}
+
+#[test]
+fn an_agent_that_does_not_say_hello_first_is_refused() {
+    let mut bench = Bench::empty();
+    bench.agent(1, "rude", FromAgent::Heartbeat { sequence: 1 });
+    assert!(matches!(refused(&bench), Some(RefusedAgent::BadHello(_))));
+}
+
+#[test]
+fn a_draining_node_finishes_its_work_and_gets_no_more() {
+    let mut bench = Bench::with_fleet();
+    let first = bench.ask_one(question("Hello, how are you?"));
+    assert_eq!(first.expert, SMOL);
+    bench.agent(1, "smol", FromAgent::Draining);
+    assert_eq!(bench.state_of("smol"), NodeState::Draining);
+    assert_eq!(bench.ask_one(question("Hello again")).expert, QWEN);
+    bench.says(&first, done(1.0));
+    assert_eq!(bench.answer().explanation.redispatches, 0);
+}
+
+#[test]
+fn an_empty_fleet_asks_to_come_back_and_an_unknown_model_does_not() {
+    let mut bench = Bench::empty();
+    bench.ask(question("Hello?"));
+    let (_, refusal) = bench.refusal();
+    assert_eq!(refusal.kind, RefusalKind::NoExpert);
+    assert!(refusal.retry_after.is_some());
+    bench.join(1, "smol", SMOL);
+    let mut query = question("Hello?");
+    query.target = moe2_model::Target::Model("gpt-4o".parse().expect("a valid name"));
+    bench.ask(query);
+    let (_, refusal) = bench.refusal();
+    assert_eq!(
+        (refusal.kind, refusal.retry_after),
+        (RefusalKind::UnknownModel, None)
+    );
+}
+
+#[test]
+fn a_model_whose_node_is_gone_is_unavailable_rather_than_unknown() {
+    let mut bench = Bench::with_fleet();
+    bench.feed(Input::AgentLost {
+        session: SessionId(1),
+        reason: "gone".to_owned(),
+    });
+    let mut query = question("Hello?");
+    query.target = moe2_model::Target::Model(SMOL.parse().expect("a valid name"));
+    bench.ask(query);
+    assert_eq!(bench.refusal().1.kind, RefusalKind::NoExpert);
+}
