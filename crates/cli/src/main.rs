@@ -59,6 +59,29 @@ enum Command {
     },
 }
 
+/// Input that no attempt can succeed with: exit code 2, as for a wrong flag.
+#[derive(Debug)]
+struct BadInput(String);
+
+impl std::fmt::Display for BadInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadInput {}
+
+/// 1 failed, 2 bad input, 3 infeasible.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<client::Infeasible>() {
+        3
+    } else if error.is::<BadInput>() {
+        2
+    } else {
+        1
+    }
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Up(args) => up::run(&args),
@@ -78,12 +101,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             out::note(&format!("moe2: {error:#}"));
-            let code = if error.is::<client::Infeasible>() {
-                3
-            } else {
-                1
-            };
-            ExitCode::from(code)
+            ExitCode::from(exit_code(&error))
         }
     }
 }

@@ -5,9 +5,9 @@ use clap::Subcommand;
 use moe2_models::{Cache, Manifest, ModelSpec, Origin, PullOptions, Status, pull};
 use serde_json::json;
 
-use crate::out;
 use crate::progress::Bar;
 use crate::table::Table;
+use crate::{BadInput, out};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             let wanted = wanted(&manifest, ids, *all)?;
             let from = from.as_deref().map(Origin::parse);
             if from.is_some() && wanted.len() != 1 {
-                bail!("--from goes with exactly one model");
+                bail!(BadInput("--from goes with exactly one model".to_owned()));
             }
             for spec in wanted {
                 fetch(spec, &cache, from.clone(), *quiet)?;
@@ -77,15 +77,17 @@ fn wanted<'m>(
         return Ok(manifest.models().iter().collect());
     }
     if ids.is_empty() {
-        bail!("name a model or use --all; `moe2 models list` shows what there is");
+        bail!(BadInput(
+            "name a model or use --all; `moe2 models list` shows what there is".to_owned(),
+        ));
     }
-    ids.iter()
-        .map(|id| {
-            let missing =
-                || format!("no model is called {id}; `moe2 models list` shows what there is");
-            manifest.get(id).with_context(missing)
+    let find = |id: &String| {
+        manifest.get(id).ok_or_else(|| {
+            let list = "`moe2 models list` shows what there is";
+            anyhow::Error::new(BadInput(format!("no model is called {id}; {list}")))
         })
-        .collect()
+    };
+    ids.iter().map(find).collect()
 }
 
 /// Fetches one model unless it is there.
