@@ -51,16 +51,3 @@ fn fleet(name: &str, experts: Vec<String>, threads: u32) -> anyhow::Result<Fleet
     };
     Fleet::start(&plan, &AtomicBool::new(false))
 }
-
-/// The value that this share of the samples is not above; samples need not be sorted.
-fn quantile(samples: &[f64], share: f64) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss
-    )]
-    let rank = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len().max(1));
-    sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
-}

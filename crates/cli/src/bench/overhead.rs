@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::json;
 
-use super::{fleet, quantile};
+use moe2_cost::percentile;
+
+use super::fleet;
 use crate::client::Client;
 use crate::out;
 use crate::table::Table;
@@ -47,7 +49,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .map(|(a, b)| (a.0, a.1 - b.1))
         .collect();
     let (own50, own99) = (bucket_quantile(&own, 0.5), bucket_quantile(&own, 0.99));
-    let (p50, p99) = (quantile(&samples, 0.5), quantile(&samples, 0.99));
+    let at = |level| percentile(&samples, level).context("no request was answered");
+    let (p50, p99) = (at(0.5)?, at(0.99)?);
     if args.json {
         let report = json!({"rate": args.rate, "seconds": args.seconds, "requests": samples.len(),
             "dispatch_s": {"p50_at_most": own50, "p99_at_most": own99, "buckets": own},

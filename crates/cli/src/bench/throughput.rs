@@ -9,7 +9,9 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use super::{fleet, quantile};
+use moe2_cost::percentile;
+
+use super::fleet;
 use crate::client::Client;
 use crate::out;
 use crate::table::Table;
@@ -55,29 +57,30 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             samples.push([through.0.0, alone.0, through.1, alone.1]);
         }
     }
-    let column = |n: usize| -> Vec<f64> { samples.iter().map(|s| s[n]).collect() };
-    let ratio = |a: usize, b: usize| -> f64 {
-        quantile(
-            &samples.iter().map(|s| s[a] / s[b]).collect::<Vec<_>>(),
-            0.5,
-        )
+    let median = |value: &dyn Fn(&[f64; 4]) -> f64| {
+        let values: Vec<f64> = samples.iter().map(value).collect();
+        percentile(&values, 0.5).context("no pair was measured: use --pairs 1 or more")
     };
-    let medians: Vec<f64> = (0..4).map(|n| quantile(&column(n), 0.5)).collect();
+    let mut medians = [0.0; 4];
+    for (n, slot) in medians.iter_mut().enumerate() {
+        *slot = median(&|sample| sample[n])?;
+    }
+    let ratios = [median(&|s| s[0] / s[1])?, median(&|s| s[2] / s[3])?];
     if args.json {
         let report = json!({"model": args.model, "threads": args.threads, "pairs": args.pairs,
-            "prefill_tokens_per_s": {"system": medians[0], "engine": medians[1], "ratio": ratio(0, 1)},
-            "decode_tokens_per_s": {"system": medians[2], "engine": medians[3], "ratio": ratio(2, 3)},
+            "prefill_tokens_per_s": {"system": medians[0], "engine": medians[1], "ratio": ratios[0]},
+            "decode_tokens_per_s": {"system": medians[2], "engine": medians[3], "ratio": ratios[1]},
             "samples": samples});
         out::data(&report.to_string());
         return Ok(());
     }
     let mut table = Table::new(&["PHASE", "SYSTEM", "ENGINE ALONE", "RATIO (median of pairs)"]);
-    for (phase, at) in [("prefill", 0), ("decode", 2)] {
+    for (phase, at, ratio) in [("prefill", 0, ratios[0]), ("decode", 2, ratios[1])] {
         table.row([
             phase.to_owned(),
             format!("{:.1} tok/s", medians[at]),
             format!("{:.1} tok/s", medians[at + 1]),
-            format!("{:.3}", ratio(at, at + 1)),
+            format!("{ratio:.3}"),
         ]);
     }
     out::data(&table.to_string());
