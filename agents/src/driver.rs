@@ -115,7 +115,12 @@ impl Driver {
     /// Lets the last frames leave, closes every worker's standard input and waits for all to be gone.
     async fn end(mut self) {
         self.frames.clear();
-        self.control = None;
+        if self.control.take().is_none()
+            && let Some(link) = &self.link
+        {
+            // Not connected: there is nothing to say goodbye to.
+            link.abort();
+        }
         self.workers.clear();
         for task in self.tasks.drain(..).chain(self.link.take()) {
             // A worker that does not end is killed when its task, and so its handle, is dropped.

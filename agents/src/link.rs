@@ -10,12 +10,15 @@ use anyhow::{Context, bail};
 use moe2_engine::agent::{Input, Work};
 use moe2_model::{DispatchId, NodeId};
 use moe2_net::{
-    CoordinatorConnection, FrameReceiver, FrameSender, Identity, JoinToken, connect, enrol,
+    CoordinatorConnection, FrameReceiver, FrameSender, Identity, JoinError, JoinToken, connect,
+    enrol,
 };
 use moe2_wire::{FromAgent, FromExpert, ToAgent, ToExpert};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+/// Between attempts with a join token that was refused; a new token file is noticed by then.
+const REFUSED_RETRY: Duration = Duration::from_secs(30);
 /// For the last packets to leave.
 const FAREWELL: Duration = Duration::from_millis(150);
 
@@ -39,13 +42,21 @@ pub(crate) enum FromLink {
     Input(Input),
 }
 
-/// Dials, serves the connection and reports its end.
+/// Dials, serves the connection and reports its end. After a refusal the report waits: the same
+/// token will not be honoured a moment later, and the coordinator's log is not to be filled.
 pub(crate) async fn run(dial: Dial, to: mpsc::Sender<FromLink>) {
-    let reason = match serve(&dial, &to).await {
-        Ok(reason) => reason,
-        Err(error) => format!("{error:#}"),
+    let (reason, refused) = match serve(&dial, &to).await {
+        Ok(reason) => (reason, false),
+        Err(error) => {
+            let join = error.downcast_ref::<JoinError>();
+            let refused = matches!(join, Some(JoinError::Refused(_) | JoinError::WrongPin));
+            (format!("{error:#}"), refused)
+        }
     };
     tracing::warn!(coordinator = dial.coordinator, reason, "not connected");
+    if refused {
+        sleep(REFUSED_RETRY).await;
+    }
     let _ = to
         .send(FromLink::Input(Input::Disconnected { reason }))
         .await;
