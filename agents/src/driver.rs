@@ -11,7 +11,7 @@ use moe2_model::{DispatchId, ExpertName, Time};
 use moe2_wire::{FromAgent, FromExpert};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::experts::{Hosted, Run};
 use crate::link::{self, Dial, FromLink};
@@ -38,6 +38,8 @@ pub(crate) struct Driver {
     control: Option<mpsc::UnboundedSender<FromAgent>>,
     workers: HashMap<ExpertName, WorkerLine>,
     frames: HashMap<DispatchId, mpsc::UnboundedSender<FromExpert>>,
+    /// Streams whose terminal frame may not have left yet.
+    closing: Vec<mpsc::UnboundedSender<FromExpert>>,
     to_links: mpsc::Sender<FromLink>,
     to_workers: mpsc::Sender<Input>,
     tasks: Vec<JoinHandle<()>>,
@@ -86,6 +88,7 @@ pub(crate) async fn run(parts: Parts, mut stop: watch::Receiver<Stop>) {
         control: None,
         workers: HashMap::new(),
         frames: HashMap::new(),
+        closing: Vec::new(),
         to_links,
         to_workers,
         tasks: Vec::new(),
@@ -115,6 +118,17 @@ impl Driver {
     /// Lets the last frames leave, closes every worker's standard input and waits for all to be gone.
     async fn end(mut self) {
         self.frames.clear();
+        let written = async {
+            for stream in &self.closing {
+                stream.closed().await;
+            }
+        };
+        let _ = timeout(LAST_MOMENT, written).await;
+        if !self.closing.is_empty() {
+            // The control stream's end means that this agent is lost, and streams may overtake each
+            // other: answers must have arrived before it.
+            sleep(link::FAREWELL).await;
+        }
         if self.control.take().is_none()
             && let Some(link) = &self.link
         {
@@ -212,8 +226,9 @@ impl Driver {
                 if let Some(stream) = self.frames.get(&dispatch) {
                     let _ = stream.send(frame);
                 }
-                if terminal {
-                    self.frames.remove(&dispatch);
+                if terminal && let Some(stream) = self.frames.remove(&dispatch) {
+                    self.closing.retain(|stream| !stream.is_closed());
+                    self.closing.push(stream);
                 }
             }
             Output::StartWorker { expert } => self.start(expert),

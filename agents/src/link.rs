@@ -20,7 +20,7 @@ use tokio::time::sleep;
 /// Between attempts with a join token that was refused; a new token file is noticed by then.
 const REFUSED_RETRY: Duration = Duration::from_secs(30);
 /// For the last packets to leave.
-const FAREWELL: Duration = Duration::from_millis(150);
+pub(crate) const FAREWELL: Duration = Duration::from_millis(150);
 
 /// What dialling needs.
 #[derive(Debug, Clone)]

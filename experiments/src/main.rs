@@ -64,7 +64,7 @@ const EXPERIMENTS: &[Experiment] = &[
     },
     Experiment {
         name: "throughput-smollm2",
-        what: "tokens/s through the system against the engine alone, SmolLM2 135M",
+        what: "tokens/s through the system against the engine alone, SmolLM2 135M, 2 threads",
         arguments: &[
             "bench",
             "throughput",
@@ -74,8 +74,21 @@ const EXPERIMENTS: &[Experiment] = &[
         ],
     },
     Experiment {
+        name: "throughput-smollm2-1-thread",
+        what: "the same with 1 thread, which leaves a core of two to the rest of the system",
+        arguments: &[
+            "bench",
+            "throughput",
+            "--model",
+            "smollm2-135m-instruct",
+            "--threads",
+            "1",
+            "--json",
+        ],
+    },
+    Experiment {
         name: "throughput-qwen",
-        what: "tokens/s through the system against the engine alone, Qwen2.5-Coder 0.5B",
+        what: "tokens/s through the system against the engine alone, Qwen2.5-Coder 0.5B, 2 threads",
         arguments: &[
             "bench",
             "throughput",
