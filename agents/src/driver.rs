@@ -24,6 +24,8 @@ use crate::worker::{self, Launch, WorkerLine};
 const METER_EVERY: Duration = Duration::from_millis(100);
 /// How long the end of all workers and of the connection may take together.
 const LAST_MOMENT: Duration = Duration::from_secs(3);
+/// For the last packets to leave.
+const FAREWELL: Duration = Duration::from_millis(150);
 /// Messages waiting for the engine; senders wait when it is full.
 const INBOX: usize = 1_024;
 
@@ -127,18 +129,23 @@ impl Driver {
         if !self.closing.is_empty() {
             // The control stream's end means that this agent is lost, and streams may overtake each
             // other: answers must have arrived before it.
-            sleep(link::FAREWELL).await;
+            sleep(FAREWELL).await;
         }
-        if self.control.take().is_none()
-            && let Some(link) = &self.link
+        let connected = self.control.take().is_some();
+        if let Some(link) = &self.link
+            && !connected
         {
-            // Not connected: there is nothing to say goodbye to.
+            // There is nothing to say goodbye to.
             link.abort();
         }
         self.workers.clear();
         for task in self.tasks.drain(..).chain(self.link.take()) {
             // A worker that does not end is killed when its task, and so its handle, is dropped.
             let _ = timeout(LAST_MOMENT, task).await;
+        }
+        if connected {
+            // The link has closed the connection; the packet that says so must still leave.
+            sleep(FAREWELL).await;
         }
     }
 

@@ -19,9 +19,6 @@ use tokio::time::sleep;
 
 /// Between attempts with a join token that was refused; a new token file is noticed by then.
 const REFUSED_RETRY: Duration = Duration::from_secs(30);
-/// For the last packets to leave.
-pub(crate) const FAREWELL: Duration = Duration::from_millis(150);
-
 /// What dialling needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Dial {
@@ -74,10 +71,7 @@ async fn serve(dial: &Dial, to: &mpsc::Sender<FromLink>) -> anyhow::Result<Strin
         reason = take_work(&connection, to) => reason,
         reason = connection.closed() => reason,
     };
-    // Closing discards what has not left yet, and the last frames carry answers and joules.
-    sleep(FAREWELL).await;
     connection.close(&reason);
-    sleep(FAREWELL).await;
     Ok(reason)
 }
 
