@@ -4,17 +4,17 @@
 //! Feasible sets are down-closed, so growing sets one expert at a time and cutting at the first
 //! broken row still visits every feasible set once. Each level keeps its own copy of the state;
 //! a Gray code would avoid the copies but must remove experts, which drifts and needs more than
-//! the k best utilities per row. There is deliberately no other pruning: an oracle should be dull.
+//! the k best utilities per row. There is deliberately no other pruning, no presolve and none of the
+//! searches' arithmetic: an oracle should be dull.
 //!
 //! Among sets of equal value the smallest wins, then the one that comes first by index: an expert
 //! that adds nothing should not be kept powered.
 
 use crate::infeasible;
 use crate::problem::Problem;
-use crate::rows;
+use crate::rows::{self, Loads};
 use crate::solution::{Effort, Solution};
 use crate::solver::{Limits, Progress, SolveError, Solver, Unfit, require};
-use crate::state::{self, State};
 
 /// Most experts that are enumerated: 65,535 sets.
 const MAX_BRUTE_EXPERTS: usize = 16;
@@ -30,7 +30,7 @@ impl Brute {
             .checked_shl(problem.expert_count() as u32)
             .unwrap_or(usize::MAX);
         sets.saturating_mul(problem.row_count())
-            .saturating_mul(state::depth(problem))
+            .saturating_mul(depth(problem))
     }
 }
 
@@ -45,7 +45,7 @@ impl Solver for Brute {
             problem.expert_count(),
             MAX_BRUTE_EXPERTS,
         )?;
-        let level = problem.row_count().saturating_mul(state::depth(problem));
+        let level = problem.row_count().saturating_mul(depth(problem));
         let saved = level.saturating_mul(problem.expert_count() + 1);
         Unfit::unless("rows × k × (experts + 1)", saved, MAX_SAVED)
     }
@@ -56,14 +56,17 @@ impl Solver for Brute {
             return Ok(Solution::infeasible(self.name(), reason));
         }
         let eligible = rows::eligible(problem);
-        let everything = State::of(problem, eligible.iter().copied()).value();
         let mut search = Search {
-            levels: vec![State::new(problem); eligible.len() + 1],
+            columns: (0..problem.expert_count())
+                .map(|n| problem.column(n).collect())
+                .collect(),
+            levels: vec![State::empty(problem); eligible.len() + 1],
+            bound: crate::objective::value(problem, &eligible),
+            problem,
             eligible,
             limits,
             best: Vec::new(),
             objective: 0.0,
-            bound: everything,
             effort: Effort::default(),
             stopped: false,
         };
@@ -84,10 +87,62 @@ impl Solver for Brute {
     }
 }
 
-struct Search<'s, 'p, 'l> {
+/// How many utilities per row can ever count.
+fn depth(problem: &Problem) -> usize {
+    problem.k().min(problem.expert_count())
+}
+
+/// A set with its loads and, per row, its k best utilities in descending order.
+#[derive(Debug, Clone)]
+struct State {
+    members: Vec<usize>,
+    loads: Loads,
+    best: Vec<f64>,
+}
+
+impl State {
+    fn empty(problem: &Problem) -> Self {
+        Self {
+            members: Vec::new(),
+            loads: Loads::new(problem),
+            best: vec![0.0; problem.row_count() * depth(problem)],
+        }
+    }
+
+    /// Overwrites `self` with `from`, reusing the memory.
+    fn copy_from(&mut self, from: &Self) {
+        self.members.clone_from(&from.members);
+        self.loads = from.loads.clone();
+        self.best.copy_from_slice(&from.best);
+    }
+
+    fn push(&mut self, problem: &Problem, expert: usize, column: &[f64]) {
+        self.members.push(expert);
+        self.loads.add(problem, expert);
+        let rows = self.best.chunks_exact_mut(depth(problem));
+        for (best, &u) in rows.zip(column) {
+            let mut carry = u;
+            for place in best {
+                if carry > *place {
+                    std::mem::swap(place, &mut carry);
+                }
+            }
+        }
+    }
+
+    fn value(&self, problem: &Problem) -> f64 {
+        let rows = self.best.chunks_exact(depth(problem));
+        let worth = problem.weights().iter().zip(rows);
+        worth.map(|(w, best)| w * best.iter().sum::<f64>()).sum()
+    }
+}
+
+struct Search<'p, 'l, 's> {
+    problem: &'p Problem,
+    columns: Vec<Vec<f64>>,
     eligible: Vec<usize>,
     /// `levels[i]` is the state of the current set's first `i` members.
-    levels: Vec<State<'p>>,
+    levels: Vec<State>,
     limits: &'s mut Limits<'l>,
     best: Vec<usize>,
     objective: f64,
@@ -101,7 +156,7 @@ impl Search<'_, '_, '_> {
     fn extend(&mut self, level: usize, from: usize) {
         for at in from..self.eligible.len() {
             let expert = self.eligible[at];
-            if !self.levels[level].fits(expert) {
+            if !self.levels[level].loads.fits(self.problem, expert) {
                 continue;
             }
             if self.stop() {
@@ -109,7 +164,7 @@ impl Search<'_, '_, '_> {
             }
             let (done, rest) = self.levels.split_at_mut(level + 1);
             rest[0].copy_from(&done[level]);
-            rest[0].push(expert);
+            rest[0].push(self.problem, expert, &self.columns[expert]);
             self.consider(level + 1);
             self.extend(level + 1, at + 1);
         }
@@ -118,11 +173,11 @@ impl Search<'_, '_, '_> {
     fn consider(&mut self, level: usize) {
         self.effort.nodes += 1;
         self.effort.evaluations += 1;
-        let members = self.levels[level].members();
-        let value = self.levels[level].value();
+        let members = &self.levels[level].members;
+        let value = self.levels[level].value(self.problem);
         let smaller = value == self.objective && members.len() < self.best.len();
         if self.best.is_empty() || value > self.objective || smaller {
-            self.best = members.to_vec();
+            self.best.clone_from(members);
             self.objective = value;
         }
     }

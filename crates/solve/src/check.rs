@@ -200,7 +200,7 @@ fn worth(problem: &Problem, set: &[usize]) -> f64 {
     let mut row = Vec::with_capacity(set.len());
     let rows = (0..problem.row_count()).map(|x| {
         row.clear();
-        row.extend(set.iter().map(|&n| problem.column(n)[x]));
+        row.extend(set.iter().map(|&n| problem.row(x)[n]));
         row.sort_by(|a, b| b.total_cmp(a));
         problem.weights()[x] * exact_sum(row.iter().copied().take(problem.k()))
     });

@@ -29,6 +29,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod backend;
 mod bound;
 mod brute;
 mod check;
@@ -38,13 +39,18 @@ mod infeasible;
 mod milp;
 mod objective;
 mod problem;
+mod reduce;
 mod rows;
+mod search;
 mod solution;
 mod solver;
-mod state;
+mod trim;
 
 pub use check::{CheckError, check};
-pub use file::{FileError, INSTANCE_FORMAT, RESULT_FORMAT, ResultFile, parse_instance};
+pub use file::{
+    FileError, INSTANCE_FORMAT, MAX_FILE_BYTES, MAX_STRING_BYTES, RESULT_FORMAT, ResultFile,
+    parse_instance,
+};
 pub use infeasible::{Infeasible, Shortfall};
 pub use objective::value;
 pub use problem::{
@@ -52,5 +58,6 @@ pub use problem::{
     ProblemError, ProblemParts,
 };
 pub use rows::{FEASIBILITY_TOLERANCE, load};
+pub use search::{Bounds, BranchAndBound};
 pub use solution::{OPTIMALITY_TOLERANCE, Solution, Status};
 pub use solver::{Limits, Progress, SolveError, Solver, Unfit, UnknownSolver, solver, solvers};

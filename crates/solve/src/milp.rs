@@ -10,24 +10,15 @@
 //! Rows and objective are scaled to 1, so the backend's absolute tolerances become relative. Should
 //! its answer still break a row, that set and all its supersets are cut off and it is asked again.
 
-use good_lp::{
-    Expression, ProblemVariables, Solution as _, SolverModel, Variable, constraint, microlp,
-    variable,
-};
+use good_lp::{Expression, ProblemVariables, Variable, constraint, variable};
 
+use crate::backend::{self, Answer, Programme};
 use crate::infeasible;
 use crate::problem::{Constraint, Kind, Problem};
 use crate::rows::{self, FEASIBILITY_TOLERANCE};
 use crate::solution::{Effort, Solution};
 use crate::solver::{Limits, Progress, SolveError, Solver, Unfit, require};
-use crate::state::State;
 
-/// Most utilities: beyond this the backend takes minutes.
-const MAX_MILP_TABLE: usize = 2048;
-/// Most experts (integer variables).
-const MAX_MILP_EXPERTS: usize = 64;
-/// Most constraint rows.
-const MAX_MILP_CONSTRAINTS: usize = 64;
 /// Times the backend is asked again after an answer that breaks a row.
 const MAX_CUTS: usize = 64;
 
@@ -39,19 +30,10 @@ impl Solver for Milp {
     }
 
     fn applies(&self, problem: &Problem) -> Result<(), Unfit> {
-        let table = problem.expert_count().saturating_mul(problem.row_count());
-        Unfit::unless("experts × rows", table, MAX_MILP_TABLE)?;
-        Unfit::unless(
-            "the number of experts",
-            problem.expert_count(),
-            MAX_MILP_EXPERTS,
-        )?;
-        let constraints = problem.constraints().len();
-        Unfit::unless(
-            "the number of constraints",
-            constraints,
-            MAX_MILP_CONSTRAINTS,
-        )
+        let per_row = problem.row_count() + problem.constraints().len();
+        let entries = per_row.saturating_mul(problem.expert_count());
+        let most = backend::MAX_ENTRIES;
+        Unfit::unless("(rows + constraints) × experts", entries, most)
     }
 
     fn solve(&self, problem: &Problem, limits: &mut Limits<'_>) -> Result<Solution, SolveError> {
@@ -60,43 +42,41 @@ impl Solver for Milp {
             return Ok(Solution::infeasible(self.name(), reason));
         }
         let eligible = rows::eligible(problem);
-        let everything = State::of(problem, eligible.iter().copied()).value();
-        let fallback = vec![eligible[0]];
+        let everything = crate::objective::value(problem, &eligible);
+        let mut best = vec![eligible[0]];
         let mut effort = Effort::default();
         let mut cuts: Vec<Vec<usize>> = Vec::new();
+        let found = |best: Vec<usize>, proof, effort| {
+            Ok(Solution::found(self.name(), problem, best, proof, effort))
+        };
         while cuts.len() <= MAX_CUTS {
             let progress = Progress {
                 nodes: effort.nodes,
                 evaluations: effort.evaluations,
-                objective: crate::objective::value(problem, &fallback),
+                objective: crate::objective::value(problem, &best),
                 bound: everything,
             };
             if limits.reached(&progress) {
-                let proof = (everything, true);
-                return Ok(Solution::found(
-                    self.name(),
-                    problem,
-                    fallback,
-                    proof,
-                    effort,
-                ));
+                return found(best, (everything, true), effort);
             }
             effort.nodes += 1;
             effort.evaluations += 1;
-            let selected =
-                ask(problem, &eligible, &cuts).map_err(|message| self.failed(message))?;
-            if feasible(problem, &selected) {
-                // The backend proved its answer optimal; that value is the bound.
-                let proof = (crate::objective::value(problem, &selected), false);
-                return Ok(Solution::found(
-                    self.name(),
-                    problem,
-                    selected,
-                    proof,
-                    effort,
-                ));
+            let asked = ask(problem, &eligible, &cuts, limits.seconds());
+            let Some((selected, proven)) = asked.map_err(|message| self.failed(message))? else {
+                return found(best, (everything, true), effort);
+            };
+            if !feasible(problem, &selected) {
+                cuts.push(selected);
+                continue;
             }
-            cuts.push(selected);
+            best = selected;
+            // The backend's proof is its value; its bound is not handed on when time is over.
+            let bound = if proven {
+                crate::objective::value(problem, &best)
+            } else {
+                everything
+            };
+            return found(best, (bound, !proven), effort);
         }
         Err(self.failed("its answers keep breaking a constraint by rounding".into()))
     }
@@ -116,8 +96,14 @@ fn feasible(problem: &Problem, members: &[usize]) -> bool {
     !members.is_empty() && problem.constraints().iter().all(holds)
 }
 
-/// One run of the backend: the chosen experts, or its error message.
-fn ask(problem: &Problem, eligible: &[usize], cuts: &[Vec<usize>]) -> Result<Vec<usize>, String> {
+/// One run of the backend: the chosen experts and whether they are proven optimal, or nothing if time
+/// was over first.
+fn ask(
+    problem: &Problem,
+    eligible: &[usize],
+    cuts: &[Vec<usize>],
+    seconds: Option<f64>,
+) -> Result<Option<(Vec<usize>, bool)>, String> {
     let mut model = Model::new(eligible);
     let objective = model.objective(problem);
     for row in problem.constraints() {
@@ -132,13 +118,22 @@ fn ask(problem: &Problem, eligible: &[usize], cuts: &[Vec<usize>]) -> Result<Vec
     }
     let any: Expression = model.active.iter().map(|&(_, z)| Expression::from(z)).sum();
     model.rows.push(constraint!(any >= 1.0));
-    let mut backend = model.variables.maximise(objective).using(microlp);
-    for row in model.rows {
-        backend.add_constraint(row);
+    let programme = Programme {
+        variables: model.variables,
+        objective,
+        rows: model.rows,
+    };
+    match backend::maximise(programme, seconds)? {
+        Answer::Found(solved, proven) => {
+            let chosen = model
+                .active
+                .iter()
+                .filter(|(_, z)| backend::value(&*solved, *z) > 0.5);
+            Ok(Some((chosen.map(|&(n, _)| n).collect(), proven)))
+        }
+        Answer::Nothing => Ok(None),
+        Answer::Infeasible => Err("it finds the problem infeasible, which it is not".into()),
     }
-    let solved = backend.solve().map_err(|error| error.to_string())?;
-    let chosen = model.active.iter().filter(|&&(_, z)| solved.value(z) > 0.5);
-    Ok(chosen.map(|&(n, _)| n).collect())
 }
 
 struct Model {
@@ -164,7 +159,7 @@ impl Model {
 
     /// Adds `y` with its rows; returns the objective, its largest coefficient scaled to 1.
     fn objective(&mut self, problem: &Problem) -> Expression {
-        let worth = |x: usize, n: usize| problem.weights()[x] * problem.column(n)[x];
+        let worth = |x: usize, n: usize| problem.weights()[x] * problem.row(x)[n];
         let cells =
             (0..problem.row_count()).flat_map(|x| self.active.iter().map(move |a| (x, a.0)));
         let scale = cells.map(|(x, n)| worth(x, n)).fold(0.0, f64::max);

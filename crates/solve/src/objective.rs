@@ -6,16 +6,25 @@
 //! but would drift; solvers that keep state finish with this sum.
 
 use crate::problem::Problem;
-use crate::state::State;
 
 /// Value of the set `members` (indices without repeats), in the unit of weight × utility.
 ///
 /// # Panics
 /// If an index is not below [`Problem::expert_count`].
 pub fn value(problem: &Problem, members: &[usize]) -> f64 {
-    let mut state = State::new(problem);
-    for &n in members {
-        state.push(n);
-    }
-    state.value()
+    let mut best = vec![0.0; problem.k().min(members.len())];
+    let worth = |(row, weight): (usize, &f64)| {
+        let utilities = problem.row(row);
+        best.fill(0.0);
+        for &n in members {
+            let mut carry = utilities[n];
+            for place in &mut best {
+                if carry > *place {
+                    std::mem::swap(place, &mut carry);
+                }
+            }
+        }
+        weight * best.iter().sum::<f64>()
+    };
+    problem.weights().iter().enumerate().map(worth).sum()
 }

@@ -1,17 +1,17 @@
 //! The selection problem, checked once on the way in.
 //!
 //! Every other module may rely on what [`Problem::new`] has established (lengths agree, numbers
-//! are finite and not negative, sizes are capped), so none of them validates again. Utilities are
-//! turned from the file's row-major table into one contiguous column per expert: every solver asks
-//! "what does this expert add?", which is then one stream over memory. The fields are private so
-//! that packed storage can replace the `f64` columns without touching a caller.
+//! are finite and not negative, sizes are capped), so none of them validates again. The table is
+//! kept as it was given, exact and one row after the other: that is what a judge needs. Searches ask
+//! "what does this expert add?" millions of times and make packed columns of their own (`reduce`).
 
 use std::collections::HashSet;
 
 /// Most experts (columns) in one problem.
 pub const MAX_EXPERTS: usize = 4096;
-/// Most utilities (calibration rows × experts) in one problem: 2 GiB as `f64`.
-pub const MAX_TABLE: usize = 1 << 28;
+/// Most utilities (calibration rows × experts) in one problem: 512 MiB as `f64`, and as much again
+/// and a half for a search.
+pub const MAX_TABLE: usize = 1 << 26;
 /// Most constraint rows in one problem.
 pub const MAX_CONSTRAINTS: usize = 4096;
 /// Largest utility or weight: sums over the largest table stay far inside `f64`.
@@ -94,7 +94,7 @@ pub struct ProblemParts {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem {
     experts: Vec<String>,
-    columns: Vec<f64>,
+    table: Vec<f64>,
     weights: Vec<f64>,
     k: usize,
     constraints: Vec<Constraint>,
@@ -160,21 +160,35 @@ impl Problem {
             utility,
             weights,
             k,
-            mut constraints,
+            constraints,
         } = parts;
+        let mut table = Table::default();
+        for row in utility {
+            table.push(&row)?;
+        }
+        Self::build(experts, table, weights, k, constraints)
+    }
+
+    /// As [`Problem::new`], from a table that is already flat.
+    pub(crate) fn build(
+        experts: Vec<String>,
+        utility: Table,
+        weights: Option<Vec<f64>>,
+        k: usize,
+        mut constraints: Vec<Constraint>,
+    ) -> Result<Self, ProblemError> {
         names("experts", &experts)?;
         size("experts", experts.len(), MAX_EXPERTS)?;
-        let table = utility.len().saturating_mul(experts.len());
-        size("utility", table, MAX_TABLE)?;
         size("constraints", constraints.len(), MAX_CONSTRAINTS)?;
         if k == 0 {
             return Err(ProblemError::Empty { field: "k".into() });
         }
-        let columns = columns(&utility, experts.len())?;
+        let rows = utility.rows;
+        let table = utility.checked(experts.len())?;
         let weights = match weights {
-            None => vec![1.0 / utility.len() as f64; utility.len()],
+            None => vec![1.0 / rows as f64; rows],
             Some(mut given) => {
-                length("weights", given.len(), utility.len())?;
+                length("weights", given.len(), rows)?;
                 numbers("weights", &mut given, MAX_UTILITY)?;
                 if given.iter().all(|&w| w == 0.0) {
                     return Err(ProblemError::Empty {
@@ -194,7 +208,7 @@ impl Problem {
         }
         Ok(Self {
             experts,
-            columns,
+            table,
             weights,
             k,
             constraints,
@@ -216,10 +230,16 @@ impl Problem {
         &self.experts
     }
 
+    /// Utilities of all experts on one calibration row.
+    pub fn row(&self, row: usize) -> &[f64] {
+        let experts = self.expert_count();
+        &self.table[row * experts..(row + 1) * experts]
+    }
+
     /// Utilities of one expert over all calibration rows.
-    pub fn column(&self, expert: usize) -> &[f64] {
-        let rows = self.row_count();
-        &self.columns[expert * rows..(expert + 1) * rows]
+    pub fn column(&self, expert: usize) -> impl ExactSizeIterator<Item = f64> + '_ {
+        let rows = self.table.chunks_exact(self.expert_count());
+        rows.map(move |row| row[expert])
     }
 
     /// Weight of each calibration row.
@@ -238,21 +258,66 @@ impl Problem {
     }
 }
 
-fn columns(utility: &[Vec<f64>], experts: usize) -> Result<Vec<f64>, ProblemError> {
-    if utility.is_empty() {
-        return Err(ProblemError::Empty {
-            field: "utility".into(),
-        });
+/// Utilities while they are read: flat, capped as they arrive, so that no file can take more
+/// memory than the largest table that would be accepted.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    values: Vec<f64>,
+    rows: usize,
+    /// Length of the first row.
+    width: usize,
+    /// The first row of another length, with that length.
+    ragged: Option<(usize, usize)>,
+}
+
+impl Table {
+    /// Appends a row.
+    pub(crate) fn push(&mut self, row: &[f64]) -> Result<(), ProblemError> {
+        let began = self.begin_row();
+        row.iter().try_for_each(|&value| self.add(value))?;
+        self.end_row(began);
+        Ok(())
     }
-    let rows = utility.len();
-    let mut columns = vec![0.0; rows * experts];
-    for (x, row) in utility.iter().enumerate() {
-        length(&format!("utility[{x}]"), row.len(), experts)?;
-        for (n, &u) in row.iter().enumerate() {
-            columns[n * rows + x] = number(|| format!("utility[{x}][{n}]"), u, MAX_UTILITY)?;
+
+    /// Where the next row begins; to be given to [`Table::end_row`].
+    pub(crate) fn begin_row(&self) -> usize {
+        self.values.len()
+    }
+
+    pub(crate) fn add(&mut self, value: f64) -> Result<(), ProblemError> {
+        size("utility", self.values.len() + 1, MAX_TABLE)?;
+        self.values.push(value);
+        Ok(())
+    }
+
+    pub(crate) fn end_row(&mut self, began: usize) {
+        let length = self.values.len() - began;
+        if self.rows == 0 {
+            self.width = length;
+        } else if length != self.width && self.ragged.is_none() {
+            self.ragged = Some((self.rows, length));
         }
+        self.rows += 1;
     }
-    Ok(columns)
+
+    /// The values, every row found to have `experts` sound numbers.
+    fn checked(mut self, experts: usize) -> Result<Vec<f64>, ProblemError> {
+        if self.rows == 0 {
+            return Err(ProblemError::Empty {
+                field: "utility".into(),
+            });
+        }
+        length("utility[0]", self.width, experts)?;
+        if let Some((row, actual)) = self.ragged {
+            length(&format!("utility[{row}]"), actual, experts)?;
+        }
+        for (at, value) in self.values.iter_mut().enumerate() {
+            let field = || format!("utility[{}][{}]", at / experts, at % experts);
+            *value = number(field, *value, MAX_UTILITY)?;
+        }
+        self.values.shrink_to_fit();
+        Ok(self.values)
+    }
 }
 
 fn constraint(field: &str, row: &mut Constraint, experts: usize) -> Result<(), ProblemError> {
@@ -270,7 +335,7 @@ fn constraint(field: &str, row: &mut Constraint, experts: usize) -> Result<(), P
     Ok(())
 }
 
-fn names(field: &str, names: &[String]) -> Result<(), ProblemError> {
+pub(crate) fn names(field: &str, names: &[String]) -> Result<(), ProblemError> {
     if names.is_empty() {
         return Err(ProblemError::Empty {
             field: field.into(),
@@ -279,7 +344,7 @@ fn names(field: &str, names: &[String]) -> Result<(), ProblemError> {
     unique(field, "", names.iter().map(String::as_str))
 }
 
-fn unique<'a>(
+pub(crate) fn unique<'a>(
     field: &str,
     suffix: &str,
     names: impl Iterator<Item = &'a str>,
@@ -300,14 +365,18 @@ fn unique<'a>(
     Ok(())
 }
 
-fn numbers(field: &str, values: &mut [f64], max: f64) -> Result<(), ProblemError> {
+pub(crate) fn numbers(field: &str, values: &mut [f64], max: f64) -> Result<(), ProblemError> {
     for (i, value) in values.iter_mut().enumerate() {
         *value = number(|| format!("{field}[{i}]"), *value, max)?;
     }
     Ok(())
 }
 
-fn number(field: impl Fn() -> String, value: f64, max: f64) -> Result<f64, ProblemError> {
+pub(crate) fn number(
+    field: impl Fn() -> String,
+    value: f64,
+    max: f64,
+) -> Result<f64, ProblemError> {
     if (0.0..=max).contains(&value) {
         // Turns -0.0 into 0.0, which sorts where it should under `total_cmp`.
         Ok(value + 0.0)
@@ -320,7 +389,7 @@ fn number(field: impl Fn() -> String, value: f64, max: f64) -> Result<f64, Probl
     }
 }
 
-fn length(field: &str, actual: usize, expected: usize) -> Result<(), ProblemError> {
+pub(crate) fn length(field: &str, actual: usize, expected: usize) -> Result<(), ProblemError> {
     if actual == expected {
         Ok(())
     } else {
@@ -332,7 +401,7 @@ fn length(field: &str, actual: usize, expected: usize) -> Result<(), ProblemErro
     }
 }
 
-fn size(field: &str, actual: usize, max: usize) -> Result<(), ProblemError> {
+pub(crate) fn size(field: &str, actual: usize, max: usize) -> Result<(), ProblemError> {
     if actual <= max {
         Ok(())
     } else {

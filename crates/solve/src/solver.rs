@@ -9,6 +9,7 @@ use crate::brute::Brute;
 use crate::greedy::Greedy;
 use crate::milp::Milp;
 use crate::problem::Problem;
+use crate::search::BranchAndBound;
 use crate::solution::Solution;
 
 /// A way to solve selection problems.
@@ -98,6 +99,7 @@ pub struct Progress {
 #[derive(Default)]
 pub struct Limits<'a> {
     nodes: Option<u64>,
+    seconds: Option<f64>,
     stop: Option<&'a mut dyn FnMut(&Progress) -> bool>,
 }
 
@@ -109,12 +111,24 @@ impl<'a> Limits<'a> {
         self
     }
 
-    /// Stops when `stop` returns true. It is called at least once per node, so it should be
-    /// cheap; `milp` can only ask before each run of its external solver.
+    /// Tells solvers that cannot be interrupted (`milp`) how long they may run; the others go by
+    /// [`Limits::with_stop`], so a time limit sets both.
+    #[must_use]
+    pub fn with_seconds(mut self, seconds: f64) -> Self {
+        self.seconds = Some(seconds);
+        self
+    }
+
+    /// Stops when `stop` returns true. It is called at least once per box or set that is looked
+    /// at, so it should be cheap; `milp` can only ask before each run of its external solver.
     #[must_use]
     pub fn with_stop(mut self, stop: &'a mut dyn FnMut(&Progress) -> bool) -> Self {
         self.stop = Some(stop);
         self
+    }
+
+    pub(crate) fn seconds(&self) -> Option<f64> {
+        self.seconds
     }
 
     pub(crate) fn reached(&mut self, progress: &Progress) -> bool {
@@ -125,7 +139,8 @@ impl<'a> Limits<'a> {
 
 /// All solvers, `auto` first.
 pub fn solvers() -> &'static [&'static dyn Solver] {
-    &[&Auto, &Brute, &Greedy, &Milp]
+    const TABLE: &[&dyn Solver] = &[&Auto, &BranchAndBound::FULL, &Greedy, &Milp, &Brute];
+    TABLE
 }
 
 /// The solver of that name.
@@ -144,11 +159,12 @@ fn known() -> String {
     names.join(", ")
 }
 
-/// Most utilities `auto` lets an exhaustive search read: 16 experts on 16,384 rows with k = 1.
-const AUTO_BRUTE_READS: usize = 1 << 30;
+/// Most utilities `auto` lets an exhaustive search read: below this it is done before branch and bound
+/// has set up its tables, and of equal sets it finds the smallest.
+const AUTO_BRUTE_READS: usize = 1 << 18;
 
-/// Exhaustive search for up to 16 experts unless the table is very long, else greedy. The solution carries the name
-/// of the one that ran.
+/// Exhaustive search for tiny problems, else branch and bound. The solution carries the name of
+/// the one that ran.
 struct Auto;
 
 impl Solver for Auto {
@@ -157,15 +173,15 @@ impl Solver for Auto {
     }
 
     fn applies(&self, problem: &Problem) -> Result<(), Unfit> {
-        Greedy.applies(problem)
+        BranchAndBound::FULL.applies(problem)
     }
 
     fn solve(&self, problem: &Problem, limits: &mut Limits<'_>) -> Result<Solution, SolveError> {
-        let small = Brute.applies(problem).is_ok() && Brute::reads(problem) <= AUTO_BRUTE_READS;
-        if small {
+        let tiny = Brute.applies(problem).is_ok() && Brute::reads(problem) <= AUTO_BRUTE_READS;
+        if tiny {
             Brute.solve(problem, limits)
         } else {
-            Greedy.solve(problem, limits)
+            BranchAndBound::FULL.solve(problem, limits)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The file contract: what is read, what is refused and how the refusal names the field.
 
 use crate::instances::{parts, solve};
-use moe2_solve::{FileError, Problem, ProblemError, ResultFile, parse_instance};
+use moe2_solve::{Problem, ResultFile, parse_instance};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -182,13 +182,60 @@ fn sizes_beyond_the_caps_are_refused() {
         "format": "moe2-selection/1", "experts": names, "utility": [vec![0; 4097]], "k": 1,
     });
     let error = parse_instance(text.to_string().as_bytes()).unwrap_err();
+    let message = error.to_string();
     assert!(
-        matches!(
-            error,
-            FileError::Problem(ProblemError::Size { max: 4096, .. })
-        ),
-        "{error}"
+        message.starts_with("experts: more than 4096 entries"),
+        "{message}"
     );
+}
+
+/// JSON that goes on for ever without ever being held: what a hostile file does.
+fn endless(start: &str, again: &'static str) -> impl std::io::Read {
+    use std::io::Read;
+    struct Repeat(&'static [u8], usize);
+    impl Read for Repeat {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            for byte in buffer.iter_mut() {
+                *byte = self.0[self.1 % self.0.len()];
+                self.1 += 1;
+            }
+            Ok(buffer.len())
+        }
+    }
+    std::io::Cursor::new(start.as_bytes().to_vec()).chain(Repeat(again.as_bytes(), 0))
+}
+
+#[test]
+fn a_file_without_an_end_is_refused_early() {
+    let cases = [
+        (
+            r#"{"experts": ["#,
+            r#""a","#,
+            "experts: more than 4096 entries",
+        ),
+        (
+            r#"{"experts": [""#,
+            "a",
+            "experts[0]: a string longer than 4096 bytes",
+        ),
+        (r#"{""#, "a", ".: a string longer than 4096 bytes"),
+        (
+            r#"{"constraints": [{"cost": ["#,
+            "1,",
+            "constraints[0].cost: more than 4096 entries",
+        ),
+        (
+            r#"{"utility": "#,
+            "[",
+            "utility[0][0]: invalid type: sequence",
+        ),
+    ];
+    for (start, again, expected) in cases {
+        let message = parse_instance(endless(start, again))
+            .unwrap_err()
+            .to_string();
+        assert!(message.starts_with(expected), "{start}: {message}");
+    }
 }
 
 proptest! {
@@ -224,7 +271,7 @@ proptest! {
         let mut text = EXAMPLE.as_bytes().to_vec();
         text[at] = byte;
         // Some changes leave a valid file; solving it must work then.
-        if let Ok(problem) = parse_instance(&text) {
+        if let Ok(problem) = parse_instance(&text[..]) {
             solve("auto", &problem);
         }
         let _ = parse_instance(&text[..at]);

@@ -14,6 +14,11 @@ fn utility(rows: usize, experts: usize) -> impl Strategy<Value = Vec<Vec<f64>>> 
         .prop_flat_map(move |cell| vec(vec(cell, experts), rows))
 }
 
+/// Some rows count for nothing, some are copies of others in all but this.
+fn weight() -> impl Strategy<Value = f64> {
+    prop_oneof![1 => Just(0.0), 3 => Just(1.0), 4 => 0.01..2.0f64]
+}
+
 fn cost(experts: usize) -> impl Strategy<Value = Vec<f64>> {
     let whole = vec((0u8..6).prop_map(f64::from), experts);
     prop_oneof![whole, vec(0.0..5.0f64, experts)]
@@ -40,8 +45,18 @@ fn constraint(experts: usize) -> impl Strategy<Value = Constraint> {
 
 /// The ingredients of a valid problem with at most ten experts.
 pub(crate) fn parts() -> impl Strategy<Value = ProblemParts> {
-    (1usize..=10, 1usize..=6, 1usize..=3).prop_flat_map(|(experts, rows, k)| {
-        let weights = prop_oneof![Just(None), vec(0.01..2.0f64, rows).prop_map(Some)];
+    sized(10, 6)
+}
+
+/// The ingredients of a valid problem with at most that many experts and rows.
+pub(crate) fn sized(experts: usize, rows: usize) -> impl Strategy<Value = ProblemParts> {
+    (1..=experts, 1..=rows, 1usize..=3).prop_flat_map(|(experts, rows, k)| {
+        let weights = prop_oneof![
+            Just(None),
+            vec(weight(), rows)
+                .prop_filter("some weight", |weights| weights.iter().any(|&w| w > 0.0))
+                .prop_map(Some)
+        ];
         let twins = proptest::option::of((0..experts, 0..experts));
         let constraints = vec(constraint(experts), 0..5);
         (utility(rows, experts), weights, constraints, twins).prop_map(
@@ -65,6 +80,49 @@ pub(crate) fn parts() -> impl Strategy<Value = ProblemParts> {
             },
         )
     })
+}
+
+/// Problems with something to decide: 8 to 14 experts, limits that a third or so of them fill.
+pub(crate) fn contested() -> impl Strategy<Value = ProblemParts> {
+    (8usize..=14, 8usize..=40, 1usize..=3).prop_flat_map(|(experts, rows, k)| {
+        let kind = prop_oneof![
+            4 => cost(experts).prop_map(|cost| Kind::Sum { cost }),
+            1 => cost(experts).prop_map(|cost| Kind::Max { cost }),
+            2 => (2usize..4, cost(experts)).prop_map(|(top, cost)| Kind::TopSum { top, cost }),
+            1 => Just(Kind::Count),
+        ];
+        let constraints = vec((kind, 0.15..0.6f64), 1..5);
+        (utility(rows, experts), constraints).prop_map(move |(utility, constraints)| {
+            let constraints = constraints.into_iter().enumerate();
+            ProblemParts {
+                experts: (0..experts).map(|n| format!("expert {n}")).collect(),
+                utility,
+                weights: None,
+                k,
+                constraints: constraints
+                    .map(|(r, (kind, share))| limited(r, kind, share))
+                    .collect(),
+            }
+        })
+    })
+}
+
+/// The row with a limit at about this share of the most that it could need.
+fn limited(r: usize, kind: Kind, share: f64) -> Constraint {
+    let mut row = Constraint {
+        name: format!("row {r}"),
+        limit: 0.0,
+        kind,
+    };
+    let mut sorted = costs(&mut row).cloned().unwrap_or_default();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    row.limit = match &row.kind {
+        Kind::Sum { cost } => share * cost.iter().sum::<f64>(),
+        Kind::Max { .. } => sorted[(0.3 * share * sorted.len() as f64) as usize],
+        Kind::TopSum { top, .. } => (0.5 + share) * sorted.iter().take(*top).sum::<f64>(),
+        Kind::Count => 2.0 + (8.0 * share).floor(),
+    };
+    row
 }
 
 /// The instance whose expert `n` is expert `from(n)` of `parts`; names come along.

@@ -2,6 +2,8 @@
 //! the lints that helpers may unwrap too.
 
 #[cfg(test)]
+mod bnb;
+#[cfg(test)]
 mod check;
 #[cfg(test)]
 mod file;

@@ -1,14 +1,15 @@
 //! The selection file and the result object, versions `moe2-selection/1` and
 //! `moe2-selection-result/1`.
 //!
-//! The file types stand apart from [`Problem`] so that a change of the file format is not a change
-//! of the solvers. A constraint is read into one flat record and its shape checked by hand: a tagged
-//! enum would read it too, but its errors lose the position inside the record, and a file with a
-//! million numbers is only repairable if the error says which one is wrong.
+//! A constraint is read into one flat record and its shape checked by hand: a tagged enum would read
+//! it too, but its errors lose the position inside the record.
+
+use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
-use crate::problem::{Constraint, Kind, Problem, ProblemError, ProblemParts};
+use super::read::{self, Bounded, FileError};
+use crate::problem::{Constraint, Kind, MAX_CONSTRAINTS, MAX_EXPERTS, MAX_TABLE, Problem, Table};
 use crate::solution::{Solution, Status};
 
 /// Format tag of an instance file.
@@ -16,48 +17,15 @@ pub const INSTANCE_FORMAT: &str = "moe2-selection/1";
 /// Format tag of a result object.
 pub const RESULT_FORMAT: &str = "moe2-selection-result/1";
 
-/// Why an instance file was refused; every message names the field.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum FileError {
-    /// Not JSON, an unknown or missing field, or a value of the wrong type.
-    #[error("{field}: {message}")]
-    Json {
-        /// Path of the field, e.g. `utility[3][1]`; `.` is the file as a whole.
-        field: String,
-        /// What is wrong, with line and column.
-        message: String,
-    },
-    /// Another format or version.
-    #[error("format: is {found:?}, expected {INSTANCE_FORMAT:?}")]
-    Format {
-        /// The tag in the file.
-        found: String,
-    },
-    /// A field that the constraint's kind needs, or that it does not have.
-    #[error("{field}: {problem} for kind {kind:?}")]
-    Shape {
-        /// Path of the field.
-        field: String,
-        /// `missing` or `not allowed`.
-        problem: &'static str,
-        /// The constraint's kind.
-        kind: &'static str,
-    },
-    /// Well-formed, but not an acceptable problem.
-    #[error(transparent)]
-    Problem(#[from] ProblemError),
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct InstanceFile {
     format: String,
-    experts: Vec<String>,
-    utility: Vec<Vec<f64>>,
-    weights: Option<Vec<f64>>,
+    experts: Bounded<String, MAX_EXPERTS>,
+    utility: Table,
+    weights: Option<Bounded<f64, MAX_TABLE>>,
     k: usize,
-    #[serde(default)]
-    constraints: Vec<ConstraintRecord>,
+    constraints: Option<Bounded<ConstraintRecord, MAX_CONSTRAINTS>>,
 }
 
 #[derive(Deserialize)]
@@ -66,7 +34,7 @@ struct ConstraintRecord {
     name: String,
     kind: KindTag,
     limit: f64,
-    cost: Option<Vec<f64>>,
+    cost: Option<Bounded<f64, MAX_EXPERTS>>,
     top: Option<usize>,
 }
 
@@ -83,32 +51,27 @@ enum KindTag {
 ///
 /// # Errors
 /// [`FileError`] naming the field at fault.
-pub fn parse_instance(text: &[u8]) -> Result<Problem, FileError> {
-    let mut reader = serde_json::Deserializer::from_slice(text);
-    let file: InstanceFile =
-        serde_path_to_error::deserialize(&mut reader).map_err(|error| FileError::Json {
-            field: error.path().to_string(),
-            message: error.inner().to_string(),
-        })?;
-    let trailing = |error: serde_json::Error| FileError::Json {
-        field: ".".into(),
-        message: error.to_string(),
-    };
-    reader.end().map_err(trailing)?;
+pub fn parse_instance(input: impl Read) -> Result<Problem, FileError> {
+    let file: InstanceFile = read::record(input)?;
     if file.format != INSTANCE_FORMAT {
-        return Err(FileError::Format { found: file.format });
+        return Err(FileError::Format {
+            found: file.format,
+            expected: INSTANCE_FORMAT,
+        });
     }
-    let records = file.constraints.into_iter().enumerate();
+    let records = file.constraints.map_or(Vec::new(), |list| list.0);
     let constraints = records
+        .into_iter()
+        .enumerate()
         .map(|(r, record)| record.build(r))
         .collect::<Result<_, _>>()?;
-    Ok(Problem::new(ProblemParts {
-        experts: file.experts,
-        utility: file.utility,
-        weights: file.weights,
-        k: file.k,
+    Ok(Problem::build(
+        file.experts.0,
+        file.utility,
+        file.weights.map(|list| list.0),
+        file.k,
         constraints,
-    })?)
+    )?)
 }
 
 impl KindTag {
@@ -131,6 +94,7 @@ impl ConstraintRecord {
             cost,
             top,
         } = self;
+        let cost = cost.map(|list| list.0);
         let shape = |field: &str, problem| FileError::Shape {
             field: format!("constraints[{index}].{field}"),
             problem,

@@ -1,0 +1,70 @@
+//! Experts that some optimal set does without.
+//!
+//! Expert n *dominates* m when it is at least as good on every row and costs no more in every
+//! constraint. Swapping m for a dominator outside the set never hurts, and with k dominators inside m
+//! counts for nothing; so an expert with k dominators can be dropped (k = 1 is the usual rule). Of
+//! equals the first one dominates. Compared are the exact utilities, not ticks: rounding up can
+//! make two numbers equal that are not.
+
+use crate::problem::Problem;
+
+/// Comparisons of two utilities before the search is given up, a few seconds' worth. Real pairs
+/// differ within a few rows; only tables full of near twins come close.
+const MAX_COMPARISONS: u64 = 1 << 31;
+
+/// Those of `experts` that have fewer than k dominators among them, in order.
+pub(super) fn undominated(problem: &Problem, experts: &[usize]) -> Vec<usize> {
+    let mean: Vec<f64> = (0..problem.expert_count())
+        .map(|n| {
+            problem
+                .column(n)
+                .zip(problem.weights())
+                .map(|(u, w)| u * w)
+                .sum()
+        })
+        .collect();
+    // Likely dominators first.
+    let mut strongest = experts.to_vec();
+    strongest.sort_by(|&a, &b| mean[b].total_cmp(&mean[a]).then(a.cmp(&b)));
+    let mut left = MAX_COMPARISONS;
+    let kept = experts.iter().copied().filter(|&m| {
+        let mut dominators = 0;
+        for &n in strongest.iter().take_while(|&&n| mean[n] >= mean[m] * SURE) {
+            if n != m && no_dearer(problem, n, m) && no_worse(problem, n, m, &mut left) {
+                dominators += 1;
+            }
+            if dominators >= problem.k() || left == 0 {
+                break;
+            }
+        }
+        dominators < problem.k()
+    });
+    kept.collect()
+}
+
+/// A dominator's weighted mean is at least as large, up to the rounding of the sum.
+const SURE: f64 = 1.0 - 1e-9;
+
+fn no_dearer(problem: &Problem, n: usize, m: usize) -> bool {
+    let rows = problem.constraints().iter();
+    rows.map(|row| (row.cost(n), row.cost(m)))
+        .all(|(a, b)| a <= b)
+}
+
+/// Whether n is as good as m everywhere and, if it is the same in all respects, comes first.
+fn no_worse(problem: &Problem, n: usize, m: usize, left: &mut u64) -> bool {
+    let mut better = n < m;
+    for row in 0..problem.row_count() {
+        *left = left.saturating_sub(1);
+        let utilities = problem.row(row);
+        if utilities[n] < utilities[m] || *left == 0 {
+            return false;
+        }
+        better |= utilities[n] > utilities[m];
+    }
+    let mut costs = problem
+        .constraints()
+        .iter()
+        .map(|row| (row.cost(n), row.cost(m)));
+    better || costs.any(|(a, b)| a < b)
+}

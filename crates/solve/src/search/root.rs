@@ -1,0 +1,168 @@
+//! Before the first split: good sets, then the best bound that multipliers can give for everything.
+//!
+//! Cuts at the vertices that a simplex method returns converge slowly at first, because they are far
+//! from the optimum and jump about. They are taken instead at points between the vertex and the best
+//! point so far (in-out separation, Ben-Ameur and Neto 2007), which needs a third of the rounds here.
+
+use super::node::Node;
+use super::polynomial;
+use super::process::Sources;
+use super::tree::Tree;
+use super::{Draft, room::Room};
+use crate::bound::lagrange::{self, Region};
+use crate::bound::master::Master;
+use crate::bound::simplex::Outcome;
+use crate::reduce::Reduced;
+
+/// Ticks read by the greedy starts and by exchanges before the bounds are looked at: a tenth of a
+/// second or so each. The first starts are the promising ones.
+const CLIMB_READS: u64 = 1 << 29;
+/// Subgradient steps at the root.
+const STEPS: u32 = 60;
+/// Rounds of cuts at the root, at most.
+const ROUNDS: u32 = 400;
+/// How far a cut's point goes from the best point towards the vertex.
+const TOWARDS_VERTEX: f64 = 0.4;
+/// Relative distance between the relaxation and its best point at which it has converged.
+const CONVERGED: f64 = 2e-6;
+/// Rounds between attempts to round the relaxation to a set and to prove a bound.
+const EVERY: u32 = 10;
+
+/// The box of everything with the best bound, or nothing if that closes it.
+pub(super) fn start(tree: &mut Tree<'_, '_, '_>) -> Option<Node> {
+    let reduced = tree.reduced;
+    let closed = |tree: &Tree<'_, '_, '_>, ticks: u64| ticks <= tree.incumbent.target();
+    let everyone = Draft::of(reduced, 0..reduced.width());
+    if everyone.room.holds(reduced) {
+        tree.incumbent
+            .offer(&everyone.members, everyone.tops.value());
+        return None;
+    }
+    if let Some((members, ticks, evaluations)) = polynomial::solve(reduced) {
+        tree.effort.evaluations += evaluations;
+        tree.incumbent.offer(&members, ticks);
+        return None;
+    }
+    climb(tree);
+    let free = free(reduced);
+    let mut node = Node::root(reduced, &free, everyone.tops.value());
+    if closed(tree, node.bound) || tree.halted() {
+        return Some(node);
+    }
+    if tree.options.bounds.lagrangian {
+        node.bound = node.bound.min(multipliers(tree, &free));
+        tree.lower(node.bound);
+    }
+    if tree.options.bounds.cuts && !closed(tree, node.bound) {
+        node.bound = node.bound.min(cuts(tree, &free, node.bound));
+        tree.lower(node.bound);
+    }
+    (!closed(tree, node.bound)).then_some(node)
+}
+
+/// Greedy starts and single exchanges, with a limit on the work.
+fn climb(tree: &mut Tree<'_, '_, '_>) {
+    let most = CLIMB_READS / tree.reduced.rows.max(1) as u64;
+    tree.climb.starts(&mut |evaluations| evaluations > most);
+    if tree.options.exchanges {
+        let began = tree.climb.evaluations;
+        tree.climb
+            .exchange(1, &mut |evaluations| evaluations > began + most);
+    }
+    tree.incumbent.offer(&tree.climb.best, tree.climb.value);
+}
+
+/// Columns that use up nothing.
+fn free(reduced: &Reduced) -> Vec<usize> {
+    let costs = |c: usize| {
+        let linear = reduced.linear.iter().map(move |row| row.share[c]);
+        linear.chain(reduced.heaviest.iter().map(move |row| row.share[c]))
+    };
+    (0..reduced.width())
+        .filter(|&c| costs(c).all(|share| share == 0.0))
+        .collect()
+}
+
+/// The Lagrangian bound for everything; its multipliers are kept.
+fn multipliers(tree: &mut Tree<'_, '_, '_>, free: &[usize]) -> u64 {
+    let reduced = tree.reduced;
+    let sources = Sources::linear(reduced);
+    let rows = sources.rows(reduced, free);
+    let open: Vec<usize> = (0..reduced.width()).filter(|c| !free.contains(c)).collect();
+    let region = Region {
+        inside: free,
+        open: &open,
+        rows: &rows,
+    };
+    let none = vec![0; reduced.rows];
+    let plain = lagrange::prove(reduced, region, none, vec![0.0; rows.len()]);
+    let proof = lagrange::improve(reduced, region, plain, tree.incumbent.target(), STEPS);
+    tree.effort.evaluations += u64::from(STEPS);
+    let bound = reduced.ticks.floor(proof.bound);
+    tree.first = Some(proof.phantoms);
+    bound
+}
+
+/// The bound by cuts for everything, in ticks; the pool of cuts is kept.
+fn cuts(tree: &mut Tree<'_, '_, '_>, free: &[usize], bound: u64) -> u64 {
+    let reduced = tree.reduced;
+    let mut master = Master::new(reduced, tree.options.blocks);
+    if let Some(phantoms) = &tree.first {
+        master.add_phantoms(phantoms);
+    }
+    master.confine((0..reduced.width()).map(|c| (!free.contains(&c), true)));
+    let mut inner = vec![0.0; reduced.width()];
+    tree.climb
+        .best
+        .iter()
+        .for_each(|&column| inner[column] = 1.0);
+    let (mut bound, mut low) = (bound, 0.0f64);
+    for round in 0..ROUNDS {
+        let outcome = master.solve(tree.incumbent.target());
+        let vertex = master.point();
+        let objective = master.objective();
+        let between = vertex.iter().zip(&inner);
+        let point: Vec<f64> = between
+            .map(|(v, i)| TOWARDS_VERTEX * v + (1.0 - TOWARDS_VERTEX) * i)
+            .collect();
+        let done = outcome != Outcome::Optimal || objective - low < CONVERGED * objective;
+        if round % EVERY == EVERY - 1 || done {
+            bound = bound.min(super::process::proven(tree, &master, free));
+            tree.lower(bound);
+            tree.round(&vertex);
+        }
+        if done || bound <= tree.incumbent.target() || tree.halted() {
+            break;
+        }
+        let value = master.separate(&point);
+        if value > low {
+            (low, inner) = (value, point);
+        }
+        master.purge(super::process::pool(reduced));
+    }
+    tree.master = Some(master);
+    bound
+}
+
+impl Tree<'_, '_, '_> {
+    /// Offers the set that a fractional one rounds to.
+    pub(super) fn round(&mut self, z: &[f64]) {
+        let mut order: Vec<usize> = (0..z.len()).filter(|&c| z[c] > LIKELY).collect();
+        order.sort_by(|&a, &b| z[b].total_cmp(&z[a]).then(a.cmp(&b)));
+        let mut room = Room::new(self.reduced);
+        order.retain(|&column| {
+            let fits = room.fits(self.reduced, column);
+            if fits {
+                room.add(self.reduced, column);
+            }
+            fits
+        });
+        let mut draft = Draft::of(self.reduced, order);
+        self.climb.fill(&mut draft);
+        self.climb.consider(&draft);
+        self.incumbent.offer(&draft.members, draft.tops.value());
+    }
+}
+
+/// Least share of a column in a fractional set for it to be tried when rounding.
+const LIKELY: f64 = 0.3;
