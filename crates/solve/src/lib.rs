@@ -40,6 +40,7 @@ mod milp;
 mod objective;
 mod problem;
 mod reduce;
+mod route;
 mod rows;
 mod search;
 mod solution;
@@ -48,14 +49,20 @@ mod trim;
 
 pub use check::{CheckError, check};
 pub use file::{
-    FileError, INSTANCE_FORMAT, MAX_FILE_BYTES, MAX_STRING_BYTES, RESULT_FORMAT, ResultFile,
-    parse_instance,
+    FileError, INSTANCE_FORMAT, MAX_FILE_BYTES, MAX_STRING_BYTES, PricesRecord, RESULT_FORMAT,
+    ROUTING_FORMAT, ROUTING_RESULT_FORMAT, ResultFile, RoutingResultFile, SpentRecord,
+    parse_instance, parse_routing,
 };
 pub use infeasible::{Infeasible, Shortfall};
 pub use objective::value;
 pub use problem::{
     Constraint, Kind, MAX_CONSTRAINTS, MAX_COST, MAX_EXPERTS, MAX_TABLE, MAX_UTILITY, Problem,
     ProblemError, ProblemParts,
+};
+pub use route::{
+    EnergyShortfall, MAX_CATEGORIES, Prices, Routing, RoutingCheckError, RoutingInfeasible,
+    RoutingLimits, RoutingParts, RoutingSolution, RoutingStatus, Spent, check_routing, price,
+    routing_programme,
 };
 pub use rows::{FEASIBILITY_TOLERANCE, load};
 pub use search::{Bounds, BranchAndBound};

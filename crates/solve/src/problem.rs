@@ -183,8 +183,8 @@ impl Problem {
         if k == 0 {
             return Err(ProblemError::Empty { field: "k".into() });
         }
-        let rows = utility.rows;
-        let table = utility.checked(experts.len())?;
+        let rows = utility.rows();
+        let table = utility.checked("utility", experts.len(), MAX_UTILITY)?;
         let weights = match weights {
             None => vec![1.0 / rows as f64; rows],
             Some(mut given) => {
@@ -300,20 +300,27 @@ impl Table {
         self.rows += 1;
     }
 
-    /// The values, every row found to have `experts` sound numbers.
-    fn checked(mut self, experts: usize) -> Result<Vec<f64>, ProblemError> {
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The values of the table called `name`, every row found to have `experts` numbers up to `max`.
+    pub(crate) fn checked(
+        mut self,
+        name: &str,
+        experts: usize,
+        max: f64,
+    ) -> Result<Vec<f64>, ProblemError> {
         if self.rows == 0 {
-            return Err(ProblemError::Empty {
-                field: "utility".into(),
-            });
+            return Err(ProblemError::Empty { field: name.into() });
         }
-        length("utility[0]", self.width, experts)?;
+        length(&format!("{name}[0]"), self.width, experts)?;
         if let Some((row, actual)) = self.ragged {
-            length(&format!("utility[{row}]"), actual, experts)?;
+            length(&format!("{name}[{row}]"), actual, experts)?;
         }
         for (at, value) in self.values.iter_mut().enumerate() {
-            let field = || format!("utility[{}][{}]", at / experts, at % experts);
-            *value = number(field, *value, MAX_UTILITY)?;
+            let field = || format!("{name}[{}][{}]", at / experts, at % experts);
+            *value = number(field, *value, max)?;
         }
         self.values.shrink_to_fit();
         Ok(self.values)

@@ -4,7 +4,12 @@
 //! solvers. `read` turns bytes into records and refuses what is too large while it arrives.
 
 mod read;
+mod routing;
 mod selection;
 
 pub use read::{FileError, MAX_FILE_BYTES, MAX_STRING_BYTES};
+pub use routing::{
+    PricesRecord, ROUTING_FORMAT, ROUTING_RESULT_FORMAT, RoutingResultFile, SpentRecord,
+    parse_routing,
+};
 pub use selection::{INSTANCE_FORMAT, RESULT_FORMAT, ResultFile, parse_instance};

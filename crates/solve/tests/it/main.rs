@@ -10,4 +10,6 @@ mod file;
 #[cfg(test)]
 mod instances;
 #[cfg(test)]
+mod routing;
+#[cfg(test)]
 mod solvers;
