@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use crate::paths;
+use crate::{Infeasible, paths};
 
 /// How to find the coordinator; the same for every command that talks to one.
 #[derive(Debug, Clone, clap::Args)]
@@ -19,18 +19,6 @@ pub(crate) struct Where {
     #[arg(long, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
 }
-
-/// A budget that no expert is forecast to meet: exit code 3.
-#[derive(Debug)]
-pub(crate) struct Infeasible(String);
-
-impl std::fmt::Display for Infeasible {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Infeasible {}
 
 /// Which credential a request carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,13 @@
 //! `moe2 join-token create`: a one-time credential for one machine.
 
-use anyhow::{Context, bail};
+use std::time::Duration;
+
+use anyhow::Context;
 use clap::Subcommand;
 use serde_json::json;
 
 use crate::client::{Credential, Where};
+use crate::duration::duration;
 use crate::out;
 
 #[derive(Debug, clap::Args)]
@@ -22,8 +25,8 @@ enum Command {
         #[arg(long)]
         node: String,
         /// How long it is good for: a number with s, m, h or d.
-        #[arg(long, default_value = "1h", value_parser = seconds)]
-        ttl: u64,
+        #[arg(long, default_value = "1h", value_parser = duration)]
+        ttl: Duration,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -41,7 +44,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     } = &args.command;
     let made = place.client(Credential::Admin)?.post(
         "/admin/v1/join-tokens",
-        &json!({"node": node, "ttl_seconds": ttl}),
+        &json!({"node": node, "ttl_seconds": ttl.as_secs()}),
     )?;
     if *json {
         out::data(&made.to_string());
@@ -56,34 +59,4 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         "On {node}: save it to a file and set, in the agent's configuration,\n  coordinator = \"{address}\"\n  node = \"{node}\"\n  join_token_file = \"…\""
     ));
     Ok(())
-}
-
-/// `90s`, `15m`, `1h`, `2d` in seconds.
-fn seconds(text: &str) -> anyhow::Result<u64> {
-    let Some((at, _)) = text.char_indices().next_back() else {
-        bail!("use a number with s, m, h or d, e.g. 1h")
-    };
-    let (number, unit) = text.split_at(at);
-    let factor = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => bail!("use a number with s, m, h or d, e.g. 1h"),
-    };
-    let number: u64 = number
-        .parse()
-        .context("use a number with s, m, h or d, e.g. 1h")?;
-    number.checked_mul(factor).context("that is too long")
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn a_time_to_live_has_a_unit() {
-        assert_eq!(super::seconds("15m").ok(), Some(900));
-        for bad in ["", "h", "10", "1w", "-1h", "é"] {
-            assert!(super::seconds(bad).is_err(), "{bad:?} must be refused");
-        }
-    }
 }

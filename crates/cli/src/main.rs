@@ -9,12 +9,17 @@ mod bench;
 
 mod chat;
 mod client;
+mod duration;
 mod fleet;
+mod input;
 mod join_token;
 mod models;
 mod out;
 mod paths;
+mod plot;
+mod price;
 mod progress;
+mod solve;
 mod table;
 mod up;
 
@@ -45,6 +50,10 @@ enum Command {
     Chat(chat::Args),
     /// Show nodes, experts and what they are doing.
     Fleet(fleet::Args),
+    /// Choose the best set of experts under limits, with a proof.
+    Solve(solve::Args),
+    /// Route prompts under budgets on the mean, with prices.
+    Price(price::Args),
     /// List and fetch model files.
     Models(models::Args),
     /// Let a machine join the fleet.
@@ -71,9 +80,21 @@ impl std::fmt::Display for BadInput {
 
 impl std::error::Error for BadInput {}
 
+/// Limits or budgets that cannot be kept: exit code 3.
+#[derive(Debug)]
+struct Infeasible(String);
+
+impl std::fmt::Display for Infeasible {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Infeasible {}
+
 /// 1 failed, 2 bad input, 3 infeasible.
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<client::Infeasible>() {
+    if error.is::<Infeasible>() {
         3
     } else if error.is::<BadInput>() {
         2
@@ -88,6 +109,8 @@ fn main() -> ExitCode {
         Command::Ask(args) => ask::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Fleet(args) => fleet::run(&args),
+        Command::Solve(args) => solve::run(&args),
+        Command::Price(args) => price::run(&args),
         Command::Models(args) => models::run(&args),
         Command::JoinToken(args) => join_token::run(&args),
 

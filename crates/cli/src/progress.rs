@@ -1,6 +1,7 @@
-//! Progress bars for pulls; plain lines where no person watches.
+//! Progress of long work, on standard error; nothing where no person watches.
 
-use std::time::Duration;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -46,6 +47,52 @@ impl moe2_models::Progress for Bar {
     }
 
     fn finish(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Work is long, and worth a line, after this much of it.
+const SOON: Duration = Duration::from_secs(1);
+/// Between two updates of the line.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// A line that says where long work stands; it appears after a second.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    bar: ProgressBar,
+    due: Cell<Instant>,
+    what: &'static str,
+}
+
+impl Watch {
+    pub(crate) fn new(what: &'static str, quiet: bool) -> Self {
+        let target = if quiet {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr()
+        };
+        let bar = ProgressBar::with_draw_target(None, target);
+        if let Ok(style) = ProgressStyle::with_template("  {spinner} {elapsed} {msg}") {
+            bar.set_style(style);
+        }
+        Self {
+            bar,
+            due: Cell::new(Instant::now() + SOON),
+            what,
+        }
+    }
+
+    /// Shows what `text` makes, if it is time to.
+    pub(crate) fn say(&self, text: impl FnOnce() -> String) {
+        let now = Instant::now();
+        if now >= self.due.get() {
+            self.due.set(now + EVERY);
+            self.bar.set_message(format!("{}: {}", self.what, text()));
+            self.bar.tick();
+        }
+    }
+
+    pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -33,6 +33,7 @@ mod backend;
 mod bound;
 mod brute;
 mod check;
+mod explain;
 mod file;
 mod greedy;
 mod infeasible;
@@ -48,6 +49,7 @@ mod solver;
 mod trim;
 
 pub use check::{CheckError, check};
+pub use explain::{Admission, Dropped, admission, dropped};
 pub use file::{
     FileError, INSTANCE_FORMAT, MAX_FILE_BYTES, MAX_STRING_BYTES, PricesRecord, RESULT_FORMAT,
     ROUTING_FORMAT, ROUTING_RESULT_FORMAT, ResultFile, RoutingResultFile, SpentRecord,

@@ -63,6 +63,16 @@ impl Constraint {
         }
     }
 
+    /// The kind as written in files.
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Sum { .. } => "sum",
+            Kind::Max { .. } => "max",
+            Kind::TopSum { .. } => "top_sum",
+            Kind::Count => "count",
+        }
+    }
+
     fn costs_mut(&mut self) -> Option<&mut Vec<f64>> {
         match &mut self.kind {
             Kind::Sum { cost } | Kind::Max { cost } | Kind::TopSum { cost, .. } => Some(cost),
@@ -213,6 +223,79 @@ impl Problem {
             k,
             constraints,
         })
+    }
+
+    /// The same problem with another limit on one constraint, from 0 to [`MAX_COST`].
+    #[must_use]
+    pub(crate) fn with_limit(&self, constraint: usize, limit: f64) -> Self {
+        let mut changed = self.clone();
+        changed.constraints[constraint].limit = limit;
+        changed
+    }
+
+    /// The same problem in which one expert is worth nothing.
+    #[must_use]
+    pub(crate) fn without(&self, expert: usize) -> Self {
+        let mut changed = self.clone();
+        let width = self.expert_count();
+        for row in changed.table.chunks_exact_mut(width) {
+            row[expert] = 0.0;
+        }
+        changed
+    }
+
+    /// The same problem with one more row, on which only this expert is worth anything, and that more
+    /// than everything else together.
+    #[must_use]
+    pub(crate) fn favouring(&self, expert: usize) -> Self {
+        let mut changed = self.clone();
+        let mut row = vec![0.0; self.expert_count()];
+        let best = |x: usize| self.row(x).iter().copied().fold(0.0, f64::max);
+        let worths = (0..self.row_count()).map(|x| self.weights[x] * best(x));
+        let (sum, largest) = worths.fold((0.0, 0.0f64), |(s, l), w| (s + w, l.max(w)));
+        // A power of two times a worth that occurs, so that a common unit stays one.
+        let times = (2.0 * self.k as f64 * sum / largest.max(f64::MIN_POSITIVE))
+            .log2()
+            .ceil();
+        row[expert] = 1.0;
+        changed.table.extend(row);
+        changed.weights.push(if largest > 0.0 {
+            largest * times.exp2()
+        } else {
+            1.0
+        });
+        changed
+    }
+
+    /// The same problem with the experts in another order: expert `n` is the old `order[n]`.
+    ///
+    /// # Panics
+    /// If `order` is not a permutation of the experts.
+    #[must_use]
+    pub fn reordered(&self, order: &[usize]) -> Self {
+        let mut seen = vec![false; self.expert_count()];
+        order.iter().for_each(|&n| seen[n] = true);
+        assert!(
+            order.len() == seen.len() && seen.iter().all(|s| *s),
+            "every expert has one place"
+        );
+        let pick = |values: &[f64]| order.iter().map(|&n| values[n]).collect::<Vec<_>>();
+        let mut changed = Self {
+            experts: order.iter().map(|&n| self.experts[n].clone()).collect(),
+            table: Vec::with_capacity(self.table.len()),
+            weights: self.weights.clone(),
+            k: self.k,
+            constraints: self.constraints.clone(),
+        };
+        for row in 0..self.row_count() {
+            changed.table.extend(pick(self.row(row)));
+        }
+        for constraint in &mut changed.constraints {
+            if let Some(cost) = constraint.costs_mut() {
+                *cost = pick(cost);
+            }
+        }
+        changed
     }
 
     /// Number of experts, N.

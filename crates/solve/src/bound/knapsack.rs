@@ -46,6 +46,17 @@ pub(crate) fn cost(rows: &[Row<'_>], prices: &[f64], column: usize) -> f64 {
 /// Improves `prices` by coordinate descent and returns the bound.
 pub(crate) fn descend(rows: &[Row<'_>], gains: Gains<'_>, prices: &mut [f64]) -> f64 {
     let mut scratch = Vec::with_capacity(gains.len());
+    if rows.len() > 1 && rows.len() <= MANY && prices.iter().all(|&price| price == 0.0) {
+        // From zero, descent ends wherever the first row leads: start at the best single row.
+        let single = (0..rows.len()).map(|at| {
+            let mut alone = vec![0.0; rows.len()];
+            alone[at] = critical(rows, gains, &alone, at, &mut scratch);
+            (priced(rows, gains, &alone), alone)
+        });
+        if let Some((_, best)) = single.min_by(|a, b| a.0.total_cmp(&b.0)) {
+            prices.copy_from_slice(&best);
+        }
+    }
     let sweeps = if rows.len() > MANY { 1 } else { SWEEPS };
     for _ in 0..sweeps {
         let mut moved = false;

@@ -45,6 +45,12 @@ pub(super) fn undominated(problem: &Problem, experts: &[usize]) -> Vec<usize> {
 /// A dominator's weighted mean is at least as large, up to the rounding of the sum.
 const SURE: f64 = 1.0 - 1e-9;
 
+/// Whether n is as good as m on every row and costs no more in any constraint; of equals the first
+/// one dominates.
+pub(crate) fn dominates(problem: &Problem, n: usize, m: usize) -> bool {
+    no_dearer(problem, n, m) && no_worse(problem, n, m, &mut u64::MAX.clone())
+}
+
 fn no_dearer(problem: &Problem, n: usize, m: usize) -> bool {
     let rows = problem.constraints().iter();
     rows.map(|row| (row.cost(n), row.cost(m)))

@@ -6,6 +6,8 @@ mod bnb;
 #[cfg(test)]
 mod check;
 #[cfg(test)]
+mod explain;
+#[cfg(test)]
 mod file;
 #[cfg(test)]
 mod instances;

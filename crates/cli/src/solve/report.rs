@@ -1,0 +1,193 @@
+//! What a person reads of a solved instance.
+
+use std::time::{Duration, Instant};
+
+use moe2_solve::{Dropped, Problem, Shortfall, Solution, admission, dropped, load};
+
+use crate::plot::{Moment, plot};
+use crate::progress::Watch;
+use crate::table::{Table, shorten};
+
+/// Dropped experts that are listed one by one; more are counted.
+const LISTED: usize = 40;
+/// Widest name shown.
+const NAME: usize = 40;
+
+/// The answer, the rows, who was dropped and why, and how the proof went.
+pub(super) fn render(
+    problem: &Problem,
+    solution: &Solution,
+    seconds: f64,
+    moments: &[Moment],
+) -> String {
+    let mut parts = vec![summary(problem, solution, seconds)];
+    parts.push(chosen(problem, solution));
+    if !problem.constraints().is_empty() {
+        parts.push(rows(problem, solution));
+    }
+    if solution.selected.len() < problem.expert_count() {
+        parts.push(out(problem, solution));
+    }
+    parts.extend(plot(moments));
+    parts.join("\n\n")
+}
+
+fn summary(problem: &Problem, solution: &Solution, seconds: f64) -> String {
+    format!(
+        "{}: value {:.6}, bound {:.6}, gap {:.4} %\n{} of {} experts, {} rows, k = {}; {} in {:.4} s, {} nodes, {} evaluations; checked",
+        solution.status.name(),
+        solution.objective,
+        solution.bound,
+        100.0 * solution.gap(),
+        solution.selected.len(),
+        problem.expert_count(),
+        problem.row_count(),
+        problem.k(),
+        solution.solver,
+        seconds,
+        solution.nodes,
+        solution.evaluations,
+    )
+}
+
+fn chosen(problem: &Problem, solution: &Solution) -> String {
+    let mut table = Table::new(&["CHOSEN", "ALONE", "ONLY HERE"]);
+    for &n in &solution.selected {
+        let rest: Vec<usize> = solution
+            .selected
+            .iter()
+            .copied()
+            .filter(|m| *m != n)
+            .collect();
+        let alone = moe2_solve::value(problem, &[n]);
+        let only = solution.objective - moe2_solve::value(problem, &rest);
+        table.row([
+            shorten(&problem.experts()[n], NAME),
+            format!("{alone:.4}"),
+            format!("{only:.4}"),
+        ]);
+    }
+    table.to_string()
+}
+
+fn rows(problem: &Problem, solution: &Solution) -> String {
+    let mut table = Table::new(&["CONSTRAINT", "KIND", "USED", "LIMIT", "SHARE", ""]);
+    for (row, constraint) in problem.constraints().iter().enumerate() {
+        let used = load(constraint, &solution.selected);
+        let share = if constraint.limit > 0.0 {
+            100.0 * used / constraint.limit
+        } else {
+            0.0
+        };
+        let binding = if solution.binding.contains(&row) {
+            "binding"
+        } else {
+            ""
+        };
+        table.row([
+            shorten(&constraint.name, NAME),
+            constraint.kind_name().to_owned(),
+            number(used),
+            number(constraint.limit),
+            format!("{share:.1} %"),
+            binding.to_owned(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn out(problem: &Problem, solution: &Solution) -> String {
+    let mut reasons = dropped(problem, solution);
+    let rank = |why: &Dropped| match why {
+        Dropped::Overlooked { .. } => 0,
+        Dropped::Outweighed { .. } => 1,
+        Dropped::TooLarge { .. } => 2,
+        Dropped::Dominated { .. } => 3,
+        Dropped::Idle => 4,
+    };
+    reasons.sort_by_key(|(n, why)| (rank(why), *n));
+    let mut table = Table::new(&["DROPPED", "WHY"]);
+    for (n, why) in reasons.iter().take(LISTED) {
+        table.row([
+            shorten(&problem.experts()[*n], NAME),
+            describe(problem, why),
+        ]);
+    }
+    let more = reasons.len().saturating_sub(LISTED);
+    if more > 0 {
+        format!("{table}\nand {more} more")
+    } else {
+        table.to_string()
+    }
+}
+
+fn describe(problem: &Problem, why: &Dropped) -> String {
+    match why {
+        Dropped::TooLarge { rows } => format!("too large alone: {}", short(problem, rows)),
+        Dropped::Dominated { by } => {
+            let by = shorten(&problem.experts()[*by], NAME);
+            format!("{by} is as good everywhere and no dearer")
+        }
+        Dropped::Idle => "adds nothing beside the chosen".to_owned(),
+        Dropped::Outweighed { gain, rows } => {
+            format!("would add {gain:.4}, but {}", short(problem, rows))
+        }
+        Dropped::Overlooked { gain } => format!("would fit and add {gain:.4}"),
+    }
+}
+
+fn short(problem: &Problem, rows: &[Shortfall]) -> String {
+    let one = |s: &Shortfall| {
+        let name = shorten(&problem.constraints()[s.row].name, NAME);
+        format!("{name} {} > {}", number(s.needed), number(s.limit))
+    };
+    rows.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Numbers of any magnitude in a few characters.
+fn number(value: f64) -> String {
+    let size = value.abs();
+    if size != 0.0 && !(1e-3..1e7).contains(&size) {
+        format!("{value:.3e}")
+    } else {
+        let digits = if size >= 1000.0 { 0 } else { 4 };
+        let text = format!("{value:.digits$}");
+        if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            text
+        }
+    }
+}
+
+/// What would bring each outweighed or too large expert in.
+pub(super) fn admissions(
+    problem: &Problem,
+    solution: &Solution,
+    each: Option<Duration>,
+    watch: &Watch,
+) -> anyhow::Result<String> {
+    let mut table = Table::new(&["TO ADMIT", "HAVING IT COSTS", "OR RAISE", "TO", "FROM"]);
+    for (n, why) in dropped(problem, solution) {
+        if !matches!(why, Dropped::Outweighed { .. } | Dropped::TooLarge { .. }) {
+            continue;
+        }
+        let name = shorten(&problem.experts()[n], NAME);
+        watch.say(|| name.clone());
+        let began = Instant::now();
+        let mut stop = || each.is_some_and(|limit| began.elapsed() >= limit);
+        let found = admission(problem, n, &mut stop)?;
+        let costs = found.forced.map_or("does not fit".to_owned(), |value| {
+            format!("{:.4}", (solution.objective - value).max(0.0))
+        });
+        let (row, to, from) = match found.limit {
+            Some(limit) => {
+                let name = shorten(&problem.constraints()[limit.row].name, NAME);
+                (name, number(limit.needed), number(limit.limit))
+            }
+            None => ("no single limit".to_owned(), String::new(), String::new()),
+        };
+        table.row([name, costs, row, to, from]);
+    }
+    Ok(format!("\n{table}"))
+}
