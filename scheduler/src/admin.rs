@@ -1,12 +1,13 @@
 //! What only the operator may do, behind a credential of its own.
 //!
-//! `GET /admin/v1/fleet`, `POST /admin/v1/join-tokens`, `GET /metrics`. Errors have the same envelope as
+//! `GET /admin/v1/fleet`, `GET /admin/v1/plan`, `POST /admin/v1/join-tokens`, `GET /metrics`. Errors have the same envelope as
 //! the rest of the API.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use axum::extract::{Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -42,6 +43,8 @@ pub(crate) struct Admin {
 pub(crate) fn router(admin: Admin) -> Router {
     Router::new()
         .route("/admin/v1/fleet", get(fleet))
+        .route("/admin/v1/plan", get(plan))
+        .route("/admin/v1/plan/instance", get(plan_instance))
         .route("/admin/v1/join-tokens", post(create_token))
         .route("/metrics", get(metrics))
         .route_layer(from_fn_with_state(admin.clone(), authorise))
@@ -59,6 +62,61 @@ async fn authorise(State(admin): State<Admin>, request: Request, next: Next) -> 
 
 async fn fleet(State(admin): State<Admin>) -> Response {
     Json(admin.engine.fleet().as_ref()).into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlanQuery {
+    /// Also find what would bring dropped experts in; takes further solves.
+    #[serde(default)]
+    explain: bool,
+}
+
+/// Longest that finding what would bring dropped experts in may take.
+const EXPLAIN_TIME: Duration = Duration::from_secs(20);
+
+async fn plan(
+    State(admin): State<Admin>,
+    query: Result<Query<PlanQuery>, QueryRejection>,
+) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(error) => return ApiError::bad_request(None, error.body_text()).into_response(),
+    };
+    let Some(plan) = admin.engine.plan() else {
+        return no_plan().into_response();
+    };
+    let mut view = plan.view();
+    if query.explain && view.infeasible.is_none() {
+        let began = Instant::now();
+        let mut stop = move || began.elapsed() > EXPLAIN_TIME;
+        let found = tokio::task::spawn_blocking(move || plan.admissions(&mut stop)).await;
+        match found {
+            Ok(Ok(admissions)) => view.admissions = admissions,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "what would bring experts in was not found");
+                return ApiError::internal().into_response();
+            }
+            Err(_) => return ApiError::internal().into_response(),
+        }
+    }
+    Json(view).into_response()
+}
+
+/// The selection problem of the last plan as a file for `moe2 solve`.
+async fn plan_instance(State(admin): State<Admin>) -> Response {
+    let Some(plan) = admin.engine.plan() else {
+        return no_plan().into_response();
+    };
+    let mut headers = HeaderMap::new();
+    let kind = header::HeaderValue::from_static("application/json");
+    headers.insert(header::CONTENT_TYPE, kind);
+    (headers, moe2_solve::write_instance(&plan.request.problem)).into_response()
+}
+
+fn no_plan() -> ApiError {
+    let message = "there is no plan yet: no expert has been ready";
+    ApiError::invalid(StatusCode::NOT_FOUND, message)
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {

@@ -4,14 +4,19 @@
 //! `--check-config` reads the file and stops. The file holds no secret: keys are stored as hashes,
 //! and what the coordinator makes itself (CA, admin key) lies in its state directory.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use moe2_engine::coordinator::Config as EngineConfig;
-use moe2_model::{Prices, TenantId};
+use moe2_engine::coordinator::{Config as EngineConfig, PlanLimits, TenantLimits};
+use moe2_gate::Topic;
+use moe2_model::{Joules, Prices, Seconds, TenantId, Watts};
 use serde::Deserialize;
+
+/// Largest weight of a tenant; more would drown all others.
+const MAX_WEIGHT: f64 = 1e6;
 
 /// The file.
 #[derive(Debug, Clone, Deserialize)]
@@ -29,6 +34,7 @@ pub(crate) struct Config {
     pub(crate) certificate_hours: u32,
     pub(crate) limits: Limits,
     pub(crate) prices: ConfigPrices,
+    pub(crate) plan: Plan,
     /// Who may ask. Without any, a tenant `default` with a fresh key is made.
     pub(crate) tenant: Vec<Tenant>,
 }
@@ -55,6 +61,22 @@ pub(crate) struct ConfigPrices {
     pub(crate) per_second: f64,
 }
 
+/// Limits on the active set: guarantees about every active expert.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Plan {
+    /// How many experts answer one query at most when the set is chosen; 1 if absent.
+    pub(crate) experts_per_query: Option<u8>,
+    /// Most experts that are active.
+    pub(crate) max_experts: Option<u16>,
+    /// Watts that the active experts' nodes may draw while idle, shared by memory.
+    pub(crate) standing_watts: Option<Watts>,
+    /// Joules that one prompt may cost on the dearest active experts.
+    pub(crate) prompt_joules: Option<Joules>,
+    /// Seconds that an active expert may take for a prompt, by topic.
+    pub(crate) delay_seconds: BTreeMap<Topic, Seconds>,
+}
+
 /// One tenant.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +84,13 @@ pub(crate) struct Tenant {
     pub(crate) name: TenantId,
     /// SHA-256 of its API key, 64 hexadecimal digits.
     pub(crate) key_sha256: String,
+    /// How much its queries count in the plan against those of others; 1 if absent.
+    pub(crate) weight: Option<f64>,
+    /// Joules that one of its queries may cost.
+    pub(crate) query_joules: Option<Joules>,
+    /// Seconds that one of its queries may take, by topic.
+    #[serde(default)]
+    pub(crate) delay_seconds: BTreeMap<Topic, Seconds>,
 }
 
 impl Default for Config {
@@ -74,6 +103,7 @@ impl Default for Config {
             certificate_hours: 90 * 24,
             limits: Limits::default(),
             prices: ConfigPrices::default(),
+            plan: Plan::default(),
             tenant: Vec::new(),
         }
     }
@@ -127,7 +157,17 @@ impl Config {
         {
             wrong.push("prices: use finite numbers of at least 0".to_owned());
         }
+        if config.plan.experts_per_query == Some(0) || config.plan.max_experts == Some(0) {
+            wrong.push("plan.experts_per_query, plan.max_experts: at least 1".to_owned());
+        }
         for tenant in &config.tenant {
+            let weight = tenant.weight.unwrap_or(1.0);
+            if !(0.0..=MAX_WEIGHT).contains(&weight) {
+                let name = &tenant.name;
+                wrong.push(format!(
+                    "tenant {name}: weight must be from 0 to {MAX_WEIGHT}"
+                ));
+            }
             if tenant.key_hash().is_none() {
                 wrong.push(format!(
                     "tenant {}: key_sha256 must be 64 hexadecimal digits",
@@ -161,10 +201,30 @@ impl Config {
                 per_joule: self.prices.per_joule,
                 per_second: self.prices.per_second,
             },
+            plan: self.limits_of_the_plan(),
             max_queries: self.limits.queries,
             query_timeout: Duration::from_secs(u64::from(self.limits.query_seconds)),
             first_dispatch: u64::try_from(since_epoch.as_micros()).unwrap_or(1),
             ..EngineConfig::default()
+        }
+    }
+}
+
+impl Config {
+    fn limits_of_the_plan(&self) -> PlanLimits {
+        let tenants = self.tenant.iter().map(|tenant| TenantLimits {
+            tenant: tenant.name.clone(),
+            weight: tenant.weight.unwrap_or(1.0),
+            energy: tenant.query_joules,
+            delay: tenant.delay_seconds.clone(),
+        });
+        PlanLimits {
+            experts_per_query: usize::from(self.plan.experts_per_query.unwrap_or(1)),
+            experts: self.plan.max_experts.map(usize::from),
+            standing: self.plan.standing_watts,
+            energy: self.plan.prompt_joules,
+            delay: self.plan.delay_seconds.clone(),
+            tenants: tenants.collect(),
         }
     }
 }
@@ -184,6 +244,32 @@ mod tests {
     fn the_example_in_deploy_is_sound_and_shows_the_defaults() {
         let example = Config::parse(include_str!("../../deploy/coordinator.toml")).expect("sound");
         assert_eq!(format!("{example:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn limits_and_budgets_reach_the_engine_and_bad_ones_are_refused() {
+        let hash = "ab".repeat(32);
+        let text = format!(
+            "[plan]\nstanding_watts = 60\nmax_experts = 4\n[plan.delay_seconds]\ncode = 20\n\
+             [[tenant]]\nname = \"a\"\nkey_sha256 = \"{hash}\"\nweight = 3\nquery_joules = 40\n\
+             [tenant.delay_seconds]\nchat = 2.5\n"
+        );
+        let plan = Config::parse(&text).expect("sound").engine().plan;
+        assert_eq!(plan.standing, Some(Watts::saturating(60.0)));
+        assert_eq!((plan.experts, plan.experts_per_query), (Some(4), 1));
+        assert_eq!(plan.delay[&Topic::Code], Seconds::saturating(20.0));
+        assert_eq!(
+            plan.tenants[0].delay[&Topic::Chat],
+            Seconds::saturating(2.5)
+        );
+        for (bad, names) in [
+            ("[plan]\nmax_experts = 0", "max_experts"),
+            ("[plan]\nstanding_watts = -1", "quantity"),
+            ("[plan.delay_seconds]\npoetry = 1", "poetry"),
+        ] {
+            let error = format!("{:#}", Config::parse(bad).expect_err("bad"));
+            assert!(error.contains(names), "{bad}: {error}");
+        }
     }
 
     #[test]

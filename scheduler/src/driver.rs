@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use moe2_engine::coordinator::{Engine, FleetView, Input, Output, PlanRequest, Reply};
+use moe2_engine::coordinator::{Engine, FleetView, Input, Output, Plan, PlanRequest, Reply};
 use moe2_metrics::Metrics;
-use moe2_model::{DispatchId, Event, QueryId, SessionId, Time};
+use moe2_model::{DispatchId, Event, QueryId, Seconds, SessionId, Time};
 use moe2_solve::{Limits, check, solver};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until};
@@ -38,6 +38,8 @@ struct Driver {
     agents: HashMap<SessionId, AgentPeer>,
     cancels: HashMap<DispatchId, oneshot::Sender<()>>,
     planning: bool,
+    /// The plan in force.
+    publish_plan: watch::Sender<Option<Arc<Plan>>>,
     /// The newest plan that was asked for while another was being solved.
     next_plan: Option<PlanRequest>,
     /// When the query being submitted was parsed, until its first dispatch has taken it.
@@ -51,7 +53,8 @@ pub(crate) fn spawn(
 ) -> (EngineHandle, tokio::task::JoinHandle<()>) {
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (publish, view) = watch::channel(Arc::new(FleetView::default()));
-    let handle = EngineHandle::new(commands, view);
+    let (publish_plan, plan) = watch::channel(None);
+    let handle = EngineHandle::new(commands, view, plan);
     let driver = Driver {
         engine,
         handle: handle.clone(),
@@ -61,6 +64,7 @@ pub(crate) fn spawn(
         agents: HashMap::new(),
         cancels: HashMap::new(),
         planning: false,
+        publish_plan,
         next_plan: None,
         parsed: None,
     };
@@ -123,7 +127,11 @@ impl Driver {
             }
             Command::Input(input) => {
                 self.forget(&input);
+                let planned = matches!(input, Input::Planned { .. });
                 self.engine.handle(now, input);
+                if planned {
+                    self.publish_plan.send_replace(self.engine.plan().cloned());
+                }
             }
         }
         while let Some(output) = self.engine.poll_output() {
@@ -221,21 +229,9 @@ impl Driver {
         self.planning = true;
         let engine = self.handle.clone();
         tokio::spawn(async move {
-            let solved = tokio::task::spawn_blocking(move || {
-                let started = Instant::now();
-                let mut stop = |_: &moe2_solve::Progress| started.elapsed() > PLAN_TIME;
-                let mut limits = Limits::default().with_stop(&mut stop);
-                let solution = solver("auto")
-                    .map_err(|e| e.to_string())?
-                    .solve(&request.problem, &mut limits)
-                    .map_err(|e| e.to_string())?;
-                check(&request.problem, &solution).map_err(|e| e.to_string())?;
-                Ok::<_, String>((request, solution))
-            });
-            match solved.await {
-                Ok(Ok((request, solution))) => {
-                    let (request, solution) = (Box::new(request), Box::new(solution));
-                    let _ = engine.input(Input::Planned { request, solution }).await;
+            match tokio::task::spawn_blocking(move || solve(request)).await {
+                Ok(Ok(planned)) => {
+                    let _ = engine.input(planned).await;
                 }
                 Ok(Err(reason)) => tracing::error!(reason, "the planner's answer was not usable"),
                 Err(error) => tracing::error!(%error, "the planner's thread failed"),
@@ -258,12 +254,31 @@ impl Driver {
             }
             Event::NodeLost { node, reason } => tracing::warn!(%node, reason, "node lost"),
             Event::Planned {
+                infeasible: Some(reason),
+                ..
+            } => {
+                tracing::error!(
+                    reason,
+                    "no active set keeps the limits of [plan]; the old one stays"
+                );
+            }
+            Event::Planned {
                 selected,
                 offered,
                 objective,
                 bound,
+                took,
+                ..
             } => {
-                tracing::info!(selected, offered, objective, bound, "active set planned");
+                let seconds = took.get();
+                tracing::info!(
+                    selected,
+                    offered,
+                    objective,
+                    bound,
+                    seconds,
+                    "active set planned"
+                );
             }
             other => tracing::debug!(?other, "event"),
         }
@@ -277,4 +292,22 @@ impl Driver {
     fn instant(&self, time: Time) -> Instant {
         self.zero + Duration::from_micros(time.as_micros())
     }
+}
+
+/// Solves a selection problem within [`PLAN_TIME`] and judges the answer.
+fn solve(request: PlanRequest) -> Result<Input, String> {
+    let started = Instant::now();
+    let mut stop = |_: &moe2_solve::Progress| started.elapsed() > PLAN_TIME;
+    let mut limits = Limits::default().with_stop(&mut stop);
+    let solution = solver("auto")
+        .map_err(|e| e.to_string())?
+        .solve(&request.problem, &mut limits)
+        .map_err(|e| e.to_string())?;
+    let took = Seconds::saturating(started.elapsed().as_secs_f64());
+    check(&request.problem, &solution).map_err(|e| e.to_string())?;
+    Ok(Input::Planned {
+        request: Box::new(request),
+        solution: Box::new(solution),
+        took,
+    })
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use moe2_engine::coordinator::{FleetView, Input, Reply};
+use moe2_engine::coordinator::{FleetView, Input, Plan, Reply};
 use moe2_model::{Query, QueryId, SessionId};
 use tokio::sync::{mpsc, watch};
 
@@ -49,17 +49,20 @@ pub(crate) struct EngineHandle {
     commands: mpsc::Sender<Command>,
     next: Arc<AtomicU64>,
     view: watch::Receiver<Arc<FleetView>>,
+    plan: watch::Receiver<Option<Arc<Plan>>>,
 }
 
 impl EngineHandle {
     pub(crate) fn new(
         commands: mpsc::Sender<Command>,
         view: watch::Receiver<Arc<FleetView>>,
+        plan: watch::Receiver<Option<Arc<Plan>>>,
     ) -> Self {
         Self {
             commands,
             next: Arc::new(AtomicU64::new(1)),
             view,
+            plan,
         }
     }
 
@@ -112,6 +115,11 @@ impl EngineHandle {
     /// The latest snapshot of the fleet.
     pub(crate) fn fleet(&self) -> Arc<FleetView> {
         self.view.borrow().clone()
+    }
+
+    /// The last plan; none until the first expert was ready.
+    pub(crate) fn plan(&self) -> Option<Arc<Plan>> {
+        self.plan.borrow().clone()
     }
 }
 

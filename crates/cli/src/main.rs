@@ -16,6 +16,7 @@ mod join_token;
 mod models;
 mod out;
 mod paths;
+mod plan;
 mod plot;
 mod price;
 mod progress;
@@ -50,6 +51,8 @@ enum Command {
     Chat(chat::Args),
     /// Show nodes, experts and what they are doing.
     Fleet(fleet::Args),
+    /// Show the active set, its certificate and what would change it.
+    Plan(plan::Args),
     /// Choose the best set of experts under limits, with a proof.
     Solve(solve::Args),
     /// Route prompts under budgets on the mean, with prices.
@@ -109,6 +112,7 @@ fn main() -> ExitCode {
         Command::Ask(args) => ask::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Fleet(args) => fleet::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Solve(args) => solve::run(&args),
         Command::Price(args) => price::run(&args),
         Command::Models(args) => models::run(&args),

@@ -27,6 +27,7 @@ const STARTS_WITHIN: Duration = Duration::from_secs(60);
 pub struct Spec {
     node: String,
     expert: String,
+    idle_watts: Option<f64>,
     /// The join token; without one the agent must have enrolled before.
     pub token: Option<String>,
     /// `host:port` to dial; by default the coordinator's.
@@ -45,10 +46,25 @@ impl Spec {
         Self::new(node, expert)
     }
 
+    /// The three models with real weights on `edge-1`, `edge-2` and `edge-3`.
+    #[must_use]
+    pub fn all_real() -> Vec<Self> {
+        let spec = |(n, model): (usize, &&str)| Self::real(&format!("edge-{}", n + 1), model);
+        MODELS.iter().enumerate().map(spec).collect()
+    }
+
+    /// The same on a machine that draws this much while idle.
+    #[must_use]
+    pub fn idling_at(mut self, watts: f64) -> Self {
+        self.idle_watts = Some(watts);
+        self
+    }
+
     fn new(node: &str, expert: String) -> Self {
         Self {
             node: node.to_owned(),
             expert,
+            idle_watts: None,
             token: None,
             dial: None,
         }
@@ -113,7 +129,8 @@ impl Coordinator {
         command
     }
 
-    /// Starts one and waits until it answers.
+    /// Starts one and waits until it answers; `coordinator.toml` in `dir` is its configuration, if there
+    /// is one.
     ///
     /// # Panics
     /// If it does not.
@@ -123,7 +140,11 @@ impl Coordinator {
         let endpoints = state.join("endpoints.json");
         // What an earlier one left must not be taken for this one's.
         let _ = fs::remove_file(&endpoints);
-        let command = Self::command(dir, http, quic);
+        let mut command = Self::command(dir, http, quic);
+        let config = dir.join("coordinator.toml");
+        if config.is_file() {
+            command.arg("--config").arg(config);
+        }
         let process = Process::start(command, &dir.join("coordinator.log"));
         let at: Value = eventually("the coordinator says where it is", STARTS_WITHIN, || {
             serde_json::from_str(&fs::read_to_string(&endpoints).ok()?).ok()
@@ -227,6 +248,9 @@ impl Agent {
             fs::write(&file, token).expect("the temporary directory can be written");
             lines += &format!("join_token_file = {file:?}\n");
         }
+        if let Some(watts) = spec.idle_watts {
+            lines += &format!("idle_watts = {watts:?}\n");
+        }
         let config = state.join("agent.toml");
         fs::write(&config, format!("{lines}\n[[expert]]\n{}", spec.expert))
             .expect("the temporary directory can be written");
@@ -260,7 +284,18 @@ impl System {
     /// If it does not start.
     #[must_use]
     pub fn empty() -> Self {
+        Self::configured("")
+    }
+
+    /// The same with this configuration of the coordinator.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn configured(coordinator: &str) -> Self {
         let dir = TempDir::new().expect("a temporary directory can be made");
+        fs::write(dir.path().join("coordinator.toml"), coordinator)
+            .expect("the temporary directory can be written");
         let coordinator = Coordinator::start(dir.path(), 0, 0);
         Self {
             agents: Vec::new(),
@@ -276,18 +311,22 @@ impl System {
     #[must_use]
     pub fn start(specs: &[Spec]) -> Self {
         let mut system = Self::empty();
-        for spec in specs {
-            system.join(spec.clone());
-        }
-        system.all_ready();
+        system.join_all(specs);
         system
+    }
+
+    /// Starts these agents and waits until all are ready.
+    pub fn join_all(&mut self, specs: &[Spec]) {
+        for spec in specs {
+            self.join(spec.clone());
+        }
+        self.all_ready();
     }
 
     /// The three models with real weights on `edge-1`, `edge-2` and `edge-3`.
     #[must_use]
     pub fn real() -> Self {
-        let spec = |(n, model): (usize, &&str)| Spec::real(&format!("edge-{}", n + 1), model);
-        Self::start(&MODELS.iter().enumerate().map(spec).collect::<Vec<_>>())
+        Self::start(&Spec::all_real())
     }
 
     /// Starts one more agent, with a fresh token unless the spec has one.

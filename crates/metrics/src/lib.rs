@@ -5,11 +5,15 @@
 //! bounded by the fleet, never by what clients send. Names follow the conventions of the exposition
 //! format: base units, `_total` on counters, joules as counters so that any window can be taken.
 
+mod plans;
+
 use moe2_model::{Event, Outcome, Seconds};
 use prometheus::{
-    CounterVec, Encoder, Error, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
-    Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Error, Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts,
+    Registry, TextEncoder,
 };
+
+use plans::Plans;
 
 /// Buckets of whole requests in seconds, as the GenAI semantic conventions give them for
 /// `gen_ai.server.request.duration`.
@@ -41,8 +45,7 @@ pub struct Metrics {
     forecast_error: HistogramVec,
     nodes_joined: IntCounterVec,
     nodes_lost: IntCounterVec,
-    selected: IntGauge,
-    offered: IntGauge,
+    plans: Plans,
 }
 
 impl Metrics {
@@ -112,8 +115,7 @@ impl Metrics {
                 &["node", "source"],
             )?,
             nodes_lost: counts("moe2_nodes_lost_total", "Sessions lost.", &["node"])?,
-            selected: IntGauge::new("moe2_selected_experts", "Experts in the active set.")?,
-            offered: IntGauge::new("moe2_offered_experts", "Experts the planner chose from.")?,
+            plans: Plans::new()?,
         };
         made.register()?;
         Ok(made)
@@ -133,8 +135,7 @@ impl Metrics {
         registry.register(Box::new(self.forecast_error.clone()))?;
         registry.register(Box::new(self.nodes_joined.clone()))?;
         registry.register(Box::new(self.nodes_lost.clone()))?;
-        registry.register(Box::new(self.selected.clone()))?;
-        registry.register(Box::new(self.offered.clone()))
+        self.plans.register(registry)
     }
 
     /// Takes note of one event.
@@ -214,14 +215,7 @@ impl Metrics {
             Event::NodeLost { node, .. } => {
                 self.nodes_lost.with_label_values(&[node.as_str()]).inc();
             }
-            Event::Planned {
-                selected, offered, ..
-            } => {
-                self.selected
-                    .set(i64::try_from(*selected).unwrap_or(i64::MAX));
-                self.offered
-                    .set(i64::try_from(*offered).unwrap_or(i64::MAX));
-            }
+            planned @ Event::Planned { .. } => self.plans.fold(planned),
         }
     }
 
@@ -276,6 +270,31 @@ fn span((name, help): (&str, &str), buckets: &[f64]) -> Result<Histogram, Error>
 mod tests {
     use super::*;
     use moe2_model::{EnergySource, ExpertId, Joules, RefusalKind, TenantId, Usage};
+
+    #[test]
+    fn a_plan_that_cannot_be_kept_is_counted_and_leaves_the_figures_of_the_last_one() {
+        let metrics = Metrics::new().expect("all families are valid");
+        let planned = |infeasible: Option<&str>, objective| Event::Planned {
+            selected: 2,
+            offered: 3,
+            objective,
+            bound: objective,
+            took: Seconds::saturating(0.001),
+            infeasible: infeasible.map(str::to_owned),
+        };
+        metrics.fold(&planned(None, 0.75));
+        metrics.fold(&planned(Some("no expert fits"), 0.0));
+        let text = metrics.encode().expect("encodes");
+        for line in [
+            "moe2_plans_total{outcome=\"applied\"} 1",
+            "moe2_plans_total{outcome=\"infeasible\"} 1",
+            "moe2_plan_objective 0.75",
+            "moe2_selected_experts 2",
+            "moe2_plan_duration_seconds_count 2",
+        ] {
+            assert!(text.contains(line), "missing {line} in:\n{text}");
+        }
+    }
 
     #[test]
     fn events_become_counters_and_the_source_of_a_joule_is_a_label() {

@@ -117,5 +117,9 @@ pub enum Event {
         objective: f64,
         /// Proven upper bound.
         bound: f64,
+        /// How long the solver took.
+        took: Seconds,
+        /// Why no set keeps the limits, if none does; the set from before stays.
+        infeasible: Option<String>,
     },
 }

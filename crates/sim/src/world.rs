@@ -247,11 +247,16 @@ impl<'a> World<'a> {
             Happening::Worker { process, line } => self.worker_goes_on(process, line),
             Happening::Said { process, said } => self.worker_says(process, said),
             Happening::Planned(request) => {
-                let solved = solver("greedy")
+                let solved = solver("auto")
                     .ok()
                     .and_then(|s| s.solve(&request.problem, &mut Limits::default()).ok());
                 if let Some(solution) = solved.map(Box::new) {
-                    self.tell_coordinator(Input::Planned { request, solution });
+                    let took = moe2_model::Seconds::ZERO;
+                    self.tell_coordinator(Input::Planned {
+                        request,
+                        solution,
+                        took,
+                    });
                 }
             }
             Happening::StreamLost(dispatch) => {

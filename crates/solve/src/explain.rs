@@ -43,6 +43,45 @@ pub enum Dropped {
     },
 }
 
+impl Dropped {
+    /// The reason in words.
+    pub fn describe(&self, problem: &Problem) -> String {
+        let short = |rows: &[Shortfall]| {
+            let one = |s: &Shortfall| {
+                let name = &problem.constraints()[s.row].name;
+                format!("{name} {} > {}", number(s.needed), number(s.limit))
+            };
+            rows.iter().map(one).collect::<Vec<_>>().join(", ")
+        };
+        match self {
+            Self::TooLarge { rows } => format!("too large alone: {}", short(rows)),
+            Self::Dominated { by } => {
+                format!(
+                    "{} is as good everywhere and no dearer",
+                    problem.experts()[*by]
+                )
+            }
+            Self::Idle => "adds nothing beside the chosen".to_owned(),
+            Self::Outweighed { gain, rows } => format!("would add {gain:.4}, but {}", short(rows)),
+            Self::Overlooked { gain } => format!("would fit and add {gain:.4}"),
+        }
+    }
+}
+
+/// A number of any magnitude in a few characters.
+pub fn number(value: f64) -> String {
+    let size = value.abs();
+    if size != 0.0 && !(1e-3..1e7).contains(&size) {
+        return format!("{value:.3e}");
+    }
+    let text = format!("{value:.*}", if size >= 1000.0 { 0 } else { 4 });
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
+}
+
 /// The reason for every expert that is not in the solution's set, by index.
 pub fn dropped(problem: &Problem, solution: &Solution) -> Vec<(usize, Dropped)> {
     let out = (0..problem.expert_count()).filter(|n| !solution.selected.contains(n));

@@ -49,11 +49,11 @@ mod solver;
 mod trim;
 
 pub use check::{CheckError, check};
-pub use explain::{Admission, Dropped, admission, dropped};
+pub use explain::{Admission, Dropped, admission, dropped, number};
 pub use file::{
     FileError, INSTANCE_FORMAT, MAX_FILE_BYTES, MAX_STRING_BYTES, PricesRecord, RESULT_FORMAT,
     ROUTING_FORMAT, ROUTING_RESULT_FORMAT, ResultFile, RoutingResultFile, SpentRecord,
-    parse_instance, parse_routing,
+    parse_instance, parse_routing, write_instance,
 };
 pub use infeasible::{Infeasible, Shortfall};
 pub use objective::value;

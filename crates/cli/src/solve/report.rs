@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use moe2_solve::{Dropped, Problem, Shortfall, Solution, admission, dropped, load};
+use moe2_solve::{Dropped, Problem, Solution, admission, dropped, load, number};
 
 use crate::plot::{Moment, plot};
 use crate::progress::Watch;
@@ -10,8 +10,9 @@ use crate::table::{Table, shorten};
 
 /// Dropped experts that are listed one by one; more are counted.
 const LISTED: usize = 40;
-/// Widest name shown.
+/// Widest name and reason shown.
 const NAME: usize = 40;
+const WHY: usize = 100;
 
 /// The answer, the rows, who was dropped and why, and how the proof went.
 pub(super) fn render(
@@ -110,7 +111,7 @@ fn out(problem: &Problem, solution: &Solution) -> String {
     for (n, why) in reasons.iter().take(LISTED) {
         table.row([
             shorten(&problem.experts()[*n], NAME),
-            describe(problem, why),
+            shorten(&why.describe(problem), WHY),
         ]);
     }
     let more = reasons.len().saturating_sub(LISTED);
@@ -118,45 +119,6 @@ fn out(problem: &Problem, solution: &Solution) -> String {
         format!("{table}\nand {more} more")
     } else {
         table.to_string()
-    }
-}
-
-fn describe(problem: &Problem, why: &Dropped) -> String {
-    match why {
-        Dropped::TooLarge { rows } => format!("too large alone: {}", short(problem, rows)),
-        Dropped::Dominated { by } => {
-            let by = shorten(&problem.experts()[*by], NAME);
-            format!("{by} is as good everywhere and no dearer")
-        }
-        Dropped::Idle => "adds nothing beside the chosen".to_owned(),
-        Dropped::Outweighed { gain, rows } => {
-            format!("would add {gain:.4}, but {}", short(problem, rows))
-        }
-        Dropped::Overlooked { gain } => format!("would fit and add {gain:.4}"),
-    }
-}
-
-fn short(problem: &Problem, rows: &[Shortfall]) -> String {
-    let one = |s: &Shortfall| {
-        let name = shorten(&problem.constraints()[s.row].name, NAME);
-        format!("{name} {} > {}", number(s.needed), number(s.limit))
-    };
-    rows.iter().map(one).collect::<Vec<_>>().join(", ")
-}
-
-/// Numbers of any magnitude in a few characters.
-fn number(value: f64) -> String {
-    let size = value.abs();
-    if size != 0.0 && !(1e-3..1e7).contains(&size) {
-        format!("{value:.3e}")
-    } else {
-        let digits = if size >= 1000.0 { 0 } else { 4 };
-        let text = format!("{value:.digits$}");
-        if text.contains('.') {
-            text.trim_end_matches('0').trim_end_matches('.').to_owned()
-        } else {
-            text
-        }
     }
 }
 

@@ -9,10 +9,11 @@ use std::time::Duration;
 use moe2_gate::QueryFeatures;
 use moe2_model::{
     Budgets, Event, ExpertId, ExpertState, Forecast, Joules, Mode, Outcome, Query, QueryId,
-    RefusalKind, Seconds, Task, Time, Verdict,
+    RefusalKind, Seconds, Time, Verdict,
 };
 
 use super::fleet::{Expert, Fleet, Node};
+use super::forecast::{Shape, forecast};
 use super::query::Running;
 use super::reply::{Refusal, Reply};
 use super::route::{Contender, Route, Terms, route};
@@ -24,12 +25,9 @@ use super::{Engine, Output, Timer};
 const RETRY_NO_EXPERT: Duration = Duration::from_secs(2);
 /// How long a client should wait when too many queries are under way.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
-/// Length forecasts are means; a hard budget must hold for answers this many times as long, unless
-/// the token limit ends them earlier.
-const LENGTH_P95_FACTOR: f64 = 3.0;
 
 impl Engine {
-    pub(super) fn submit(&mut self, now: Time, id: QueryId, query: Query) {
+    pub(super) fn submit(&mut self, now: Time, id: QueryId, mut query: Query) {
         if self.queries.len() >= self.config.max_queries {
             let message = format!("{} queries are under way; try again", self.queries.len());
             let retry = Some(RETRY_OVERLOADED);
@@ -45,8 +43,12 @@ impl Engine {
             self.refuse_unadmitted(id, &query, unknown);
             return;
         }
+        let features = QueryFeatures::of(&query);
+        self.calibration.note(&query, &features);
+        let limits = &self.config.plan;
+        query.budgets = limits.tightened(&query.tenant, features.topic(), query.budgets);
         let running = Running {
-            features: QueryFeatures::of(&query),
+            features,
             query: Arc::new(query),
             submitted: now,
             first_delta: None,
@@ -96,12 +98,14 @@ impl Engine {
             .collect();
         let names: Vec<_> = admitted.iter().map(|(id, _, _)| id.name.clone()).collect();
         let qualities = self.gate.forecast(&running.features, &names);
+        let shape = Shape::of(query);
         let contenders = admitted
             .iter()
             .zip(qualities)
             .filter(|((_, node, expert), _)| takes_work(node, expert))
             .map(|((id, node, expert), quality)| {
-                let forecast = forecast(query, node, expert, &quality, now);
+                let queue = Fleet::backlog(node, now);
+                let forecast = forecast(shape, &expert.cost, &quality, queue);
                 Contender {
                     expert: id.clone(),
                     forecast,
@@ -170,46 +174,6 @@ fn barred(
             "a gate forecasts probabilities"
         );
         None
-    }
-}
-
-fn forecast(
-    query: &Query,
-    node: &Node,
-    expert: &Expert,
-    quality: &moe2_gate::Quality,
-    now: Time,
-) -> Forecast {
-    let prompt_tokens = expert.cost.prompt_tokens(query.prompt.text_bytes());
-    let queue = Fleet::backlog(node, now);
-    // Links are not measured yet: on a local network their share is far below the forecast's error.
-    let network = Seconds::ZERO;
-    let (mean, high) = match &query.task {
-        Task::Generate(sampling) => {
-            let limit = f64::from(sampling.max_tokens);
-            let tokens = quality.output_tokens.min(limit);
-            let long = (tokens * LENGTH_P95_FACTOR).min(limit);
-            (
-                expert.cost.forecast(prompt_tokens, tokens, queue, network),
-                expert.cost.forecast(prompt_tokens, long, queue, network),
-            )
-        }
-        Task::Choice { .. } => {
-            let tokens = quality.output_tokens;
-            let forecast = expert
-                .cost
-                .forecast_choice(prompt_tokens, tokens, queue, network);
-            (forecast, forecast)
-        }
-    };
-    Forecast {
-        quality: quality.probability,
-        output_tokens: quality.output_tokens,
-        delay: mean.delay,
-        delay_p95: high.delay_p95,
-        energy: mean.energy,
-        energy_p95: high.energy_p95,
-        samples: mean.samples,
     }
 }
 

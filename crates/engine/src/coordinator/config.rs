@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use moe2_model::Prices;
 
+use super::plan::PlanLimits;
+
 /// Settings of the coordinator's engine.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// λ and μ until a tenant's own prices are computed. The defaults break ties: a joule is worth
     /// a thousandth of an answer's quality and a second a hundredth, so that of two equally good
     /// experts the faster and thriftier is taken, and a clearly better one is waited for.
     pub prices: Prices,
+    /// Limits on the active set, and budgets of tenants.
+    pub plan: PlanLimits,
     /// How often agents are told to send heartbeats.
     pub heartbeat: Duration,
     /// Silence after which a node gets no new work: two missed heartbeats and a half.
@@ -39,6 +43,7 @@ impl Default for Config {
                 per_joule: 0.001,
                 per_second: 0.01,
             },
+            plan: PlanLimits::default(),
             heartbeat: Duration::from_millis(500),
             suspect_after: Duration::from_millis(1_250),
             lost_after: Duration::from_millis(2_200),

@@ -1,6 +1,6 @@
 //! Everything that can wake the coordinator's engine, and everything it can ask for.
 
-use moe2_model::{DispatchId, Event, NodeId, Query, QueryId, SessionId};
+use moe2_model::{DispatchId, Event, NodeId, Query, QueryId, Seconds, SessionId};
 use moe2_solve::Solution;
 use moe2_wire::{FromAgent, FromExpert, ToAgent, ToExpert};
 
@@ -58,6 +58,8 @@ pub enum Input {
         request: Box<PlanRequest>,
         /// Its checked answer.
         solution: Box<Solution>,
+        /// How long that took.
+        took: Seconds,
     },
     /// Time passed; timers may be due.
     Tick,

@@ -1,12 +1,10 @@
-//! Agents coming, going and falling silent; the planner's results.
+//! Agents coming, going and falling silent.
 
 use moe2_model::{
     DeviceInfo, DispatchId, Event, ExpertOffer, ExpertState, NodeId, SessionId, Time,
 };
-use moe2_solve::Solution;
 use moe2_wire::{FromAgent, PROTOCOL_VERSION, RefusedAgent, ToAgent};
 
-use super::plan::{self, PlanRequest};
 use super::view::NodeState;
 use super::{Engine, Output, Timer};
 
@@ -41,12 +39,13 @@ impl Engine {
                     && expert.state != state
                 {
                     expert.state = state;
-                    self.replan();
+                    self.replan(now);
                 }
             }
             FromAgent::Draining => {
                 known.state = NodeState::Draining;
                 known.reason = Some("the agent is finishing what it has".to_owned());
+                self.replan(now);
             }
             FromAgent::Hello { .. } => {
                 let reason = "a second hello in one session".to_owned();
@@ -133,7 +132,7 @@ impl Engine {
         for dispatch in orphans {
             self.dispatch_lost(now, dispatch, "the agent reconnected");
         }
-        self.replan();
+        self.replan(now);
     }
 
     pub(super) fn agent_lost(&mut self, now: Time, session: SessionId, reason: &str) {
@@ -154,7 +153,7 @@ impl Engine {
         for dispatch in orphans {
             self.dispatch_lost(now, dispatch, reason);
         }
-        self.replan();
+        self.replan(now);
     }
 
     /// A node that is silent becomes suspect, then lost; one that was heard from is looked at later.
@@ -195,29 +194,6 @@ impl Engine {
             .filter(|(_, o)| o.expert.node == *node)
             .map(|(d, _)| *d)
             .collect()
-    }
-
-    /// Asks for a new active set; until it comes the old one stays, and newcomers count as chosen.
-    pub(super) fn replan(&mut self) {
-        self.generation += 1;
-        if let Some(request) = plan::request(&self.fleet, &self.gate, self.generation) {
-            self.outputs.push_back(Output::Plan(Box::new(request)));
-        }
-    }
-
-    pub(super) fn planned(&mut self, request: &PlanRequest, solution: &Solution) {
-        if request.generation != self.generation {
-            return;
-        }
-        let chosen = plan::maximal(request, &solution.selected);
-        let offered = request.experts.len();
-        self.event(Event::Planned {
-            selected: chosen.len(),
-            offered,
-            objective: solution.objective,
-            bound: solution.bound,
-        });
-        self.fleet.select(&chosen);
     }
 }
 

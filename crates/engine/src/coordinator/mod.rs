@@ -11,6 +11,7 @@ mod collect;
 mod config;
 mod dispatch;
 mod fleet;
+mod forecast;
 mod fuse;
 mod input;
 mod ledger;
@@ -22,6 +23,7 @@ mod route;
 mod view;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use moe2_gate::Gate;
 use moe2_model::{DispatchId, Event, ExpertId, QueryId, SessionId, TenantId, Time};
@@ -29,13 +31,17 @@ use moe2_model::{DispatchId, Event, ExpertId, QueryId, SessionId, TenantId, Time
 pub use config::Config;
 pub use input::{Input, Output};
 pub use ledger::Account;
-pub use plan::PlanRequest;
+pub use plan::{
+    AdmissionView, ConstraintView, Limit, Plan, PlanLimits, PlanRequest, PlanView, PlannedExpert,
+    TenantLimits,
+};
 pub use reply::{Answer, Refusal, Reply};
 pub use view::{ExpertView, FleetView, NodeState, NodeView};
 
 use crate::timers::Timers;
 use fleet::Fleet;
 use ledger::Ledger;
+use plan::Calibration;
 use query::Running;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +54,8 @@ enum Timer {
     Forget(SessionId),
     /// A query's time is up.
     Timeout(QueryId),
+    /// The selection problem may have become another one.
+    Review,
 }
 
 /// A dispatch that has not had its terminal frame, also when its query is already answered.
@@ -72,6 +80,10 @@ pub struct Engine {
     open: BTreeMap<DispatchId, Open>,
     next_dispatch: u64,
     generation: u64,
+    calibration: Calibration,
+    /// The problem last handed out.
+    asked_for: Option<PlanRequest>,
+    plan: Option<Arc<Plan>>,
     outputs: VecDeque<Output>,
 }
 
@@ -80,6 +92,7 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config, gate: Gate) -> Self {
         Self {
+            next_dispatch: config.first_dispatch,
             config,
             gate,
             fleet: Fleet::default(),
@@ -87,8 +100,10 @@ impl Engine {
             timers: Timers::default(),
             queries: HashMap::new(),
             open: BTreeMap::new(),
-            next_dispatch: config.first_dispatch,
             generation: 0,
+            calibration: Calibration::default(),
+            asked_for: None,
+            plan: None,
             outputs: VecDeque::new(),
         }
     }
@@ -107,7 +122,11 @@ impl Engine {
             Input::AgentLost { session, reason } => self.agent_lost(now, session, &reason),
             Input::Work { dispatch, frame } => self.expert_said(now, dispatch, frame),
             Input::WorkLost { dispatch, reason } => self.dispatch_lost(now, dispatch, &reason),
-            Input::Planned { request, solution } => self.planned(&request, &solution),
+            Input::Planned {
+                request,
+                solution,
+                took,
+            } => self.planned(*request, *solution, took),
             Input::Tick => {}
         }
     }
@@ -156,6 +175,7 @@ impl Engine {
                 Timer::Stall(dispatch) => self.check_stall(now, dispatch),
                 Timer::Forget(session) => self.forget(session),
                 Timer::Timeout(query) => self.time_out(now, query),
+                Timer::Review => self.review(now),
             }
         }
     }

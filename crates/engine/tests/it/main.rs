@@ -5,4 +5,5 @@ mod answers;
 mod budgets;
 mod losses;
 mod membership;
+mod plan;
 mod support;

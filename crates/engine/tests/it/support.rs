@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use moe2_engine::coordinator::{Answer, Config, Engine, Input, NodeState, Output, Refusal, Reply};
+use moe2_engine::coordinator::{
+    Answer, Config, Engine, Input, NodeState, Output, PlanLimits, PlanRequest, Refusal, Reply,
+};
 use moe2_gate::Gate;
 use moe2_model::{
     Budgets, Bytes, DeviceInfo, DeviceKind, DispatchId, EnergySource, ExpertName, ExpertOffer,
     ExpertState, FinishReason, Joules, Message, Mode, NodeId, Prompt, Query, QueryId, Role,
     Sampling, Seconds, SessionId, Target, Task, TenantId, Time, Usage, Watts,
 };
+use moe2_solve::{Limits, check, solver};
 use moe2_wire::{FailureKind, FromAgent, FromExpert, PROTOCOL_VERSION, ToExpert};
 
 pub(crate) const SMOL: &str = "smollm2-135m-instruct";
@@ -120,8 +123,17 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn empty() -> Self {
+        Self::planning(PlanLimits::default())
+    }
+
+    /// An empty fleet under these limits.
+    pub(crate) fn planning(plan: PlanLimits) -> Self {
+        let config = Config {
+            plan,
+            ..Config::default()
+        };
         Self {
-            engine: Engine::new(Config::default(), Gate::builtin()),
+            engine: Engine::new(config, Gate::builtin()),
             now: Time::ZERO,
             outputs: Vec::new(),
             queries: 0,
@@ -130,11 +142,57 @@ impl Bench {
 
     /// Three nodes with one expert each, in sessions 1 to 3: `smol`, `gemma` and `qwen`.
     pub(crate) fn with_fleet() -> Self {
-        let mut bench = Self::empty();
-        bench.join(1, "smol", SMOL);
-        bench.join(2, "gemma", GEMMA);
-        bench.join(3, "qwen", QWEN);
-        bench
+        Self::empty().joined()
+    }
+
+    /// The same three nodes.
+    pub(crate) fn joined(mut self) -> Self {
+        self.join(1, "smol", SMOL);
+        self.join(2, "gemma", GEMMA);
+        self.join(3, "qwen", QWEN);
+        self
+    }
+
+    /// The newest problem since the last call, if any.
+    pub(crate) fn problem(&mut self) -> Option<PlanRequest> {
+        let mut newest = None;
+        self.outputs.retain(|output| match output {
+            Output::Plan(request) => {
+                newest = Some(request.as_ref().clone());
+                false
+            }
+            _ => true,
+        });
+        newest
+    }
+
+    /// Solves the newest problem, checks and hands back the answer.
+    pub(crate) fn plan(&mut self) -> PlanRequest {
+        let request = self.problem().expect("a plan was asked for");
+        self.planned(&request);
+        request
+    }
+
+    pub(crate) fn planned(&mut self, request: &PlanRequest) {
+        let solver = solver("auto").expect("it is in the table");
+        let solved = solver.solve(&request.problem, &mut Limits::default());
+        let solution = solved.expect("it takes any problem");
+        assert_eq!(check(&request.problem, &solution), Ok(()));
+        self.feed(Input::Planned {
+            request: Box::new(request.clone()),
+            solution: Box::new(solution),
+            took: Seconds::saturating(0.001),
+        });
+    }
+
+    /// Experts in the active set, by model.
+    pub(crate) fn active(&self) -> Vec<String> {
+        let view = self.engine.view(self.now);
+        let experts = view.nodes.iter().flat_map(|node| &node.experts);
+        experts
+            .filter(|e| e.selected)
+            .map(|e| e.id.name.to_string())
+            .collect()
     }
 
     pub(crate) fn join(&mut self, session: u64, node: &str, expert: &str) {

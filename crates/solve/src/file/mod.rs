@@ -12,4 +12,4 @@ pub use routing::{
     PricesRecord, ROUTING_FORMAT, ROUTING_RESULT_FORMAT, RoutingResultFile, SpentRecord,
     parse_routing,
 };
-pub use selection::{INSTANCE_FORMAT, RESULT_FORMAT, ResultFile, parse_instance};
+pub use selection::{INSTANCE_FORMAT, RESULT_FORMAT, ResultFile, parse_instance, write_instance};

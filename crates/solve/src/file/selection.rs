@@ -117,6 +117,63 @@ impl ConstraintRecord {
     }
 }
 
+#[derive(Serialize)]
+struct InstanceOut<'p> {
+    format: &'static str,
+    experts: &'p [String],
+    utility: Vec<&'p [f64]>,
+    weights: &'p [f64],
+    k: usize,
+    constraints: Vec<ConstraintOut<'p>>,
+}
+
+#[derive(Serialize)]
+struct ConstraintOut<'p> {
+    name: &'p str,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<&'p [f64]>,
+    limit: f64,
+}
+
+/// Writes a problem as an instance file; it reads back as the same problem.
+pub fn write_instance(problem: &Problem) -> String {
+    let out = InstanceOut {
+        format: INSTANCE_FORMAT,
+        experts: problem.experts(),
+        utility: (0..problem.row_count())
+            .map(|row| problem.row(row))
+            .collect(),
+        weights: problem.weights(),
+        k: problem.k(),
+        constraints: problem
+            .constraints()
+            .iter()
+            .map(ConstraintOut::of)
+            .collect(),
+    };
+    serde_json::to_string(&out).expect("finite numbers and strings are always JSON")
+}
+
+impl<'p> ConstraintOut<'p> {
+    fn of(row: &'p Constraint) -> Self {
+        let (top, cost) = match &row.kind {
+            Kind::Sum { cost } | Kind::Max { cost } => (None, Some(&cost[..])),
+            Kind::TopSum { top, cost } => (Some(*top), Some(&cost[..])),
+            Kind::Count => (None, None),
+        };
+        Self {
+            name: &row.name,
+            kind: row.kind_name(),
+            top,
+            cost,
+            limit: row.limit,
+        }
+    }
+}
+
 /// A result object.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ResultFile {

@@ -1,0 +1,76 @@
+//! What one expert is forecast to make of one query: quality, seconds and joules.
+//!
+//! Routing asks it of live queries with the work ahead of them, planning of past and typical ones
+//! without.
+
+use moe2_cost::ExpertCost;
+use moe2_gate::Quality;
+use moe2_model::{Forecast, Query, Seconds, Task};
+
+/// Length forecasts are means; a hard budget must hold for answers this many times as long, unless
+/// the token limit ends them earlier.
+const LENGTH_P95_FACTOR: f64 = 3.0;
+
+/// What kind of answer is wanted, as far as its cost goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Answer {
+    /// Text of at most so many tokens.
+    Text(f64),
+    /// One of some options, which are scored.
+    Option,
+}
+
+/// A query as far as its cost goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Shape {
+    prompt_bytes: usize,
+    answer: Answer,
+}
+
+impl Shape {
+    pub(crate) fn of(query: &Query) -> Self {
+        Self {
+            prompt_bytes: query.prompt.text_bytes(),
+            answer: match &query.task {
+                Task::Generate(sampling) => Answer::Text(f64::from(sampling.max_tokens)),
+                Task::Choice { .. } => Answer::Option,
+            },
+        }
+    }
+}
+
+/// The forecast with `queue` of work ahead.
+pub(crate) fn forecast(
+    shape: Shape,
+    cost: &ExpertCost,
+    quality: &Quality,
+    queue: Seconds,
+) -> Forecast {
+    let prompt_tokens = cost.prompt_tokens(shape.prompt_bytes);
+    // Links are not measured yet: on a local network their share is far below the forecast's error.
+    let network = Seconds::ZERO;
+    let (mean, high) = match shape.answer {
+        Answer::Text(limit) => {
+            let tokens = quality.output_tokens.min(limit);
+            let long = (tokens * LENGTH_P95_FACTOR).min(limit);
+            (
+                cost.forecast(prompt_tokens, tokens, queue, network),
+                cost.forecast(prompt_tokens, long, queue, network),
+            )
+        }
+        Answer::Option => {
+            let tokens = quality.output_tokens;
+            let forecast = cost.forecast_choice(prompt_tokens, tokens, queue, network);
+            (forecast, forecast)
+        }
+    };
+    Forecast {
+        quality: quality.probability,
+        output_tokens: quality.output_tokens,
+        delay: mean.delay,
+        delay_p95: high.delay_p95,
+        energy: mean.energy,
+        energy_p95: high.energy_p95,
+        samples: mean.samples,
+    }
+}

@@ -1,0 +1,85 @@
+//! What an operator allows: limits on the active set, and budgets of tenants.
+//!
+//! The limits of the whole fleet are guarantees about *every* active expert, in the worst case over the
+//! calibration prompts: that is the paper's formulation. A tenant's budgets concern its own queries only. As
+//! rows of the same kind they would let the strictest tenant take slow experts away from all others, so
+//! they act where they belong: on that tenant's utilities, of which an expert that breaks its budget
+//! has none, and on each of its queries when it is routed.
+
+use std::collections::BTreeMap;
+
+use moe2_gate::Topic;
+use moe2_model::{Budgets, Joules, Seconds, TenantId, Watts};
+
+/// Limits on the active set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanLimits {
+    /// How many experts answer one query at most; at least 1.
+    pub experts_per_query: usize,
+    /// Most experts that are active.
+    pub experts: Option<usize>,
+    /// Standing power of all active experts together.
+    pub standing: Option<Watts>,
+    /// Energy of the [`PlanLimits::experts_per_query`] dearest active experts on one prompt.
+    pub energy: Option<Joules>,
+    /// Delay of every active expert on prompts of a topic.
+    pub delay: BTreeMap<Topic, Seconds>,
+    /// Tenants with their weights and budgets; others have weight 1 and no budgets.
+    pub tenants: Vec<TenantLimits>,
+}
+
+impl Default for PlanLimits {
+    fn default() -> Self {
+        Self {
+            experts_per_query: 1,
+            experts: None,
+            standing: None,
+            energy: None,
+            delay: BTreeMap::new(),
+            tenants: Vec::new(),
+        }
+    }
+}
+
+/// One tenant's weight and budgets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TenantLimits {
+    /// Whose.
+    pub tenant: TenantId,
+    /// How much its queries count against those of others.
+    pub weight: f64,
+    /// Energy of one query.
+    pub energy: Option<Joules>,
+    /// Delay by topic.
+    pub delay: BTreeMap<Topic, Seconds>,
+}
+
+impl TenantLimits {
+    /// The budgets of a query on this topic.
+    pub(crate) fn budgets(&self, topic: Topic) -> Budgets {
+        Budgets {
+            delay: self.delay.get(&topic).copied(),
+            energy: self.energy,
+        }
+    }
+}
+
+impl PlanLimits {
+    /// What a tenant's query on a topic may cost: its own budgets tighten the tenant's, never loosen
+    /// them.
+    pub(crate) fn tightened(&self, tenant: &TenantId, topic: Topic, own: Budgets) -> Budgets {
+        let limits = self.tenants.iter().find(|t| t.tenant == *tenant);
+        let given = limits.map_or(Budgets::default(), |limits| limits.budgets(topic));
+        Budgets {
+            delay: tighter(own.delay, given.delay, Seconds::get),
+            energy: tighter(own.energy, given.energy, Joules::get),
+        }
+    }
+}
+
+fn tighter<T: Copy>(a: Option<T>, b: Option<T>, get: impl Fn(T) -> f64) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if get(a) <= get(b) { a } else { b }),
+        (a, b) => a.or(b),
+    }
+}
