@@ -1,33 +1,40 @@
-//! `moe2-experiments`: declared experiments, their records and figures.
+//! `moe2-experiments`: declared experiments, their records, and the instances they are made of.
 //!
-//! An experiment is a row of a table with a name, what it measures and the command that runs it; a run
-//! writes its raw output with the machine and the time to `experiments/record/`. So far there are the
-//! speed measurements of `moe2 bench`; each issue of the road map adds its own rows.
+//! An experiment is a row of a table (`experiment`) with a name and what it measures; a run verifies what
+//! it measures and writes the raw samples with the machine and the time to `experiments/record/`.
 
-use std::fs;
+mod experiment;
+mod instance;
+mod record;
+mod solver;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use experiment::{Action, EXPERIMENTS};
+use instance::real::{Testbed, Tightness};
+use instance::synthetic::{Family, Spec};
+use instance::{outcomes, profiles};
 
 /// Runs moe2's experiments and keeps their records.
 #[derive(Debug, Parser)]
 #[command(
     version,
     about,
-    after_help = "Example:\n  moe2-experiments run overhead"
+    after_help = "Examples:\n  moe2-experiments run solver-targets\n  moe2-experiments run solver-real --data DIR\n  moe2-experiments instance graded --experts 48 --rows 3000 --budgets 0.15 > graded.json\n  moe2-experiments mmlu --data DIR --devices 4 --standing 0.1 > mmlu.json"
 )]
 struct Cli {
     #[command(subcommand)]
-    command: Action,
+    command: Subcommands,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum Subcommands {
     /// Show the experiments.
     List,
     /// Run one and write its record.
@@ -37,74 +44,97 @@ enum Action {
         /// Where records go.
         #[arg(long, default_value = "experiments/record")]
         record: PathBuf,
+        /// Folder with the public data sets that some experiments need.
+        #[arg(long, env = "MOE2_DATA", value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// Small sizes, to see that it runs.
+        #[arg(long)]
+        smoke: bool,
+    },
+    /// Print a synthetic selection instance.
+    Instance {
+        /// Which family.
+        family: Family,
+        /// Number of experts.
+        #[arg(long, default_value_t = 48)]
+        experts: usize,
+        /// Number of calibration rows.
+        #[arg(long, default_value_t = 3_000)]
+        rows: usize,
+        /// Seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many experts answer one row.
+        #[arg(long, default_value_t = 1)]
+        k: usize,
+        /// Limits of the budget rows, as shares of the sum of all costs.
+        #[arg(long, value_delimiter = ',', default_value = "0.15")]
+        budgets: Vec<f64>,
+        /// Better experts do not cost more.
+        #[arg(long)]
+        flat: bool,
+    },
+    /// Print a selection instance from MMLU-Pro answers and device profiles.
+    Mmlu {
+        /// Folder with the public data sets.
+        #[arg(long, env = "MOE2_DATA", value_name = "DIR")]
+        data: PathBuf,
+        /// Devices, 1 to 4: RTX 4090, Orin AGX MAXN, Orin AGX 30 W, laptop CPU.
+        #[arg(long, default_value_t = 4)]
+        devices: usize,
+        /// Standing power as a share of that of everything.
+        #[arg(long, default_value_t = 0.1)]
+        standing: f64,
+        /// Delay limits as a quantile of the deployments' worst cases.
+        #[arg(long, default_value_t = 0.8)]
+        delay: f64,
+        /// How many experts answer one prompt.
+        #[arg(long, default_value_t = 1)]
+        k: usize,
     },
 }
 
-/// One experiment.
-struct Experiment {
-    name: &'static str,
-    what: &'static str,
-    /// Arguments of `moe2`; its output is one JSON object.
-    arguments: &'static [&'static str],
+/// What a measurement is given.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    data: Option<PathBuf>,
+    pub(crate) smoke: bool,
+    quiet: bool,
 }
 
-const EXPERIMENTS: &[Experiment] = &[
-    Experiment {
-        name: "overhead",
-        what: "coordinator time per request at 500/s with stub experts",
-        arguments: &[
-            "bench",
-            "overhead",
-            "--rate",
-            "500",
-            "--seconds",
-            "20",
-            "--json",
-        ],
-    },
-    Experiment {
-        name: "throughput-smollm2",
-        what: "tokens/s through the system against the engine alone, SmolLM2 135M, 2 threads",
-        arguments: &[
-            "bench",
-            "throughput",
-            "--model",
-            "smollm2-135m-instruct",
-            "--json",
-        ],
-    },
-    Experiment {
-        name: "throughput-smollm2-1-thread",
-        what: "the same with 1 thread, which leaves a core of two to the rest of the system",
-        arguments: &[
-            "bench",
-            "throughput",
-            "--model",
-            "smollm2-135m-instruct",
-            "--threads",
-            "1",
-            "--json",
-        ],
-    },
-    Experiment {
-        name: "throughput-qwen",
-        what: "tokens/s through the system against the engine alone, Qwen2.5-Coder 0.5B, 2 threads",
-        arguments: &[
-            "bench",
-            "throughput",
-            "--model",
-            "qwen2.5-coder-0.5b-instruct",
-            "--json",
-        ],
-    },
-];
+impl Setting {
+    /// The folder with the public data sets.
+    pub(crate) fn data(&self) -> anyhow::Result<&Path> {
+        self.data
+            .as_deref()
+            .context("this needs public data sets: name their folder with --data")
+    }
+
+    /// A line of progress.
+    pub(crate) fn say(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+}
+
+/// Where tests find the data sets, if they are there; they skip with a word otherwise.
+#[cfg(test)]
+pub(crate) fn data() -> Option<PathBuf> {
+    let named = std::env::var_os("MOE2_DATA").map(PathBuf::from);
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    let found = named
+        .into_iter()
+        .chain([beside])
+        .find(|dir| dir.join("device_profiles.csv").is_file());
+    if found.is_none() {
+        println!("skipped: no data sets; set MOE2_DATA to their folder");
+    }
+    found
+}
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Action::List => list(),
-        Action::Run { name, record } => run(&name, &record),
-    };
-    match done {
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nothing else can be done about a standard error that is closed.
@@ -114,21 +144,83 @@ fn main() -> ExitCode {
     }
 }
 
-fn list() -> anyhow::Result<()> {
+fn run(command: Subcommands) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    for experiment in EXPERIMENTS {
-        writeln!(out, "{:<20}  {}", experiment.name, experiment.what)?;
+    match command {
+        Subcommands::List => {
+            for experiment in EXPERIMENTS {
+                writeln!(out, "{:<28}  {}", experiment.name, experiment.what)?;
+            }
+        }
+        Subcommands::Run {
+            name,
+            record,
+            data,
+            smoke,
+        } => {
+            let setting = Setting {
+                data,
+                smoke,
+                quiet: false,
+            };
+            writeln!(out, "{}", measure(&name, &record, &setting)?.display())?;
+        }
+        Subcommands::Instance {
+            family,
+            experts,
+            rows,
+            seed,
+            k,
+            budgets,
+            flat,
+        } => {
+            let problem = instance::synthetic::instance(&Spec {
+                family,
+                experts,
+                rows,
+                seed,
+                k,
+                budgets: &budgets,
+                dear: !flat,
+            });
+            writeln!(out, "{}", moe2_solve::write_instance(&problem))?;
+        }
+        Subcommands::Mmlu {
+            data,
+            devices,
+            standing,
+            delay,
+            k,
+        } => {
+            let questions = outcomes::read(&data.join("mmlu_pro_29llm.jsonl.zst"))?;
+            let all = profiles::devices(&data.join("device_profiles.csv"))?;
+            if !(1..=all.len()).contains(&devices) {
+                bail!("--devices must be from 1 to {}", all.len());
+            }
+            let testbed = Testbed::new(&questions, &all[..devices]);
+            let problem = testbed.selection(Tightness { standing, delay, k });
+            writeln!(out, "{}", moe2_solve::write_instance(&problem))?;
+        }
     }
     Ok(())
 }
 
-fn run(name: &str, record: &Path) -> anyhow::Result<()> {
+/// Runs an experiment; returns where its record is.
+fn measure(name: &str, record: &Path, setting: &Setting) -> anyhow::Result<PathBuf> {
     let Some(experiment) = EXPERIMENTS.iter().find(|e| e.name == name) else {
         bail!("no experiment is called {name}; `moe2-experiments list` shows them");
     };
+    let result = match experiment.action {
+        Action::Measure(measure) => measure(setting)?,
+        Action::Moe2(arguments) => moe2(arguments).with_context(|| name.to_owned())?,
+    };
+    record::write(record, name, experiment.what, &result)
+}
+
+fn moe2(arguments: &[&str]) -> anyhow::Result<Value> {
     let program = std::env::current_exe()?.with_file_name("moe2");
     let output = Command::new(&program)
-        .args(experiment.arguments)
+        .args(arguments)
         .stderr(std::process::Stdio::inherit())
         .output()
         .with_context(|| {
@@ -138,48 +230,7 @@ fn run(name: &str, record: &Path) -> anyhow::Result<()> {
             )
         })?;
     if !output.status.success() {
-        bail!("{name} ended with {}", output.status);
+        bail!("it ended with {}", output.status);
     }
-    let result: Value = serde_json::from_slice(&output.stdout).context("its output is not JSON")?;
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let dir = record.join(format!("{unix}-{name}"));
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let whole = json!({"experiment": name, "what": experiment.what, "unix_seconds": unix,
-        "arguments": experiment.arguments, "machine": machine(), "result": result});
-    let file = dir.join("record.json");
-    fs::write(&file, serde_json::to_string_pretty(&whole)?)
-        .with_context(|| format!("cannot write {}", file.display()))?;
-    writeln!(std::io::stdout(), "{}", file.display())?;
-    Ok(())
-}
-
-/// What a reader needs to know of the machine.
-fn machine() -> Value {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo
-        .lines()
-        .find_map(|l| l.strip_prefix("model name")?.split_once(": "));
-    let threads = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    json!({"cpu": model.map(|(_, name)| name), "threads": threads})
-}
-
-#[cfg(test)]
-mod tests {
-    use super::EXPERIMENTS;
-
-    #[test]
-    fn every_experiment_has_a_name_of_its_own_and_asks_for_json() {
-        for (n, experiment) in EXPERIMENTS.iter().enumerate() {
-            assert!(
-                experiment.arguments.contains(&"--json"),
-                "{}",
-                experiment.name
-            );
-            assert!(
-                EXPERIMENTS[..n]
-                    .iter()
-                    .all(|other| other.name != experiment.name)
-            );
-        }
-    }
+    serde_json::from_slice(&output.stdout).context("its output is not JSON")
 }

@@ -2,12 +2,11 @@
 //! cannot be met.
 
 use moe2_model::{
-    Budgets, ExpertId, ExpertName, Joules, Message, Mode, NodeId, Prompt, Query, QueryId, Role,
-    Sampling, Seconds, Target, Task, TenantId,
+    Budgets, ExpertId, ExpertName, Joules, Message, Mode, NodeId, Prompt, Query, QueryId, Rng,
+    Role, Sampling, Seconds, Target, Task, TenantId,
 };
 
 use crate::host::MODELS;
-use crate::rng::Rng;
 
 pub(crate) const TENANTS: [&str; 2] = ["acme", "zenith"];
 

@@ -20,7 +20,6 @@ mod judge;
 mod mutant;
 mod network;
 mod report;
-mod rng;
 mod scenario;
 mod worker;
 mod world;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use moe2_engine::agent;
 use moe2_engine::coordinator::{Config, Engine, Input, Output, PlanRequest};
 use moe2_gate::Gate;
-use moe2_model::{DispatchId, Joules, QueryId, SessionId, Time};
+use moe2_model::{DispatchId, Joules, QueryId, Rng, SessionId, Time};
 use moe2_solve::{Limits, solver};
 use moe2_wire::{FromExpert, FromWorker, ToAgent, ToExpert};
 
@@ -20,7 +20,6 @@ use crate::judge::Judge;
 use crate::mutant::Mutant;
 use crate::network::{Down, Link, Up};
 use crate::report::Report;
-use crate::rng::Rng;
 use crate::scenario::Scenario;
 use crate::worker::{Line, ProcessId};
 
@@ -93,7 +92,7 @@ impl<'a> World<'a> {
     pub(crate) fn new(scenario: &'a Scenario, seed: u64, mutant: Option<Mutant>) -> Self {
         let mut rng = Rng::new(seed);
         let hosts = (0..scenario.nodes)
-            .map(|n| Host::new(n, rng.next()))
+            .map(|n| Host::new(n, rng.bits()))
             .collect();
         let config = Config {
             query_timeout: Duration::from_secs(20),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use moe2_model::Rng;
 use moe2_solve::{
     Limits, Problem, Progress, ResultFile, Solution, SolveError, Status, check, parse_instance,
     solver, solvers,
@@ -130,19 +131,12 @@ fn explain(args: &Args, problem: &Problem, solution: &Solution) -> anyhow::Resul
     Ok(())
 }
 
-/// The problem with its experts in an order that the seed decides (Fisher and Yates).
+/// The problem with its experts in an order that the seed decides.
 fn shuffled(problem: Problem, seed: u64) -> Problem {
     if seed == 0 {
         return problem;
     }
     let mut order: Vec<usize> = (0..problem.expert_count()).collect();
-    let mut state = seed;
-    for at in (1..order.len()).rev() {
-        // SplitMix64 (Steele, Lea and Flood 2014).
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        order.swap(at, ((mixed ^ (mixed >> 31)) % (at as u64 + 1)) as usize);
-    }
+    Rng::new(seed).shuffle(&mut order);
     problem.reordered(&order)
 }

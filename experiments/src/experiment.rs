@@ -1,0 +1,137 @@
+//! The table of experiments. A new one is a row, with a function here or a command of `moe2`.
+
+use serde_json::Value;
+
+use crate::Setting;
+use crate::solver::{ablation, growth, real, routing, targets};
+
+/// How an experiment runs.
+#[derive(Clone, Copy)]
+pub(crate) enum Action {
+    /// Arguments of `moe2`; its output is one JSON object.
+    Moe2(&'static [&'static str]),
+    /// In this process.
+    Measure(fn(&Setting) -> anyhow::Result<Value>),
+}
+
+/// One experiment.
+pub(crate) struct Experiment {
+    pub(crate) name: &'static str,
+    pub(crate) what: &'static str,
+    pub(crate) action: Action,
+}
+
+pub(crate) const EXPERIMENTS: &[Experiment] = &[
+    Experiment {
+        name: "solver-real",
+        what: "every solver on selection instances from MMLU-Pro answers and device profiles",
+        action: Action::Measure(real::measure),
+    },
+    Experiment {
+        name: "solver-targets",
+        what: "the exact solver on synthetic instances, ten seeds each, against stated speeds",
+        action: Action::Measure(targets::measure),
+    },
+    Experiment {
+        name: "solver-growth",
+        what: "every solver as experts and rows grow, five synthetic families, k = 1 to 3",
+        action: Action::Measure(growth::measure),
+    },
+    Experiment {
+        name: "solver-ablation",
+        what: "the exact solver with each part missing or alone",
+        action: Action::Measure(ablation::measure),
+    },
+    Experiment {
+        name: "routing-dominance",
+        what: "priced routing on a grid of budgets, against worst cases and HiGHS",
+        action: Action::Measure(routing::measure),
+    },
+    Experiment {
+        name: "overhead",
+        what: "coordinator time per request at 500/s with stub experts",
+        action: Action::Moe2(&[
+            "bench",
+            "overhead",
+            "--rate",
+            "500",
+            "--seconds",
+            "20",
+            "--json",
+        ]),
+    },
+    Experiment {
+        name: "throughput-smollm2",
+        what: "tokens/s through the system against the engine alone, SmolLM2 135M, 2 threads",
+        action: Action::Moe2(&[
+            "bench",
+            "throughput",
+            "--model",
+            "smollm2-135m-instruct",
+            "--json",
+        ]),
+    },
+    Experiment {
+        name: "throughput-smollm2-1-thread",
+        what: "the same with 1 thread, which leaves a core of two to the rest of the system",
+        action: Action::Moe2(&[
+            "bench",
+            "throughput",
+            "--model",
+            "smollm2-135m-instruct",
+            "--threads",
+            "1",
+            "--json",
+        ]),
+    },
+    Experiment {
+        name: "throughput-qwen",
+        what: "tokens/s through the system against the engine alone, Qwen2.5-Coder 0.5B, 2 threads",
+        action: Action::Moe2(&[
+            "bench",
+            "throughput",
+            "--model",
+            "qwen2.5-coder-0.5b-instruct",
+            "--json",
+        ]),
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_experiment_has_a_name_of_its_own_and_commands_ask_for_json() {
+        for (n, experiment) in EXPERIMENTS.iter().enumerate() {
+            if let Action::Moe2(arguments) = experiment.action {
+                assert!(arguments.contains(&"--json"), "{}", experiment.name);
+            }
+            assert!(
+                EXPERIMENTS[..n]
+                    .iter()
+                    .all(|other| other.name != experiment.name)
+            );
+        }
+    }
+
+    #[test]
+    fn the_measurements_run_at_smoke_size() {
+        let setting = Setting {
+            data: crate::data(),
+            smoke: true,
+            quiet: true,
+        };
+        for experiment in EXPERIMENTS {
+            if let Action::Measure(measure) = experiment.action {
+                let needs_data = ["solver-real", "routing-dominance"].contains(&experiment.name);
+                if needs_data && setting.data.is_none() {
+                    continue;
+                }
+                let result =
+                    measure(&setting).unwrap_or_else(|e| panic!("{}: {e:#}", experiment.name));
+                assert!(result.is_object());
+            }
+        }
+    }
+}
