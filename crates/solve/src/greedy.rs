@@ -39,7 +39,7 @@ impl Solver for Greedy {
         let reduced = Reduced::of(problem, &steps);
         let mut climb = Climb::new(&reduced);
         climb.starts(&mut |_| true);
-        let mut incumbent = Incumbent::new(problem, &reduced, &climb.best);
+        let mut incumbent = Incumbent::new(problem, &reduced, reduced.originals(&climb.best));
         let bound = reduced
             .ticks
             .value(bound(&reduced, incumbent.target(), &climb.best));

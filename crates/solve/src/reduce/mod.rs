@@ -64,7 +64,11 @@ pub(crate) struct Reduced {
 impl Reduced {
     /// Reduces a problem in which some expert fits alone.
     pub(crate) fn of(problem: &Problem, steps: &Steps) -> Self {
-        let mut experts = rows::eligible(problem);
+        Self::among(problem, rows::eligible(problem), steps)
+    }
+
+    /// The same with only some of the experts that fit alone, at least one.
+    pub(crate) fn among(problem: &Problem, mut experts: Vec<usize>, steps: &Steps) -> Self {
         if steps.dominance {
             experts = dominance::undominated(problem, &experts);
         }
@@ -190,6 +194,12 @@ impl Reduced {
     /// By how many ticks a set's value may be overstated.
     pub(crate) fn window(&self) -> u64 {
         self.ticks.window() * (self.rows * self.k) as u64
+    }
+
+    /// The columns of these experts, where they have one.
+    pub(crate) fn columns_of(&self, experts: &[usize]) -> Vec<usize> {
+        let column = |n: &usize| self.experts.binary_search(n).ok();
+        experts.iter().filter_map(column).collect()
     }
 
     /// The problem's indices of these columns.

@@ -54,6 +54,9 @@ pub(crate) struct Climb<'r> {
     alone: Vec<u64>,
     /// By column: shares of the constraints that it uses up, summed; 0 if it is free.
     price: Vec<f64>,
+    /// Columns by value alone, and how many of them were starts already.
+    order: Vec<usize>,
+    started: usize,
     /// Passes over a column so far.
     pub(crate) evaluations: u64,
     pub(crate) best: Vec<usize>,
@@ -84,14 +87,19 @@ impl<'r> Climb<'r> {
                 .map(move |r| r.share[c])
         };
         let heaviest = |c: usize| reduced.heaviest.iter().map(move |r| r.share[c]);
+        let alone: Vec<u64> = columns
+            .clone()
+            .map(|c| empty.gain(reduced.column(c)))
+            .collect();
+        let mut order: Vec<usize> = columns.clone().collect();
+        order.sort_by(|&a, &b| alone[b].cmp(&alone[a]).then(a.cmp(&b)));
         Self {
-            alone: columns
-                .clone()
-                .map(|c| empty.gain(reduced.column(c)))
-                .collect(),
+            alone,
             price: columns
                 .map(|c| linear(c).chain(heaviest(c)).sum())
                 .collect(),
+            order,
+            started: 0,
             reduced,
             evaluations: reduced.width() as u64,
             best: Vec::new(),
@@ -99,15 +107,15 @@ impl<'r> Climb<'r> {
         }
     }
 
-    /// Greedy from each single column, the best alone first, until told to halt.
+    /// Greedy from each single column, the best alone first, until told to halt; called again it
+    /// goes on where it was.
     pub(crate) fn starts(&mut self, halt: Halt<'_>) {
-        let mut order: Vec<usize> = (0..self.reduced.width()).collect();
-        order.sort_by(|&a, &b| self.alone[b].cmp(&self.alone[a]).then(a.cmp(&b)));
-        for start in order {
+        while let Some(&start) = self.order.get(self.started) {
             // The first one always counts: an answer is owed.
-            if !self.best.is_empty() && halt(self.evaluations) {
+            if self.started > 0 && halt(self.evaluations) {
                 return;
             }
+            self.started += 1;
             let mut draft = Draft::of(self.reduced, [start]);
             self.fill(&mut draft);
             self.consider(&draft);
@@ -185,6 +193,14 @@ impl<'r> Climb<'r> {
         };
         let gaining = open.iter().enumerate().filter(|(_, c)| c.gain > 0);
         gaining.max_by(|a, b| order(a.1, b.1)).map(|(at, _)| at)
+    }
+
+    /// Goes on from this set if it is the best so far.
+    pub(crate) fn adopt(&mut self, columns: &[usize]) {
+        let draft = Draft::of(self.reduced, columns.iter().copied());
+        if !columns.is_empty() {
+            self.consider(&draft);
+        }
     }
 
     /// Keeps the draft if it is the best so far.

@@ -19,9 +19,8 @@ pub(crate) struct Incumbent<'p> {
 }
 
 impl<'p> Incumbent<'p> {
-    /// Starts from a set of columns.
-    pub(crate) fn new(problem: &'p Problem, reduced: &'p Reduced, columns: &[usize]) -> Self {
-        let members = reduced.originals(columns);
+    /// Starts from a set of experts.
+    pub(crate) fn new(problem: &'p Problem, reduced: &'p Reduced, members: Vec<usize>) -> Self {
         let value = objective::value(problem, &members);
         Self {
             target: reduced.ticks.no_better_than(value),

@@ -37,6 +37,9 @@ pub(crate) use climb::{Climb, Draft};
 pub(crate) use incumbent::Incumbent;
 pub(crate) use process::Sources;
 
+/// Fresh starts after experts were settled, at most.
+const MAX_RESTARTS: u32 = 3;
+
 impl Solver for BranchAndBound {
     fn name(&self) -> &'static str {
         "bnb"
@@ -54,8 +57,15 @@ impl Solver for BranchAndBound {
             dominance: self.dominance,
             merge: self.merge,
         };
-        let reduced = Reduced::of(problem, &steps);
-        let end = tree::Tree::new(*self, problem, &reduced, limits).run();
+        let mut reduced = Reduced::of(problem, &steps);
+        let mut end = tree::Tree::new(*self, problem, &reduced, (limits, None)).run();
+        // What the first bounds leave open may be a much smaller problem, with more to merge and
+        // smaller programmes: it is worth starting afresh.
+        for _ in 0..MAX_RESTARTS {
+            let Some(open) = end.open.take() else { break };
+            reduced = Reduced::among(problem, open, &steps);
+            end = tree::Tree::new(*self, problem, &reduced, (limits, Some(end))).run();
+        }
         let proof = (end.bound, end.stopped);
         let members = crate::trim::without_idle(problem, end.members);
         Ok(Solution::found(

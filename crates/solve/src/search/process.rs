@@ -25,8 +25,10 @@ const FRACTIONAL: f64 = 1e-6;
 const STEPS: u32 = 30;
 /// Pivots for trying out one side of a split.
 const PROBE_PIVOTS: u64 = 30;
-/// Boxes between attempts to round the relaxation to a set.
+/// Boxes between attempts to round the relaxation to a set, where boxes are quick; with more columns
+/// than this every box is slow and worth the attempt.
 const ROUND_EVERY: u64 = 8;
+const WIDE: usize = 128;
 /// Linear rows that a knapsack considers; with more, only those that the cuts price.
 const MANY_ROWS: usize = 16;
 
@@ -112,6 +114,37 @@ fn certify(
 }
 
 impl Tree<'_, '_, '_> {
+    /// Columns that no better set holds, by the bounds on everything.
+    pub(super) fn settled_out(&self, free: &[usize]) -> Vec<usize> {
+        let reduced = self.reduced;
+        let Some(master) = &self.master else {
+            return Vec::new();
+        };
+        let open: Vec<usize> = (0..reduced.width()).filter(|c| !free.contains(c)).collect();
+        let (sources, proof) = certify(reduced, master, free, &open);
+        let rows = sources.rows(reduced, free);
+        let sides = open.into_iter().map(|c| (c, self.side(c, &rows, &proof)));
+        sides
+            .filter(|(_, side)| *side == Some(false))
+            .map(|(c, _)| c)
+            .collect()
+    }
+
+    /// The side of a column that must be taken by anything better, if the proof settles one.
+    fn side(&self, column: usize, rows: &[Row<'_>], proof: &Proof) -> Option<bool> {
+        let target = self.incumbent.target();
+        let worse = |ticks: f64| self.reduced.ticks.floor(ticks) <= target;
+        let gain = proof.majorant.slope[column] as f64;
+        let net = gain - knapsack::cost(rows, &proof.prices, column);
+        if net < 0.0 && worse(proof.bound + net) {
+            Some(false)
+        } else if net > 0.0 && worse(proof.bound - net) {
+            Some(true)
+        } else {
+            None
+        }
+    }
+
     /// The boxes that remain of this one.
     pub(super) fn process(&mut self, node: &Node) -> Vec<Node> {
         let reduced = self.reduced;
@@ -263,7 +296,7 @@ impl Tree<'_, '_, '_> {
         let open = bound > target && !self.closed_exactly(&master, sides, (&sources, &proof));
         master.purge(pool(reduced));
         self.master = Some(master);
-        if self.effort.nodes.is_multiple_of(ROUND_EVERY) {
+        if reduced.width() > WIDE || self.effort.nodes.is_multiple_of(ROUND_EVERY) {
             self.round(&z);
         }
         open.then_some((sources, proof, Some(z)))
@@ -295,22 +328,9 @@ impl Tree<'_, '_, '_> {
     /// Settles the columns of which one side is proven to hold nothing better; whether anything is
     /// left.
     fn settle(&mut self, sides: &mut Sides, sources: &Sources, proof: &Proof) -> bool {
-        let reduced = self.reduced;
-        let target = self.incumbent.target();
-        let rows = sources.rows(reduced, &sides.inside);
-        let worse = |ticks: f64| reduced.ticks.floor(ticks) <= target;
+        let rows = sources.rows(self.reduced, &sides.inside);
         let before = sides.open.len();
-        sides.settle(|column| {
-            let gain = proof.majorant.slope[column] as f64;
-            let net = gain - knapsack::cost(&rows, &proof.prices, column);
-            if net < 0.0 && worse(proof.bound + net) {
-                Some(false)
-            } else if net > 0.0 && worse(proof.bound - net) {
-                Some(true)
-            } else {
-                None
-            }
-        });
+        sides.settle(|column| self.side(column, &rows, proof));
         sides.open.len() == before || self.close_full(sides)
     }
 

@@ -14,9 +14,12 @@ use crate::bound::master::Master;
 use crate::bound::simplex::Outcome;
 use crate::reduce::Reduced;
 
-/// Ticks read by the greedy starts and by exchanges before the bounds are looked at: a tenth of a
-/// second or so each. The first starts are the promising ones.
-const CLIMB_READS: u64 = 1 << 29;
+/// Ticks read by greedy starts and by exchanges before the bounds are looked at, some milliseconds each,
+/// and once more when the bounds leave more open than [`NARROW`] of a problem so wide that its tree
+/// is slow, half a second. The first starts are the promising ones.
+const CLIMB_READS: (u64, u64) = (1 << 25, 1 << 28);
+/// Relative gap, and number of columns, up to which better sets are left to the tree.
+const NARROW: (f64, usize) = (3e-4, 128);
 /// Subgradient steps at the root.
 const STEPS: u32 = 60;
 /// Rounds of cuts at the root, at most.
@@ -28,26 +31,45 @@ const CONVERGED: f64 = 2e-6;
 /// Rounds between attempts to round the relaxation to a set and to prove a bound.
 const EVERY: u32 = 10;
 
-/// The box of everything with the best bound, or nothing if that closes it.
-pub(super) fn start(tree: &mut Tree<'_, '_, '_>) -> Option<Node> {
+/// Share of columns that must be settled for a fresh start with the rest, and how many that is at least.
+const WORTH_RESTARTING: f64 = 0.2;
+const LEAST_SETTLED: usize = 16;
+
+/// How things stand before the first split.
+pub(super) enum Start {
+    /// Nothing can be better than the incumbent.
+    Closed,
+    /// Only these columns can be in something better, far fewer than all.
+    Narrowed(Vec<usize>),
+    /// The box of everything with the best bound.
+    Open(Node),
+}
+
+/// Looks for good sets and the best bound on everything.
+pub(super) fn start(tree: &mut Tree<'_, '_, '_>) -> Start {
     let reduced = tree.reduced;
     let closed = |tree: &Tree<'_, '_, '_>, ticks: u64| ticks <= tree.incumbent.target();
     let everyone = Draft::of(reduced, 0..reduced.width());
     if everyone.room.holds(reduced) {
         tree.incumbent
             .offer(&everyone.members, everyone.tops.value());
-        return None;
+        return Start::Closed;
     }
     if let Some((members, ticks, evaluations)) = polynomial::solve(reduced) {
         tree.effort.evaluations += evaluations;
         tree.incumbent.offer(&members, ticks);
-        return None;
+        return Start::Closed;
     }
-    climb(tree);
+    if !tree.resumed {
+        climb(tree, CLIMB_READS.0);
+    }
     let free = free(reduced);
     let mut node = Node::root(reduced, &free, everyone.tops.value());
-    if closed(tree, node.bound) || tree.halted() {
-        return Some(node);
+    if closed(tree, node.bound) {
+        return Start::Closed;
+    }
+    if tree.halted() {
+        return Start::Open(node);
     }
     if tree.options.bounds.lagrangian {
         node.bound = node.bound.min(multipliers(tree, &free));
@@ -56,14 +78,36 @@ pub(super) fn start(tree: &mut Tree<'_, '_, '_>) -> Option<Node> {
     if tree.options.bounds.cuts && !closed(tree, node.bound) {
         node.bound = node.bound.min(cuts(tree, &free, node.bound));
         tree.lower(node.bound);
+        let gap = node.bound as f64 / tree.incumbent.target().max(1) as f64 - 1.0;
+        if !tree.resumed && gap > NARROW.0 && reduced.width() > NARROW.1 {
+            climb(tree, CLIMB_READS.1);
+        }
+        let settled = tree.settled_out(&free);
+        let worth = (WORTH_RESTARTING * reduced.width() as f64).max(LEAST_SETTLED as f64);
+        if tree.options.fixing && settled.len() as f64 >= worth && !tree.halted() {
+            let left: Vec<usize> = (0..reduced.width())
+                .filter(|c| !settled.contains(c))
+                .collect();
+            return if left.is_empty() {
+                Start::Closed
+            } else {
+                Start::Narrowed(left)
+            };
+        }
     }
-    (!closed(tree, node.bound)).then_some(node)
+    if closed(tree, node.bound) {
+        Start::Closed
+    } else {
+        Start::Open(node)
+    }
 }
 
 /// Greedy starts and single exchanges, with a limit on the work.
-fn climb(tree: &mut Tree<'_, '_, '_>) {
-    let most = CLIMB_READS / tree.reduced.rows.max(1) as u64;
-    tree.climb.starts(&mut |evaluations| evaluations > most);
+fn climb(tree: &mut Tree<'_, '_, '_>, reads: u64) {
+    let most = reads / tree.reduced.rows.max(1) as u64;
+    let began = tree.climb.evaluations;
+    tree.climb
+        .starts(&mut |evaluations| evaluations > began + most);
     if tree.options.exchanges {
         let began = tree.climb.evaluations;
         tree.climb

@@ -28,6 +28,8 @@ pub(super) struct Tree<'t, 'p, 'l> {
     /// Phantoms of the Lagrangian bound for everything: a first guess for every box.
     pub(super) first: Option<Vec<u32>>,
     pub(super) effort: Effort,
+    /// Whether an earlier search has climbed already.
+    pub(super) resumed: bool,
     limits: &'t mut Limits<'l>,
     /// Upper bound on everything, in value.
     bound: f64,
@@ -39,6 +41,8 @@ pub(super) struct Tree<'t, 'p, 'l> {
 
 /// What a run ends with.
 pub(super) struct End {
+    /// The experts that the rest of the search is about, if it is worth starting afresh with them.
+    pub(super) open: Option<Vec<usize>>,
     pub(super) members: Vec<usize>,
     pub(super) bound: f64,
     pub(super) stopped: bool,
@@ -46,26 +50,40 @@ pub(super) struct End {
 }
 
 impl<'t, 'p, 'l> Tree<'t, 'p, 'l> {
+    /// A search that goes on from what an earlier one ended with, if there was one.
     pub(super) fn new(
         options: BranchAndBound,
         problem: &'p Problem,
         reduced: &'p Reduced,
-        limits: &'t mut Limits<'l>,
+        (limits, earlier): (&'t mut Limits<'l>, Option<End>),
     ) -> Self {
         let mut climb = Climb::new(reduced);
         climb.starts(&mut |_| true);
-        let incumbent = Incumbent::new(problem, reduced, &climb.best);
         let everyone = super::Draft::of(reduced, 0..reduced.width());
+        let everything = reduced.ticks.value(everyone.tops.value());
+        let afresh = || End {
+            open: None,
+            members: reduced.originals(&climb.best),
+            bound: everything,
+            stopped: false,
+            effort: Effort::default(),
+        };
+        let resumed = earlier.is_some();
+        let earlier = earlier.unwrap_or_else(afresh);
+        let mut incumbent = Incumbent::new(problem, reduced, earlier.members);
+        incumbent.offer(&climb.best, climb.value);
+        climb.adopt(&reduced.columns_of(incumbent.members()));
         Self {
             options,
             reduced,
+            bound: earlier.bound.min(everything.max(incumbent.value())),
             incumbent,
             master: None,
             first: None,
-            effort: Effort::default(),
+            effort: earlier.effort,
             limits,
-            bound: reduced.ticks.value(everyone.tops.value()),
             climb,
+            resumed,
             heap: BinaryHeap::new(),
             stack: Vec::new(),
             stopped: false,
@@ -74,19 +92,25 @@ impl<'t, 'p, 'l> Tree<'t, 'p, 'l> {
     }
 
     pub(super) fn run(mut self) -> End {
-        if let Some(node) = root::start(&mut self) {
-            self.heap.push(node);
-            self.search();
+        let mut open = None;
+        match root::start(&mut self) {
+            root::Start::Closed => {}
+            root::Start::Narrowed(columns) => open = Some(self.reduced.originals(&columns)),
+            root::Start::Open(node) => {
+                self.heap.push(node);
+                self.search();
+            }
         }
         let value = self.incumbent.value();
-        let bound = if self.stopped {
+        let proven = if self.stopped || open.is_some() {
             self.bound.max(value)
         } else {
             value
         };
         End {
+            open,
             members: self.incumbent.members().to_vec(),
-            bound,
+            bound: proven,
             stopped: self.stopped,
             effort: self.total_effort(),
         }
