@@ -34,26 +34,28 @@ pub(crate) fn plot(moments: &[Moment]) -> Option<String> {
     };
     let began = first.seconds.max(1e-4);
     let span = (last.seconds / began).max(1.0 + 1e-9).ln();
-    let mut cells = vec![[' '; WIDTH]; HEIGHT];
-    for column in 0..WIDTH {
+    let columns = (0..WIDTH).map(|column| {
         let part = column as f64 / (WIDTH - 1) as f64;
         let now = began * (span * part).exp();
         let at = moments.partition_point(|m| m.seconds <= now).max(1);
-        let moment = moments[at - 1];
-        cells[row(moment.bound)][column] = '▔';
-        cells[row(moment.objective)][column] = '▁';
-        if row(moment.bound) == row(moment.objective) {
-            cells[row(moment.bound)][column] = '=';
-        }
-    }
+        (row(moments[at - 1].bound), row(moments[at - 1].objective))
+    });
+    let columns: Vec<(usize, usize)> = columns.collect();
+    let cell = |at: usize, (bound, objective): (usize, usize)| match (at == bound, at == objective)
+    {
+        (true, true) => '=',
+        (true, false) => '▔',
+        (false, true) => '▁',
+        (false, false) => ' ',
+    };
     let mut lines = Vec::new();
-    for (at, line) in cells.iter().enumerate() {
+    for at in 0..HEIGHT {
         let label = match at {
             0 => format!("{high:.5}"),
             _ if at == HEIGHT - 1 => format!("{low:.5}"),
             _ => String::new(),
         };
-        let line: String = line.iter().collect();
+        let line: String = columns.iter().map(|&column| cell(at, column)).collect();
         lines.push(format!("{label:>10} │{}", line.trim_end()));
     }
     lines.push(format!("{:>10} └{}", "", "─".repeat(WIDTH)));

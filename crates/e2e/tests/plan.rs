@@ -26,7 +26,7 @@ fn moe2(system: &System, arguments: &[&str]) -> Ended {
 
 fn json(outcome: &Ended) -> Value {
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    serde_json::from_str(&outcome.said).unwrap_or_else(|_| panic!("not JSON: {outcome:?}"))
+    serde_json::from_str(&outcome.said).expect("it prints one JSON object")
 }
 
 fn plan(system: &System) -> Option<Value> {
@@ -34,7 +34,7 @@ fn plan(system: &System) -> Option<Value> {
     (plan.status == 200).then_some(plan.json)
 }
 
-fn experts<'v>(plan: &'v Value, wanted: impl Fn(&Value) -> bool) -> Vec<&'v str> {
+fn experts(plan: &Value, wanted: impl Fn(&Value) -> bool) -> Vec<&str> {
     let all = plan["experts"].as_array().into_iter().flatten();
     all.filter(|e| wanted(e))
         .filter_map(|e| e["expert"].as_str())

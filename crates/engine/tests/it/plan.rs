@@ -26,9 +26,10 @@ fn limits() -> PlanLimits {
 }
 
 fn row<'p>(rows: &'p [Constraint], name: &str) -> &'p Constraint {
-    rows.iter()
-        .find(|row| row.name == name)
-        .unwrap_or_else(|| panic!("{name}: {rows:?}"))
+    let names: Vec<&String> = rows.iter().map(|row| &row.name).collect();
+    let found = rows.iter().find(|row| row.name == name);
+    assert!(found.is_some(), "{name} is not among {names:?}");
+    found.expect("it was just found")
 }
 
 #[test]

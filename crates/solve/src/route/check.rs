@@ -193,7 +193,7 @@ fn proven(problem: &Routing, solution: &RoutingSolution) -> f64 {
         .latency
         .iter()
         .chain([&prices.energy])
-        .any(|p| !(*p >= 0.0))
+        .any(|p| p.is_nan() || *p < 0.0)
     {
         return f64::INFINITY;
     }

@@ -229,10 +229,9 @@ impl<'p> Search<'p> {
                 true
             };
             let bound = best.as_ref().map_or(f64::INFINITY, |b| b.0);
-            if bound - below <= CONVERGED * self.value || !moved {
-                if !self.capped() || !self.raise_cap() {
-                    break;
-                }
+            let settled = bound - below <= CONVERGED * self.value || !moved;
+            if settled && !(self.capped() && self.raise_cap()) {
+                break;
             }
         }
         let (bound, prices) = best.expect("there is a first round");
