@@ -373,3 +373,94 @@ fn axpy(to: &mut [f64], factor: f64, from: &[f64]) {
         *to += factor * from;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{self, Answer, Programme};
+    use good_lp::{Expression, ProblemVariables, constraint, variable};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    const WIDTH: usize = 5;
+    type Row = (f64, Vec<f64>);
+
+    /// The optimum by a general solver; `None` if there is no point.
+    fn reference(bounds: &[(f64, f64)], cost: &[f64], rows: &[Row]) -> Option<f64> {
+        let mut variables = ProblemVariables::new();
+        let x: Vec<_> = bounds
+            .iter()
+            .map(|b| variables.add(variable().bounds(b.0..=b.1)))
+            .collect();
+        let dot = |a: &[f64]| -> Expression { a.iter().zip(&x).map(|(a, x)| *a * *x).sum() };
+        let programme = Programme {
+            objective: dot(cost),
+            rows: rows
+                .iter()
+                .map(|(c, a)| constraint!(dot(a) >= -*c))
+                .collect(),
+            variables,
+        };
+        match backend::maximise(programme, None).expect("it solves") {
+            Answer::Found(solved, _) => {
+                let terms = cost.iter().zip(&x);
+                Some(terms.map(|(c, x)| c * backend::value(&*solved, *x)).sum())
+            }
+            _ => None,
+        }
+    }
+
+    fn agrees(simplex: &mut Simplex, bounds: &[(f64, f64)], cost: &[f64], rows: &[Row]) -> bool {
+        let outcome = simplex.solve(f64::NEG_INFINITY, 10_000);
+        let sound = |optimum: f64| {
+            let value: f64 = (0..WIDTH).map(|v| cost[v] * simplex.value(v)).sum();
+            let inside = (0..WIDTH)
+                .all(|v| (bounds[v].0 - 1e-7..=bounds[v].1 + 1e-7).contains(&simplex.value(v)));
+            let kept = rows.iter().all(|(c, a)| {
+                c + (0..WIDTH).map(|v| a[v] * simplex.value(v)).sum::<f64>() >= -1e-6
+            });
+            let close = |a: f64| (a - optimum).abs() <= 1e-6 * optimum.abs().max(1.0);
+            inside && kept && close(value) && close(simplex.objective())
+        };
+        match reference(bounds, cost, rows) {
+            Some(optimum) => outcome == Outcome::Optimal && sound(optimum),
+            None => outcome == Outcome::Infeasible,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// Solved from scratch, after rows were added, intervals moved and loose rows dropped.
+        #[test]
+        fn it_agrees_with_a_general_solver_however_it_got_there(
+            cost in vec(-3.0..3.0f64, WIDTH),
+            rows in vec((-1.0..4.0f64, vec(prop_oneof![Just(0.0), -2.0..2.0f64], WIDTH)), 0..9),
+            moves in vec((0..WIDTH, 0.0..1.0f64, 0.0..1.0f64), 0..4),
+        ) {
+            let mut bounds = vec![(0.0, 1.0); WIDTH];
+            let mut simplex = Simplex::new(&bounds, &cost);
+            let mut slacks = Vec::new();
+            let mut known: Vec<Row> = Vec::new();
+            for row in &rows {
+                let sparse: Vec<(Var, f64)> = row.1.iter().copied().enumerate().collect();
+                slacks.push(simplex.add_row(row.0, &sparse));
+                known.push(row.clone());
+                prop_assert!(agrees(&mut simplex, &bounds, &cost, &known));
+            }
+            for (var, a, b) in moves {
+                bounds[var] = (a.min(b), a.max(b));
+                simplex.set_bounds(var, bounds[var].0, bounds[var].1);
+                prop_assert!(agrees(&mut simplex, &bounds, &cost, &known));
+            }
+            // A row whose slack is basic is not needed where the programme stands.
+            if reference(&bounds, &cost, &known).is_some() {
+                let before = simplex.objective();
+                let loose: Vec<Var> = slacks.into_iter().filter(|s| simplex.is_basic(*s)).collect();
+                loose.iter().for_each(|&slack| simplex.drop_row(slack));
+                prop_assert_eq!(simplex.solve(f64::NEG_INFINITY, 10_000), Outcome::Optimal);
+                prop_assert!((simplex.objective() - before).abs() <= 1e-9);
+            }
+        }
+    }
+}
