@@ -230,6 +230,30 @@ fn it_agrees_with_the_integer_programme_up_to_forty_experts() {
     }
 }
 
+/// Wide enough that the first bounds settle many experts and the search starts afresh.
+#[test]
+fn a_fresh_start_with_fewer_experts_loses_nothing() {
+    let careful = BranchAndBound {
+        fixing: false,
+        ..FULL
+    };
+    for seed in 0..12 {
+        let mut parts = skilled(90, 120, 100 + seed, seed % 3 == 0);
+        parts.k = 1 + seed as usize % 2;
+        // The first expert is worth having in any case.
+        for (x, row) in parts.utility.iter_mut().enumerate() {
+            row[0] = if x % 2 == 0 { 1.0 } else { row[0] };
+        }
+        let problem = Problem::new(parts).unwrap();
+        let (full, slow) = (run(FULL, &problem), run(careful, &problem));
+        assert!(
+            close(full.objective, slow.objective),
+            "{seed}: {full:?} {slow:?}"
+        );
+        assert_eq!(full.status, Status::Optimal);
+    }
+}
+
 #[test]
 fn a_run_is_the_same_every_time() {
     let problem = Problem::new(skilled(40, 200, 5, true)).unwrap();
