@@ -83,13 +83,9 @@ fn infeasible(problem: &Routing) -> Option<RoutingInfeasible> {
         });
     }
     let limit = problem.energy_limit()?;
-    let whole: f64 = problem.weights().iter().sum();
     let found = (!problem.categories().is_empty()).then(|| Search::new(&problem.thrift()).run());
-    let (needed, prices) = found.map_or((thriftiest, Vec::new()), |found| {
-        // What is saved at most leaves what is spent at least.
-        let spent = whole * offset(problem) - found.bound;
-        (spent.max(thriftiest), found.prices.latency)
-    });
+    let prices = found.map_or(Vec::new(), |found| found.prices.latency);
+    let needed = spent_at_least(problem, &prices).max(thriftiest);
     let energy = EnergyShortfall {
         limit,
         needed,
@@ -101,12 +97,23 @@ fn infeasible(problem: &Routing) -> Option<RoutingInfeasible> {
     })
 }
 
-/// What the thrift problem counts savings from.
-fn offset(problem: &Routing) -> f64 {
-    let rows = 0..problem.prompt_count();
-    rows.flat_map(|x| problem.energy(x))
-        .copied()
-        .fold(0.0, f64::max)
+/// What every routing spends that keeps the limits on seconds, by these prices of seconds in joules: the
+/// dual value of the thrift problem, without the savings it counts in, which would cancel.
+fn spent_at_least(problem: &Routing, prices: &[f64]) -> f64 {
+    let least = |x: usize| {
+        let (price, limit) = match problem.category(x) {
+            Some(c) => (
+                prices.get(c).copied().unwrap_or(0.0),
+                problem.categories()[c].1,
+            ),
+            None => (0.0, 0.0),
+        };
+        let costs = problem.energy(x).iter().zip(problem.latency(x));
+        let priced = costs.map(|(joules, seconds)| joules + price * (seconds - limit));
+        priced.fold(f64::INFINITY, f64::min)
+    };
+    let rows = problem.weights().iter().enumerate();
+    rows.map(|(x, weight)| weight * least(x)).sum()
 }
 
 /// Weight times largest utility: the scale of values.
@@ -247,7 +254,7 @@ impl<'p> Search<'p> {
     /// Takes the best policy at these prices into the programme; whether that can change it.
     fn look(&mut self, prices: &Prices, best: &mut Option<(f64, Prices)>) -> bool {
         let policy = Policy::at(self.problem, prices);
-        let bound = policy.bound(self.problem, prices);
+        let bound = policy.bound;
         if best.as_ref().is_none_or(|(b, _)| bound < *b) {
             *best = Some((bound, prices.clone()));
         }

@@ -20,40 +20,70 @@ pub(super) struct Totals {
 pub(super) struct Policy {
     pub(super) choice: Vec<u16>,
     pub(super) totals: Vec<Totals>,
+    /// The dual value at the prices it is best for: no routing inside the limits is worth more.
+    pub(super) bound: f64,
 }
+
+/// Relative error of a compensated sum, with that of the scores in it.
+const ROUNDING: f64 = 8.0 * f64::EPSILON;
 
 impl Policy {
     /// Every prompt to the expert that is worth most at these prices; of equals to the first.
     pub(super) fn at(problem: &Routing, prices: &Prices) -> Self {
         let mut totals = vec![Totals::default(); blocks(problem)];
-        let choice = (0..problem.prompt_count()).map(|x| {
-            let (price, limit) = terms(problem, prices, x);
-            let costs = problem.energy(x).iter().zip(problem.latency(x));
-            let scores = problem.utility(x).iter().zip(costs);
-            let mut best = (f64::NEG_INFINITY, 0);
-            for (n, (utility, (joules, seconds))) in scores.enumerate() {
-                let score = utility - prices.energy * joules - price * (seconds - limit);
-                if score > best.0 {
-                    best = (score, n);
+        let mut dual = Sum::default();
+        dual.add(prices.energy * problem.energy_limit().unwrap_or(0.0));
+        let choice: Vec<u16> = (0..problem.prompt_count())
+            .map(|x| {
+                let (price, limit) = terms(problem, prices, x);
+                let costs = problem.energy(x).iter().zip(problem.latency(x));
+                let scores = problem.utility(x).iter().zip(costs);
+                let mut best = (f64::NEG_INFINITY, 0, 0.0);
+                for (n, (utility, (joules, seconds))) in scores.enumerate() {
+                    let (paid, late) = (prices.energy * joules, price * (seconds - limit));
+                    let score = utility - paid - late;
+                    if score > best.0 {
+                        best = (score, n, utility + paid + price * (seconds + limit));
+                    }
                 }
-            }
-            add(problem, &mut totals[block(problem, x)], x, best.1, 1.0);
-            best.1 as u16
-        });
+                let weight = problem.weights()[x];
+                dual.add(weight * best.0);
+                dual.size += weight * best.2;
+                add(problem, &mut totals[block(problem, x)], x, best.1, 1.0);
+                best.1 as u16
+            })
+            .collect();
         Self {
-            choice: choice.collect(),
+            choice,
+            // Large prices cancel: what they lose to rounding is added, so that the bound stays true.
+            bound: dual.value() + ROUNDING * dual.size,
             totals,
         }
     }
+}
 
-    /// The dual value at these prices if this policy is the best one there: an upper bound on
-    /// every routing inside the limits.
-    pub(super) fn bound(&self, problem: &Routing, prices: &Prices) -> f64 {
-        let budget = prices.energy * problem.energy_limit().unwrap_or(0.0);
-        let price = |block: usize| prices.latency.get(block).copied().unwrap_or(0.0);
-        let totals = self.totals.iter().enumerate();
-        let worth = totals.map(|(b, t)| t.value - prices.energy * t.energy - price(b) * t.excess);
-        budget + worth.sum::<f64>()
+/// A compensated sum (Neumaier) that also knows how large its terms were.
+#[derive(Debug, Default)]
+struct Sum {
+    sum: f64,
+    lost: f64,
+    size: f64,
+}
+
+impl Sum {
+    fn add(&mut self, term: f64) {
+        let next = self.sum + term;
+        self.lost += if self.sum.abs() >= term.abs() {
+            (self.sum - next) + term
+        } else {
+            (term - next) + self.sum
+        };
+        self.sum = next;
+        self.size += term.abs();
+    }
+
+    fn value(&self) -> f64 {
+        self.sum + self.lost
     }
 }
 
