@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use moe2_engine::coordinator::{Engine, FleetView, Input, Output, Plan, PlanRequest, Reply};
 use moe2_metrics::Metrics;
 use moe2_model::{DispatchId, Event, QueryId, Seconds, SessionId, Time};
-use moe2_solve::{Limits, check, solver};
+use moe2_solve::{Limits, check, prove, solver, verify};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until};
 
@@ -294,7 +294,8 @@ impl Driver {
     }
 }
 
-/// Solves a selection problem within [`PLAN_TIME`] and judges the answer.
+/// Solves a selection problem within [`PLAN_TIME`], judges the answer and, while there is time, has its
+/// optimality proven and the proof verified.
 fn solve(request: PlanRequest) -> Result<Input, String> {
     let started = Instant::now();
     let mut stop = |_: &moe2_solve::Progress| started.elapsed() > PLAN_TIME;
@@ -305,9 +306,14 @@ fn solve(request: PlanRequest) -> Result<Input, String> {
         .map_err(|e| e.to_string())?;
     let took = Seconds::saturating(started.elapsed().as_secs_f64());
     check(&request.problem, &solution).map_err(|e| e.to_string())?;
+    let proof = prove(&request.problem, &solution, &mut limits);
+    if let Some(proof) = &proof {
+        verify(&request.problem, proof).map_err(|e| e.to_string())?;
+    }
     Ok(Input::Planned {
         request: Box::new(request),
         solution: Box::new(solution),
+        proof: proof.map(|proof| proof.cases.len()),
         took,
     })
 }

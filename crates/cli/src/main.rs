@@ -23,6 +23,7 @@ mod progress;
 mod solve;
 mod table;
 mod up;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,8 @@ enum Command {
     Plan(plan::Args),
     /// Choose the best set of experts under limits, with a proof.
     Solve(solve::Args),
+    /// Check a proof that a set is the best one.
+    Verify(verify::Args),
     /// Route prompts under budgets on the mean, with prices.
     Price(price::Args),
     /// List and fetch model files.
@@ -114,6 +117,7 @@ fn main() -> ExitCode {
         Command::Fleet(args) => fleet::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Solve(args) => solve::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Price(args) => price::run(&args),
         Command::Models(args) => models::run(&args),
         Command::JoinToken(args) => join_token::run(&args),

@@ -67,8 +67,13 @@ fn render(plan: &PlanView, explain: bool) -> String {
 }
 
 fn certificate(plan: &PlanView) -> String {
+    let proof = match plan.proof {
+        Some(1) => "proof of 1 case verified".to_owned(),
+        Some(cases) => format!("proof of {cases} cases verified"),
+        None => "checked, not proven".to_owned(),
+    };
     format!(
-        "plan {}: {}, value {:.4}, no set is worth more than {:.4} (gap {:.4} %)\n{} in {:.4} s, {} nodes, checked; {} prompts, {} of them asked, {} expert{} each",
+        "plan {}: {}, value {:.4}, no set is worth more than {:.4} (gap {:.4} %)\n{} in {:.4} s, {} nodes; {}; {} prompts, {} of them asked, {} expert{} each",
         plan.generation,
         plan.status,
         plan.objective,
@@ -77,6 +82,7 @@ fn certificate(plan: &PlanView) -> String {
         plan.solver,
         plan.took.get(),
         plan.nodes,
+        proof,
         plan.prompts,
         plan.asked,
         plan.experts_per_query,
@@ -172,6 +178,7 @@ mod tests {
             gap: 0.0,
             solver: "bnb".to_owned(),
             nodes: 1,
+            proof: Some(3),
             took: Seconds::saturating(0.002),
             experts_per_query: 1,
             prompts: 4,

@@ -41,6 +41,54 @@ fn experts(plan: &Value, wanted: impl Fn(&Value) -> bool) -> Vec<&str> {
         .collect()
 }
 
+/// People get reasons and what would change them; the problem can be solved
+/// by hand, and its proof is checked by another programme.
+fn explained(system: &System, plan: &Value, dropped: &str) {
+    let text = moe2(system, &["plan", "--explain"]);
+    assert_eq!(text.code, Some(0), "{text:?}");
+    for part in [
+        "no set is worth more than",
+        "verified",
+        "standing_w 15 > 12",
+        "TO ADMIT",
+        dropped,
+    ] {
+        assert!(
+            text.said.contains(part),
+            "{part:?} is missing:\n{}",
+            text.said
+        );
+    }
+    let explained = json(&moe2(system, &["plan", "--explain", "--json"]));
+    let raise = &explained["admissions"][0]["raise"];
+    assert_eq!(
+        (raise["constraint"].as_str(), raise["from"].as_f64()),
+        (Some("standing_w"), Some(12.0))
+    );
+    assert!(
+        raise["to"]
+            .as_f64()
+            .is_some_and(|to| (15.0..15.1).contains(&to)),
+        "{raise}"
+    );
+    let file = system.dir().join("plan.json");
+    let instance = moe2(system, &["plan", "--instance"]);
+    std::fs::write(&file, &instance.said).expect("the temporary directory can be written");
+    let solved = json(&moe2(
+        system,
+        &["solve", "--json", file.to_str().unwrap_or_default()],
+    ));
+    assert_eq!(solved["objective"], plan["objective"]);
+    let proof = system.dir().join("proof.json");
+    let (file, proof) = (
+        file.to_str().unwrap_or_default(),
+        proof.to_str().unwrap_or_default(),
+    );
+    moe2(system, &["solve", "--quiet", "--proof", proof, file]);
+    let verified = json(&moe2(system, &["verify", "--json", file, proof]));
+    assert_eq!(verified["objective"], plan["objective"]);
+}
+
 #[test]
 fn a_live_fleet_is_planned_inside_its_limits_and_planned_again_when_a_machine_is_lost() {
     let _alone = alone();
@@ -68,41 +116,7 @@ fn a_live_fleet_is_planned_inside_its_limits_and_planned_again_when_a_machine_is
     };
     assert!(active.iter().all(|name| selected(name)) && !selected(dropped[0]));
 
-    // People get reasons and what would change them; the problem can be solved by hand.
-    let text = moe2(&system, &["plan", "--explain"]);
-    assert_eq!(text.code, Some(0), "{text:?}");
-    for part in [
-        "no set is worth more than",
-        "standing_w 15 > 12",
-        "TO ADMIT",
-        dropped[0],
-    ] {
-        assert!(
-            text.said.contains(part),
-            "{part:?} is missing:\n{}",
-            text.said
-        );
-    }
-    let explained = json(&moe2(&system, &["plan", "--explain", "--json"]));
-    let raise = &explained["admissions"][0]["raise"];
-    assert_eq!(
-        (raise["constraint"].as_str(), raise["from"].as_f64()),
-        (Some("standing_w"), Some(12.0))
-    );
-    assert!(
-        raise["to"]
-            .as_f64()
-            .is_some_and(|to| (15.0..15.1).contains(&to)),
-        "{raise}"
-    );
-    let file = system.dir().join("plan.json");
-    let instance = moe2(&system, &["plan", "--instance"]);
-    std::fs::write(&file, &instance.said).expect("the temporary directory can be written");
-    let solved = json(&moe2(
-        &system,
-        &["solve", "--json", file.to_str().unwrap_or_default()],
-    ));
-    assert_eq!(solved["objective"], first["objective"]);
+    explained(&system, &first, dropped[0]);
 
     // A machine of the active set dies: the dropped expert takes its place.
     let lost = active[0]

@@ -254,6 +254,7 @@ impl<'a> World<'a> {
                     self.tell_coordinator(Input::Planned {
                         request,
                         solution,
+                        proof: None,
                         took,
                     });
                 }

@@ -136,7 +136,7 @@ fn selection(problem: &Problem, solution: &Solution) -> Result<(), CheckError> {
     }
 }
 
-fn limits(problem: &Problem, set: &[usize]) -> Result<(), CheckError> {
+pub(crate) fn limits(problem: &Problem, set: &[usize]) -> Result<(), CheckError> {
     for (row, constraint) in problem.constraints().iter().enumerate() {
         let load = burden(constraint, set);
         if !holds(constraint, load) {
@@ -150,12 +150,12 @@ fn limits(problem: &Problem, set: &[usize]) -> Result<(), CheckError> {
     Ok(())
 }
 
-fn holds(constraint: &Constraint, load: f64) -> bool {
+pub(crate) fn holds(constraint: &Constraint, load: f64) -> bool {
     load - constraint.limit <= LIMIT_SLACK * constraint.limit
 }
 
 /// Load of the finished set, from its sorted costs.
-fn burden(constraint: &Constraint, set: &[usize]) -> f64 {
+pub(crate) fn burden(constraint: &Constraint, set: &[usize]) -> f64 {
     let (cost, counted) = match &constraint.kind {
         Kind::Count => return set.len() as f64,
         Kind::Sum { cost } => (cost, set.len()),
@@ -196,7 +196,7 @@ fn binding(problem: &Problem, solution: &Solution) -> Result<(), CheckError> {
 }
 
 /// Value of the set: per row all utilities sorted, the k largest added.
-fn worth(problem: &Problem, set: &[usize]) -> f64 {
+pub(crate) fn worth(problem: &Problem, set: &[usize]) -> f64 {
     let mut row = Vec::with_capacity(set.len());
     let rows = (0..problem.row_count()).map(|x| {
         row.clear();

@@ -35,6 +35,7 @@ impl Solver for Greedy {
         let steps = Steps {
             dominance: true,
             merge: true,
+            unit: true,
         };
         let reduced = Reduced::of(problem, &steps);
         let mut climb = Climb::new(&reduced);

@@ -40,6 +40,7 @@ mod infeasible;
 mod milp;
 mod objective;
 mod problem;
+pub mod proof;
 mod reduce;
 mod route;
 mod rows;
@@ -53,7 +54,7 @@ pub use explain::{Admission, Dropped, admission, dropped, number};
 pub use file::{
     FileError, INSTANCE_FORMAT, MAX_FILE_BYTES, MAX_STRING_BYTES, PricesRecord, RESULT_FORMAT,
     ROUTING_FORMAT, ROUTING_RESULT_FORMAT, ResultFile, RoutingResultFile, SpentRecord,
-    parse_instance, parse_routing, write_instance,
+    parse_instance, parse_proof, parse_routing, write_instance,
 };
 pub use infeasible::{Infeasible, Shortfall};
 pub use objective::value;
@@ -61,6 +62,7 @@ pub use problem::{
     Constraint, Kind, MAX_CONSTRAINTS, MAX_COST, MAX_EXPERTS, MAX_TABLE, MAX_UTILITY, Problem,
     ProblemError, ProblemParts,
 };
+pub use proof::{Proof, ProofError, prove, verify};
 pub use route::{
     EnergyShortfall, MAX_CATEGORIES, Prices, Routing, RoutingCheckError, RoutingInfeasible,
     RoutingLimits, RoutingParts, RoutingSolution, RoutingStatus, Spent, check_routing, price,

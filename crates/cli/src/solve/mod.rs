@@ -5,14 +5,16 @@
 
 mod report;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use moe2_model::Rng;
 use moe2_solve::{
     Limits, Problem, Progress, ResultFile, Solution, SolveError, Status, check, parse_instance,
-    solver, solvers,
+    prove, solver, solvers, verify,
 };
 
 use crate::duration::duration;
@@ -22,7 +24,7 @@ use crate::{BadInput, Infeasible, input, out};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  moe2 solve instance.json\n  moe2 solve instance.json.zst --time-limit 10s --json\n  moe2 solve instance.json --explain\n  generate | moe2 solve -\n\nThe file format is described in docs/solver.md. Exit codes: 0 a set was found, 2 the file is not\nacceptable, 3 no set keeps the limits."
+    after_help = "Examples:\n  moe2 solve instance.json\n  moe2 solve instance.json.zst --time-limit 10s --json\n  moe2 solve instance.json --explain\n  moe2 solve instance.json --proof proof.json && moe2 verify instance.json proof.json\n  generate | moe2 solve -\n\nThe file format is described in docs/solver.md. Exit codes: 0 a set was found, 2 the file is not\nacceptable, 3 no set keeps the limits."
 )]
 pub(crate) struct Args {
     /// The instance, `moe2-selection/1`, plain or zstd; `-` for standard input.
@@ -39,6 +41,9 @@ pub(crate) struct Args {
     /// Also find, by further exact solves, what would bring each dropped expert in.
     #[arg(long, conflicts_with = "json")]
     explain: bool,
+    /// Also write a proof that no set is worth more, for `moe2 verify`; needs an optimum.
+    #[arg(long, value_name = "PROOF")]
+    proof: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -72,6 +77,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         if args.explain {
             explain(args, &problem, &solution)?;
         }
+    }
+    if let Some(path) = &args.proof {
+        write_proof(args, &problem, &solution, path)?;
     }
     match &solution.status {
         Status::Infeasible(reason) => bail!(Infeasible(reason.describe(&problem))),
@@ -128,6 +136,48 @@ fn explain(args: &Args, problem: &Problem, solution: &Solution) -> anyhow::Resul
     let text = report::admissions(problem, solution, args.time_limit, &watch)?;
     watch.finish();
     out::data(&text);
+    Ok(())
+}
+
+/// Proves the optimum once more, in a way that can be checked, and writes that down.
+fn write_proof(
+    args: &Args,
+    problem: &Problem,
+    solution: &Solution,
+    path: &Path,
+) -> anyhow::Result<()> {
+    if solution.status != Status::Optimal {
+        bail!(
+            "no proof was written: the set is {}, not optimal; give it more time",
+            solution.status.name()
+        );
+    }
+    let watch = Watch::new("proving", args.quiet);
+    let began = Instant::now();
+    let mut follow = |progress: &Progress| {
+        watch.say(|| format!("{} cases", progress.nodes));
+        args.time_limit
+            .is_some_and(|limit| began.elapsed() >= limit)
+    };
+    let proof = prove(
+        problem,
+        solution,
+        &mut Limits::default().with_stop(&mut follow),
+    );
+    watch.finish();
+    let proof =
+        proof.context("no proof was written: the time limit ended it; give it more time")?;
+    verify(problem, &proof).context("the proof did not pass its check; please report this")?;
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut file = BufWriter::new(file);
+    serde_json::to_writer(&mut file, &proof)?;
+    file.flush()
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let cases = proof.cases.len();
+    out::note(&format!(
+        "proof with {cases} cases in {}, verified",
+        path.display()
+    ));
     Ok(())
 }
 

@@ -58,6 +58,8 @@ pub enum Input {
         request: Box<PlanRequest>,
         /// Its checked answer.
         solution: Box<Solution>,
+        /// Cases of the proof that no set is better, if there is one; it was verified.
+        proof: Option<usize>,
         /// How long that took.
         took: Seconds,
     },

@@ -125,8 +125,9 @@ impl Engine {
             Input::Planned {
                 request,
                 solution,
+                proof,
                 took,
-            } => self.planned(*request, *solution, took),
+            } => self.planned(*request, *solution, (proof, took)),
             Input::Tick => {}
         }
     }

@@ -181,6 +181,7 @@ impl Bench {
         self.feed(Input::Planned {
             request: Box::new(request.clone()),
             solution: Box::new(solution),
+            proof: None,
             took: Seconds::saturating(0.001),
         });
     }

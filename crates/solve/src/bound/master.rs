@@ -43,6 +43,7 @@ struct Cut {
 #[derive(Debug)]
 struct Tangent {
     slack: Var,
+    origin: usize,
     shares: Vec<(usize, f64)>,
 }
 
@@ -53,8 +54,19 @@ pub(crate) struct Multipliers {
     pub(crate) phantoms: Vec<u32>,
     /// Linear rows with a positive price in ticks per limit, by index.
     pub(crate) linear: Vec<(usize, f64)>,
-    /// Tangents of `top_sum` rows with a positive price: share by column.
-    pub(crate) tangents: Vec<(Vec<f64>, f64)>,
+    /// Tangents of `top_sum` rows with a positive price.
+    pub(crate) tangents: Vec<TangentPrice>,
+}
+
+/// A tangent of a `top_sum` row with its price.
+#[derive(Debug, Clone)]
+pub(crate) struct TangentPrice {
+    /// Index of the constraint.
+    pub(crate) origin: usize,
+    /// Share of the limit by column, 0 where it does not count.
+    pub(crate) share: Vec<f64>,
+    /// In ticks per limit.
+    pub(crate) price: f64,
 }
 
 /// The relaxation with its pool of cuts.
@@ -224,7 +236,12 @@ impl<'r> Master<'r> {
                 let shares: Vec<_> = loads.iter().map(|l| (l.0, row.share[l.0])).collect();
                 let negated: Vec<(Var, f64)> = shares.iter().map(|&(c, s)| (c, -s)).collect();
                 let slack = self.simplex.add_row(ROOM, &negated);
-                self.tangents.push(Tangent { slack, shares });
+                let origin = row.origin;
+                self.tangents.push(Tangent {
+                    slack,
+                    origin,
+                    shares,
+                });
                 found = true;
             }
         }
@@ -323,15 +340,16 @@ impl<'r> Master<'r> {
         let dense = |tangent: &Tangent| {
             let mut share = vec![0.0; self.reduced.width()];
             tangent.shares.iter().for_each(|&(c, s)| share[c] = s);
-            share
+            Some(TangentPrice {
+                origin: tangent.origin,
+                share,
+                price: price(tangent.slack)?,
+            })
         };
-        let tangents = self.tangents.iter();
         Multipliers {
             phantoms,
             linear: linear.collect(),
-            tangents: tangents
-                .filter_map(|t| Some((dense(t), price(t.slack)?)))
-                .collect(),
+            tangents: self.tangents.iter().filter_map(dense).collect(),
         }
     }
 

@@ -60,7 +60,7 @@ mod tests {
                     kind: Kind::Sum { cost: cost.clone() },
                 }],
             }).unwrap();
-            let reduced = Reduced::of(&problem, &Steps { dominance: false, merge: false });
+            let reduced = Reduced::of(&problem, &Steps { dominance: false, merge: false, unit: true });
             let open: Vec<usize> = (0..reduced.width()).collect();
             let free = vec![0.0; reduced.width()];
             let share = reduced.linear.first().map_or(&free, |row| &row.share);

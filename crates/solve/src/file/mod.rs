@@ -3,10 +3,12 @@
 //! The file types stand apart from the problems so that a change of a format is not a change of the
 //! solvers. `read` turns bytes into records and refuses what is too large while it arrives.
 
+mod proof;
 mod read;
 mod routing;
 mod selection;
 
+pub use proof::parse_proof;
 pub use read::{FileError, MAX_FILE_BYTES, MAX_STRING_BYTES};
 pub use routing::{
     PricesRecord, ROUTING_FORMAT, ROUTING_RESULT_FORMAT, RoutingResultFile, SpentRecord,

@@ -42,6 +42,20 @@ pub(super) fn undominated(problem: &Problem, experts: &[usize]) -> Vec<usize> {
     kept.collect()
 }
 
+/// The experts that fit alone and are not among `kept`, each with k experts that dominate it.
+pub(crate) fn dominators(problem: &Problem, kept: &[usize]) -> Vec<(usize, Vec<usize>)> {
+    let eligible = crate::rows::eligible(problem);
+    let gone = eligible.iter().filter(|m| !kept.contains(m));
+    let by = |m: usize| {
+        let others = eligible
+            .iter()
+            .copied()
+            .filter(|&n| n != m && dominates(problem, n, m));
+        others.take(problem.k()).collect()
+    };
+    gone.map(|&m| (m, by(m))).collect()
+}
+
 /// A dominator's weighted mean is at least as large, up to the rounding of the sum.
 const SURE: f64 = 1.0 - 1e-9;
 

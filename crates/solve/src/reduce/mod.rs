@@ -15,7 +15,7 @@ mod ticks;
 
 use crate::problem::{Constraint, Kind, Problem};
 use crate::rows::{self, FEASIBILITY_TOLERANCE};
-pub(crate) use dominance::dominates;
+pub(crate) use dominance::{dominates, dominators};
 pub(crate) use ticks::{TIE, Ticks};
 
 /// A linear constraint in shares of its limit: `Σ share[n] ≤ 1 + tolerance` over the chosen columns.
@@ -24,8 +24,25 @@ pub(crate) struct Linear {
     pub(crate) share: Vec<f64>,
     /// Index of the constraint it comes from; several may come from one.
     pub(crate) origin: usize,
-    /// Implied by another constraint: it tightens relaxations but need not be watched.
-    pub(crate) implied: bool,
+    pub(crate) nature: Nature,
+}
+
+/// How a linear row follows from its constraint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nature {
+    /// It is the constraint.
+    Whole,
+    /// So few columns are left that `top_sum` counts them all.
+    AllOfTop,
+    /// Fewer than so many members cost more than that part of a `top_sum` limit.
+    Tier(usize),
+}
+
+impl Linear {
+    /// Implied by another row: it tightens relaxations but need not be watched.
+    pub(crate) fn implied(&self) -> bool {
+        matches!(self.nature, Nature::Tier(_))
+    }
 }
 
 /// A `top_sum` constraint in shares of its limit.
@@ -82,7 +99,8 @@ impl Reduced {
             .iter()
             .map(|row| worth(row).fold(0.0, f64::max))
             .sum();
-        let ticks = Ticks::of(merged.iter().flat_map(worth), total, merged.len());
+        let worths = steps.unit.then(|| merged.iter().flat_map(worth));
+        let ticks = Ticks::of(worths, total, merged.len());
         let mut reduced = Self {
             rows: merged.len(),
             merged: Vec::new(),
@@ -139,12 +157,14 @@ impl Reduced {
         }
         match row.kind {
             Kind::Max { .. } => {}
-            Kind::Count => self.push_linear(shares(rows::capacity(row).floor()), origin, false),
-            Kind::Sum { .. } => self.push_linear(shares(row.limit), origin, false),
+            Kind::Count => {
+                self.push_linear(shares(rows::capacity(row).floor()), origin, Nature::Whole)
+            }
+            Kind::Sum { .. } => self.push_linear(shares(row.limit), origin, Nature::Whole),
             Kind::TopSum { top, .. } => {
                 let share = shares(row.limit);
                 if top >= self.experts.len() {
-                    self.push_linear(share, origin, false);
+                    self.push_linear(share, origin, Nature::AllOfTop);
                     return;
                 }
                 // Fewer than `tier` members cost more than a `tier`-th of the limit.
@@ -153,7 +173,7 @@ impl Reduced {
                     let counted = share.iter().map(|s| f64::from(u8::from(heavy(s))));
                     let row: Vec<f64> = counted.map(|c| c / (tier - 1) as f64).collect();
                     if row.iter().filter(|s| **s > 0.0).count() >= tier {
-                        self.push_linear(row, origin, true);
+                        self.push_linear(row, origin, Nature::Tier(tier));
                     }
                 }
                 self.heaviest.push(Heaviest { share, top, origin });
@@ -161,11 +181,11 @@ impl Reduced {
         }
     }
 
-    fn push_linear(&mut self, share: Vec<f64>, origin: usize, implied: bool) {
+    fn push_linear(&mut self, share: Vec<f64>, origin: usize, nature: Nature) {
         self.linear.push(Linear {
             share,
             origin,
-            implied,
+            nature,
         });
     }
 
@@ -189,6 +209,27 @@ impl Reduced {
     pub(crate) fn worth(&self, problem: &Problem, row: usize, column: usize) -> f64 {
         let (original, weight) = self.merged[row];
         weight * problem.row(original)[self.experts[column]]
+    }
+
+    /// The problem's rows behind each merged row, with their parts of its weight.
+    pub(crate) fn groups(&self, problem: &Problem) -> Vec<Vec<(usize, f64)>> {
+        let utilities = |row: usize| -> Vec<u64> {
+            self.experts
+                .iter()
+                .map(|&n| problem.row(row)[n].to_bits())
+                .collect()
+        };
+        let place: std::collections::HashMap<Vec<u64>, usize> = (0..self.rows)
+            .map(|x| (utilities(self.merged[x].0), x))
+            .collect();
+        let mut groups = vec![Vec::new(); self.rows];
+        for row in 0..problem.row_count() {
+            let weight = problem.weights()[row];
+            if let (Some(&x), true) = (place.get(&utilities(row)), weight > 0.0) {
+                groups[x].push((row, weight / self.merged[x].1));
+            }
+        }
+        groups
     }
 
     /// By how many ticks a set's value may be overstated.
@@ -216,6 +257,8 @@ const MAX_TIER: usize = 8;
 pub(crate) struct Steps {
     pub(crate) dominance: bool,
     pub(crate) merge: bool,
+    /// Look for a unit that all values are multiples of.
+    pub(crate) unit: bool,
 }
 
 /// Rows that count, each with its weight; equal ones are merged into the first.

@@ -38,11 +38,11 @@ pub(crate) struct Ticks {
 
 impl Ticks {
     /// The scale for a table whose rows' largest weighted utilities sum to `total`, over `rows` rows;
-    /// `worths` are all its weighted utilities.
-    pub(crate) fn of(worths: impl Iterator<Item = f64> + Clone, total: f64, rows: usize) -> Self {
+    /// `worths` are all its weighted utilities, if a common unit is wanted.
+    pub(crate) fn of(worths: Option<impl Iterator<Item = f64>>, total: f64, rows: usize) -> Self {
         // One tick per row is kept free for rounding up.
         let range = f64::from(u32::MAX) - rows as f64;
-        if let Some(unit) = common_unit(worths, total) {
+        if let Some(unit) = worths.and_then(|worths| common_unit(worths, total)) {
             let step = (range / (total / unit + 1.0)).floor();
             return Self {
                 unit: unit / step,
@@ -90,6 +90,11 @@ impl Ticks {
         u64::from(!self.exact)
     }
 
+    /// The number of which all values are multiples, if there is one.
+    pub(crate) fn common_unit(&self) -> Option<f64> {
+        self.exact.then_some(self.unit * self.step as f64)
+    }
+
     pub(crate) fn step(&self) -> u64 {
         self.step
     }
@@ -124,7 +129,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn of(worths: &[f64]) -> Ticks {
-        Ticks::of(worths.iter().copied(), worths.iter().sum(), worths.len())
+        let all = Some(worths.iter().copied());
+        Ticks::of(all, worths.iter().sum(), worths.len())
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl<'r> Climb<'r> {
             reduced
                 .linear
                 .iter()
-                .filter(|r| !r.implied)
+                .filter(|r| !r.implied())
                 .map(move |r| r.share[c])
         };
         let heaviest = |c: usize| reduced.heaviest.iter().map(move |r| r.share[c]);

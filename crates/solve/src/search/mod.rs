@@ -21,6 +21,8 @@ mod node;
 mod options;
 mod polynomial;
 mod process;
+mod prover;
+mod relax;
 mod room;
 mod root;
 mod tops;
@@ -35,7 +37,9 @@ use crate::solution::Solution;
 use crate::solver::{Limits, SolveError, Solver, Unfit};
 pub(crate) use climb::{Climb, Draft};
 pub(crate) use incumbent::Incumbent;
-pub(crate) use process::Sources;
+pub(crate) use node::Sides;
+pub(crate) use prover::{Basis, Evidence, Prover};
+pub(crate) use relax::Sources;
 
 /// Fresh starts after experts were settled, at most.
 const MAX_RESTARTS: u32 = 3;
@@ -56,15 +60,18 @@ impl Solver for BranchAndBound {
         let steps = Steps {
             dominance: self.dominance,
             merge: self.merge,
+            unit: true,
         };
         let mut reduced = Reduced::of(problem, &steps);
-        let mut end = tree::Tree::new(*self, problem, &reduced, (limits, None)).run();
+        let mut end = tree::Tree::new(*self, problem, &reduced, (limits, None)).run(true);
         // What the first bounds leave open may be a much smaller problem, with more to merge and
         // smaller programmes: it is worth starting afresh.
-        for _ in 0..MAX_RESTARTS {
-            let Some(open) = end.open.take() else { break };
+        let mut restarts = 0;
+        while let Some(open) = end.open.take() {
+            restarts += 1;
             reduced = Reduced::among(problem, open, &steps);
-            end = tree::Tree::new(*self, problem, &reduced, (limits, Some(end))).run();
+            let tree = tree::Tree::new(*self, problem, &reduced, (limits, Some(end)));
+            end = tree.run(restarts < MAX_RESTARTS);
         }
         let proof = (end.bound, end.stopped);
         let members = crate::trim::without_idle(problem, end.members);

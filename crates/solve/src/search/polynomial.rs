@@ -20,7 +20,7 @@ pub(super) fn solve(reduced: &Reduced) -> Option<(Vec<usize>, u64, u64)> {
     };
     // With j = 1 everything that fits alone fits together, and the row is gone.
     let applies = row.top > 1 && row.top <= MAX_TOP;
-    let bare = reduced.linear.iter().all(|linear| linear.implied);
+    let bare = reduced.linear.iter().all(|linear| linear.implied());
     let tuples = (reduced.width() as u64).pow(row.top.min(MAX_TOP) as u32 - 1);
     let reads = tuples.saturating_mul(reduced.rows as u64 * reduced.k as u64);
     if !applies || !bare || reads > MAX_READS {

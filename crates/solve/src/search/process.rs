@@ -3,115 +3,18 @@
 use super::Draft;
 use super::dive::{self, MAX_OPEN};
 use super::node::{Node, Sides};
+use super::relax::{Sources, certify};
 use super::room::Room;
 use super::tree::Tree;
-use crate::bound::exact;
 use crate::bound::knapsack::{self, Row};
 use crate::bound::lagrange::{self, Proof, Region};
-use crate::bound::master::{Master, Multipliers};
-use crate::bound::simplex::Outcome;
-use crate::reduce::{ROOM, Reduced};
 
-/// Rounds of cuts for one box, at most.
-const ROUNDS: u32 = 20;
-/// Rounds after which a round must close this part of the remaining gap to be followed by another.
-const PATIENT: u32 = 3;
-const WORTH: f64 = 0.02;
-/// Relative distance at which the relaxation agrees with the concave envelope.
-const CONVERGED: f64 = 1e-7;
 /// A column this far from 0 and 1 is fractional.
 const FRACTIONAL: f64 = 1e-6;
 /// Subgradient steps for one box when there are no cuts.
 const STEPS: u32 = 30;
 /// Pivots for trying out one side of a split.
 const PROBE_PIVOTS: u64 = 30;
-/// Boxes between attempts to round the relaxation to a set, where boxes are quick; with more columns
-/// than this every box is slow and worth the attempt.
-const ROUND_EVERY: u64 = 8;
-const WIDE: usize = 128;
-/// Linear rows that a knapsack considers; with more, only those that the cuts price.
-const MANY_ROWS: usize = 16;
-
-/// Rows in the pool of cuts, at most: enough that no useful cut is lost, few enough that a pivot
-/// stays cheap.
-pub(super) fn pool(reduced: &Reduced) -> usize {
-    const PER_COLUMN: usize = 4;
-    const LEAST: usize = 200;
-    const MOST: usize = 400;
-    (PER_COLUMN * reduced.width()).clamp(LEAST, MOST)
-}
-
-/// The linear constraints that a bound prices.
-pub(crate) struct Sources {
-    linear: Vec<usize>,
-    tangents: Vec<Vec<f64>>,
-}
-
-impl Sources {
-    /// All linear rows.
-    pub(crate) fn linear(reduced: &Reduced) -> Self {
-        Self {
-            linear: (0..reduced.linear.len()).collect(),
-            tangents: Vec::new(),
-        }
-    }
-
-    /// Those with a price, and all linear ones if they are few; with the prices.
-    fn of(reduced: &Reduced, multipliers: Multipliers) -> (Self, Vec<f64>) {
-        let mut prices = vec![0.0; reduced.linear.len()];
-        multipliers
-            .linear
-            .iter()
-            .for_each(|&(row, price)| prices[row] = price);
-        let all = prices.len() <= MANY_ROWS;
-        let linear: Vec<usize> = (0..prices.len())
-            .filter(|&r| all || prices[r] > 0.0)
-            .collect();
-        let (tangents, dear): (Vec<_>, Vec<_>) = multipliers.tangents.into_iter().unzip();
-        let prices = linear.iter().map(|&row| prices[row]).chain(dear).collect();
-        (Self { linear, tangents }, prices)
-    }
-
-    /// The rows with what the members leave of them.
-    pub(crate) fn rows<'r>(&'r self, reduced: &'r Reduced, inside: &[usize]) -> Vec<Row<'r>> {
-        let linear = self.linear.iter().map(|&row| &reduced.linear[row].share);
-        let row = |share: &'r Vec<f64>| Row {
-            share,
-            left: (ROOM - inside.iter().map(|&c| share[c]).sum::<f64>()).max(0.0),
-        };
-        linear.chain(&self.tangents).map(row).collect()
-    }
-}
-
-/// The bound in ticks that the relaxation's multipliers prove for all sets that hold `inside`.
-pub(super) fn proven(tree: &Tree<'_, '_, '_>, master: &Master<'_>, inside: &[usize]) -> u64 {
-    let reduced = tree.reduced;
-    let open: Vec<usize> = (0..reduced.width())
-        .filter(|c| !inside.contains(c))
-        .collect();
-    let (_, proof) = certify(reduced, master, inside, &open);
-    reduced.ticks.floor(proof.bound)
-}
-
-fn certify(
-    reduced: &Reduced,
-    master: &Master<'_>,
-    inside: &[usize],
-    open: &[usize],
-) -> (Sources, Proof) {
-    let multipliers = master.multipliers();
-    let phantoms = multipliers.phantoms.clone();
-    let (sources, prices) = Sources::of(reduced, multipliers);
-    let rows = sources.rows(reduced, inside);
-    let region = Region {
-        inside,
-        open,
-        rows: &rows,
-    };
-    let proof = lagrange::prove(reduced, region, phantoms, prices);
-    drop(rows);
-    (sources, proof)
-}
 
 impl Tree<'_, '_, '_> {
     /// Columns that no better set holds, by the bounds on everything.
@@ -131,14 +34,12 @@ impl Tree<'_, '_, '_> {
     }
 
     /// The side of a column that must be taken by anything better, if the proof settles one.
-    fn side(&self, column: usize, rows: &[Row<'_>], proof: &Proof) -> Option<bool> {
-        let target = self.incumbent.target();
-        let worse = |ticks: f64| self.reduced.ticks.floor(ticks) <= target;
+    pub(super) fn side(&self, column: usize, rows: &[Row<'_>], proof: &Proof) -> Option<bool> {
         let gain = proof.majorant.slope[column] as f64;
         let net = gain - knapsack::cost(rows, &proof.prices, column);
-        if net < 0.0 && worse(proof.bound + net) {
+        if net < 0.0 && self.closes(proof.bound + net) {
             Some(false)
-        } else if net > 0.0 && worse(proof.bound - net) {
+        } else if net > 0.0 && self.closes(proof.bound - net) {
             Some(true)
         } else {
             None
@@ -183,7 +84,7 @@ impl Tree<'_, '_, '_> {
 
     /// Closes columns that no longer fit and boxes whose sets are all inside one that fits;
     /// whether anything is left.
-    fn close_full(&mut self, sides: &mut Sides) -> bool {
+    pub(super) fn close_full(&mut self, sides: &mut Sides) -> bool {
         let room = Room::of(self.reduced, &sides.inside);
         if !room.holds(self.reduced) {
             return false;
@@ -205,7 +106,6 @@ impl Tree<'_, '_, '_> {
     /// of the relaxation; `None` if the box is closed.
     fn bound(&mut self, sides: &Sides) -> Option<(Sources, Proof, Option<Vec<f64>>)> {
         let reduced = self.reduced;
-        let closed = |tree: &Self, p: f64| reduced.ticks.floor(p) <= tree.incumbent.target();
         let inside = Draft::of(reduced, sides.inside.iter().copied());
         self.effort.evaluations += sides.inside.len() as u64;
         self.incumbent.offer(&inside.members, inside.tops.value());
@@ -213,7 +113,7 @@ impl Tree<'_, '_, '_> {
             let mut all = inside.tops.clone();
             sides.open.iter().for_each(|&c| all.push(reduced.column(c)));
             self.effort.evaluations += sides.open.len() as u64;
-            if closed(self, all.value() as f64) {
+            if self.closes(all.value() as f64) {
                 return None;
             }
         }
@@ -235,13 +135,15 @@ impl Tree<'_, '_, '_> {
         for phantoms in guesses {
             self.effort.evaluations += 1;
             let proof = lagrange::prove(reduced, region, phantoms, vec![0.0; rows.len()]);
-            if closed(self, proof.bound) {
+            if self.closes(proof.bound) {
                 return None;
             }
             best = best.filter(|b| b.bound <= proof.bound).or(Some(proof));
         }
         if self.options.bounds.cuts {
-            return self.cut(sides);
+            drop(rows);
+            let relaxed = self.relax(sides);
+            return (!relaxed.closed).then_some((relaxed.sources, relaxed.proof, Some(relaxed.z)));
         }
         let fallback = || {
             lagrange::prove(
@@ -257,72 +159,7 @@ impl Tree<'_, '_, '_> {
             proof = lagrange::improve(reduced, region, proof, self.incumbent.target(), STEPS);
         }
         drop(rows);
-        (!closed(self, proof.bound)).then_some((sources, proof, None))
-    }
-
-    /// The same by cuts.
-    fn cut(&mut self, sides: &Sides) -> Option<(Sources, Proof, Option<Vec<f64>>)> {
-        let reduced = self.reduced;
-        let mut master = self
-            .master
-            .take()
-            .unwrap_or_else(|| Master::new(reduced, self.options.blocks));
-        let mut allowed = vec![(true, false); reduced.width()];
-        sides
-            .inside
-            .iter()
-            .for_each(|&c| allowed[c] = (false, true));
-        sides.open.iter().for_each(|&c| allowed[c] = (true, true));
-        master.confine(allowed.into_iter());
-        let target = self.incumbent.target();
-        let mut before = f64::INFINITY;
-        for round in 0..=ROUNDS {
-            let outcome = master.solve(target);
-            let objective = master.objective();
-            let slow = before - objective < WORTH * (objective - target as f64);
-            if outcome != Outcome::Optimal || round == ROUNDS || (slow && round > PATIENT) {
-                break;
-            }
-            let z = master.point();
-            if master.separate(&z) >= objective * (1.0 - CONVERGED) {
-                break;
-            }
-            before = objective;
-        }
-        let z = master.point();
-        let (sources, proof) = certify(reduced, &master, &sides.inside, &sides.open);
-        self.effort.evaluations += 1;
-        let bound = reduced.ticks.floor(proof.bound);
-        let open = bound > target && !self.closed_exactly(&master, sides, (&sources, &proof));
-        master.purge(pool(reduced));
-        self.master = Some(master);
-        if reduced.width() > WIDE || self.effort.nodes.is_multiple_of(ROUND_EVERY) {
-            self.round(&z);
-        }
-        open.then_some((sources, proof, Some(z)))
-    }
-
-    /// Whether a box that is open only because ticks are rounded up is closed by exact values.
-    fn closed_exactly(
-        &mut self,
-        master: &Master<'_>,
-        sides: &Sides,
-        (sources, proof): (&Sources, &Proof),
-    ) -> bool {
-        let reduced = self.reduced;
-        if proof.bound > (self.incumbent.target() + reduced.window()) as f64 {
-            return false;
-        }
-        self.effort.evaluations += 1;
-        let problem = self.incumbent.problem();
-        let phantoms = master.mixed(|row, ticks| exact::phantom(reduced, problem, row, ticks));
-        let rows = sources.rows(reduced, &sides.inside);
-        let region = Region {
-            inside: &sides.inside,
-            open: &sides.open,
-            rows: &rows,
-        };
-        exact::bound(reduced, problem, region, &phantoms, &proof.prices) <= self.incumbent.ties()
+        (!self.closes(proof.bound)).then_some((sources, proof, None))
     }
 
     /// Settles the columns of which one side is proven to hold nothing better; whether anything is
@@ -335,7 +172,7 @@ impl Tree<'_, '_, '_> {
     }
 
     /// The column to split on.
-    fn choose(&self, sides: &Sides, proof: &Proof, z: Option<&[f64]>) -> usize {
+    pub(super) fn choose(&self, sides: &Sides, proof: &Proof, z: Option<&[f64]>) -> usize {
         let slope = |c: usize| proof.majorant.slope[c] as f64;
         let by_slope = || {
             let open = sides.open.iter().copied();

@@ -32,7 +32,7 @@ impl Room {
     pub(crate) fn fits(&self, reduced: &Reduced, column: usize) -> bool {
         let mut linear = reduced.linear.iter().zip(&self.used);
         let mut heaviest = reduced.heaviest.iter().zip(&self.largest);
-        linear.all(|(row, used)| row.implied || used + row.share[column] <= ROOM)
+        linear.all(|(row, used)| row.implied() || used + row.share[column] <= ROOM)
             && heaviest.all(|(row, largest)| {
                 let share = row.share[column];
                 let at = largest.partition_point(|&c| c >= share);
@@ -60,7 +60,7 @@ impl Room {
         let fits = |largest: &Vec<f64>| largest.iter().sum::<f64>() <= ROOM;
         linear
             .into_iter()
-            .all(|(row, used)| row.implied || *used <= ROOM)
+            .all(|(row, used)| row.implied() || *used <= ROOM)
             && self.largest.iter().all(fits)
     }
 

@@ -6,7 +6,7 @@
 
 use super::node::Node;
 use super::polynomial;
-use super::process::Sources;
+use super::relax::{self, Sources};
 use super::tree::Tree;
 use super::{Draft, room::Room};
 use crate::bound::lagrange::{self, Region};
@@ -84,7 +84,8 @@ pub(super) fn start(tree: &mut Tree<'_, '_, '_>) -> Start {
         }
         let settled = tree.settled_out(&free);
         let worth = (WORTH_RESTARTING * reduced.width() as f64).max(LEAST_SETTLED as f64);
-        if tree.options.fixing && settled.len() as f64 >= worth && !tree.halted() {
+        let allowed = tree.options.fixing && tree.may_narrow;
+        if allowed && settled.len() as f64 >= worth && !tree.halted() {
             let left: Vec<usize> = (0..reduced.width())
                 .filter(|c| !settled.contains(c))
                 .collect();
@@ -117,7 +118,7 @@ fn climb(tree: &mut Tree<'_, '_, '_>, reads: u64) {
 }
 
 /// Columns that use up nothing.
-fn free(reduced: &Reduced) -> Vec<usize> {
+pub(super) fn free(reduced: &Reduced) -> Vec<usize> {
     let costs = |c: usize| {
         let linear = reduced.linear.iter().map(move |row| row.share[c]);
         linear.chain(reduced.heaviest.iter().map(move |row| row.share[c]))
@@ -171,7 +172,7 @@ fn cuts(tree: &mut Tree<'_, '_, '_>, free: &[usize], bound: u64) -> u64 {
             .collect();
         let done = outcome != Outcome::Optimal || objective - low < CONVERGED * objective;
         if round % EVERY == EVERY - 1 || done {
-            bound = bound.min(super::process::proven(tree, &master, free));
+            bound = bound.min(relax::proven(tree, &master, free));
             tree.lower(bound);
             tree.round(&vertex);
         }
@@ -182,7 +183,7 @@ fn cuts(tree: &mut Tree<'_, '_, '_>, free: &[usize], bound: u64) -> u64 {
         if value > low {
             (low, inner) = (value, point);
         }
-        master.purge(super::process::pool(reduced));
+        master.purge(relax::pool(reduced));
     }
     tree.master = Some(master);
     bound

@@ -30,6 +30,11 @@ pub(super) struct Tree<'t, 'p, 'l> {
     pub(super) effort: Effort,
     /// Whether an earlier search has climbed already.
     pub(super) resumed: bool,
+    /// Whether it may end early for a fresh start with fewer columns.
+    pub(super) may_narrow: bool,
+    /// Factor on bounds before they are rounded down: more than 1 leaves room for whoever computes
+    /// them again in another way.
+    pub(super) caution: f64,
     limits: &'t mut Limits<'l>,
     /// Upper bound on everything, in value.
     bound: f64,
@@ -84,6 +89,8 @@ impl<'t, 'p, 'l> Tree<'t, 'p, 'l> {
             limits,
             climb,
             resumed,
+            may_narrow: true,
+            caution: 1.0,
             heap: BinaryHeap::new(),
             stack: Vec::new(),
             stopped: false,
@@ -91,7 +98,9 @@ impl<'t, 'p, 'l> Tree<'t, 'p, 'l> {
         }
     }
 
-    pub(super) fn run(mut self) -> End {
+    /// Searches to the end, or until a fresh start is the better way on if `may_narrow`.
+    pub(super) fn run(mut self, may_narrow: bool) -> End {
+        self.may_narrow = may_narrow;
         let mut open = None;
         match root::start(&mut self) {
             root::Start::Closed => {}
@@ -145,6 +154,11 @@ impl<'t, 'p, 'l> Tree<'t, 'p, 'l> {
         let stacked = self.stack.iter().map(|node| node.bound).max();
         let heaped = self.heap.peek().map(|node| node.bound);
         stacked.max(heaped).unwrap_or(0)
+    }
+
+    /// Whether sets with this bound, in ticks, are no better than the incumbent.
+    pub(super) fn closes(&self, bound: f64) -> bool {
+        self.reduced.ticks.floor(bound * self.caution) <= self.incumbent.target()
     }
 
     /// Notes that nothing is worth more than this many ticks.

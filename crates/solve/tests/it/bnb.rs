@@ -1,6 +1,6 @@
 //! The exact solver against the oracle, with all of its parts and with each one missing.
 
-use crate::instances::{contested, costs, select, sized, solve};
+use crate::instances::{contested, costs, select, sized, skilled, solve};
 use moe2_solve::{
     BranchAndBound, Constraint, Kind, Limits, Problem, ProblemParts, Progress, Solution, Solver,
     Status, check,
@@ -142,47 +142,6 @@ proptest! {
             }
         }
         prop_assert!(close(optimum(scaled), before));
-    }
-}
-
-/// Rows whose utilities rise with a skill and fall with a difficulty, from a small generator.
-fn skilled(experts: usize, rows: usize, seed: u64, binary: bool) -> ProblemParts {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1;
-    let mut next = move || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as f64 / f64::from(1u32 << 31)
-    };
-    let skill: Vec<f64> = (0..experts).map(|_| 3.0 * next()).collect();
-    let utility = (0..rows).map(|_| {
-        let difficulty = 4.0 * next();
-        let chances = skill.iter().map(|s| 1.0 / (1.0 + (difficulty - s).exp()));
-        let mut draw = |p: f64| {
-            if binary {
-                f64::from(u8::from(next() < p))
-            } else {
-                p * next()
-            }
-        };
-        chances.map(&mut draw).collect()
-    });
-    let utility = utility.collect();
-    let rows = ["energy", "memory"].map(|name| {
-        let cost: Vec<f64> = skill.iter().map(|s| 0.3 + s * next()).collect();
-        let limit = 0.2 * cost.iter().sum::<f64>();
-        Constraint {
-            name: name.into(),
-            limit,
-            kind: Kind::Sum { cost },
-        }
-    });
-    ProblemParts {
-        experts: (0..experts).map(|n| n.to_string()).collect(),
-        utility,
-        weights: None,
-        k: 1,
-        constraints: rows.into(),
     }
 }
 

@@ -12,6 +12,8 @@ mod file;
 #[cfg(test)]
 mod instances;
 #[cfg(test)]
+mod proof;
+#[cfg(test)]
 mod routing;
 #[cfg(test)]
 mod solvers;

@@ -52,12 +52,18 @@ pub struct Plan {
     pub solution: Solution,
     /// Columns that are active although the answer leaves them out.
     pub spares: Vec<usize>,
+    /// Cases of the verified proof that no set is better, if there is one.
+    pub proof: Option<usize>,
     /// How long the solver took.
     pub took: Seconds,
 }
 
 impl Plan {
-    fn new(request: PlanRequest, solution: Solution, took: Seconds) -> Self {
+    fn new(
+        request: PlanRequest,
+        solution: Solution,
+        (proof, took): (Option<usize>, Seconds),
+    ) -> Self {
         let spares = match solution.status {
             Status::Infeasible(_) => Vec::new(),
             _ => spares(&request.problem, &solution.selected),
@@ -66,6 +72,7 @@ impl Plan {
             request,
             solution,
             spares,
+            proof,
             took,
         }
     }
@@ -140,11 +147,16 @@ impl Engine {
         }
     }
 
-    pub(super) fn planned(&mut self, request: PlanRequest, solution: Solution, took: Seconds) {
+    pub(super) fn planned(
+        &mut self,
+        request: PlanRequest,
+        solution: Solution,
+        (proof, took): (Option<usize>, Seconds),
+    ) {
         if request.generation != self.generation {
             return;
         }
-        let plan = Plan::new(request, solution, took);
+        let plan = Plan::new(request, solution, (proof, took));
         let active = plan.active();
         self.event(Event::Planned {
             selected: active.as_ref().map_or(0, BTreeSet::len),

@@ -23,6 +23,8 @@ pub struct PlanView {
     pub solver: String,
     /// Subproblems it looked at.
     pub nodes: u64,
+    /// Cases of the proof that no set is worth more, which was verified; `None` if there is none.
+    pub proof: Option<usize>,
     /// How long it took.
     pub took: Seconds,
     /// How many experts answer one query.
@@ -113,6 +115,7 @@ impl Plan {
             gap: solution.gap(),
             solver: solution.solver.to_owned(),
             nodes: solution.nodes,
+            proof: self.proof,
             took: self.took,
             experts_per_query: problem.k(),
             prompts: problem.row_count(),
