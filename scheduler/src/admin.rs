@@ -13,13 +13,14 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use moe2_engine::coordinator::{FleetView, NodeState};
 use moe2_metrics::Metrics;
-use moe2_model::NodeId;
+use moe2_model::{ExpertId, ExpertState, NodeId};
 use moe2_net::{JoinToken, constant_time_eq, hash_secret};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::handle::EngineHandle;
+use crate::handle::{EngineHandle, Planning};
 use crate::http::{ApiError, bearer};
 use crate::join::Registrar;
 use crate::state;
@@ -83,10 +84,13 @@ async fn plan(
         Ok(Query(query)) => query,
         Err(error) => return ApiError::bad_request(None, error.body_text()).into_response(),
     };
-    let Some(plan) = admin.engine.plan() else {
+    let Planning { plan, generation } = admin.engine.planning();
+    let Some(plan) = plan else {
         return no_plan().into_response();
     };
     let mut view = plan.view();
+    view.superseded = generation != view.generation;
+    view.active = active(&admin.engine.fleet());
     if query.explain && view.infeasible.is_none() {
         let began = Instant::now();
         let mut stop = move || began.elapsed() > EXPLAIN_TIME;
@@ -105,7 +109,7 @@ async fn plan(
 
 /// The selection problem of the last plan as a file for `moe2 solve`.
 async fn plan_instance(State(admin): State<Admin>) -> Response {
-    let Some(plan) = admin.engine.plan() else {
+    let Some(plan) = admin.engine.planning().plan else {
         return no_plan().into_response();
     };
     let mut headers = HeaderMap::new();
@@ -114,8 +118,21 @@ async fn plan_instance(State(admin): State<Admin>) -> Response {
     (headers, moe2_solve::write_instance(&plan.request.problem)).into_response()
 }
 
+/// Experts that get queries.
+fn active(fleet: &FleetView) -> Vec<ExpertId> {
+    let experts = fleet
+        .nodes
+        .iter()
+        .filter(|node| node.state != NodeState::Gone);
+    experts
+        .flat_map(|node| &node.experts)
+        .filter(|expert| expert.selected && expert.state == ExpertState::Ready)
+        .map(|expert| expert.id.clone())
+        .collect()
+}
+
 fn no_plan() -> ApiError {
-    let message = "there is no plan yet: no expert has been ready";
+    let message = "there is no plan: no expert is ready";
     ApiError::invalid(StatusCode::NOT_FOUND, message)
 }
 

@@ -65,7 +65,8 @@ pub(crate) struct ConfigPrices {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Plan {
-    /// How many experts answer one query at most when the set is chosen; 1 if absent.
+    /// How many experts answer one query at most. If absent, the set is chosen for one, and a request
+    /// may ask for more unless `prompt_joules` is set.
     pub(crate) experts_per_query: Option<u8>,
     /// Most experts that are active.
     pub(crate) max_experts: Option<u16>,
@@ -175,6 +176,21 @@ impl Config {
                 ));
             }
         }
+        for (what, twice) in twice(&config.tenant) {
+            wrong.push(format!(
+                "two tenants have the {what} {twice}: each needs its own"
+            ));
+        }
+        if config.limits.output_tokens == 0 {
+            wrong.push("limits.output_tokens: at least 1".to_owned());
+        }
+        if let Some(advertise) = &config.advertise
+            && !is_host_and_port(advertise)
+        {
+            wrong.push(format!(
+                "advertise: {advertise:?} is not host:port, as agents dial it"
+            ));
+        }
         if config.limits.body_bytes > 1 << 20 {
             wrong.push("limits.body_bytes: at most 1048576, what fits a frame".to_owned());
         }
@@ -219,7 +235,7 @@ impl Config {
             delay: tenant.delay_seconds.clone(),
         });
         PlanLimits {
-            experts_per_query: usize::from(self.plan.experts_per_query.unwrap_or(1)),
+            experts_per_query: self.plan.experts_per_query.map(usize::from),
             experts: self.plan.max_experts.map(usize::from),
             standing: self.plan.standing_watts,
             energy: self.plan.prompt_joules,
@@ -227,6 +243,28 @@ impl Config {
             tenants: tenants.collect(),
         }
     }
+}
+
+/// Names and keys that more than one tenant has.
+fn twice(tenants: &[Tenant]) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    for (at, tenant) in tenants.iter().enumerate() {
+        let before = &tenants[..at];
+        if before.iter().any(|t| t.name == tenant.name) {
+            found.push(("name", tenant.name.to_string()));
+        }
+        let key = tenant.key_sha256.to_lowercase();
+        if before.iter().any(|t| t.key_sha256.to_lowercase() == key) {
+            found.push(("key_sha256", key));
+        }
+    }
+    found
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
+    })
 }
 
 impl Tenant {
@@ -256,7 +294,7 @@ mod tests {
         );
         let plan = Config::parse(&text).expect("sound").engine().plan;
         assert_eq!(plan.standing, Some(Watts::saturating(60.0)));
-        assert_eq!((plan.experts, plan.experts_per_query), (Some(4), 1));
+        assert_eq!((plan.experts, plan.experts_per_query), (Some(4), None));
         assert_eq!(plan.delay[&Topic::Code], Seconds::saturating(20.0));
         assert_eq!(
             plan.tenants[0].delay[&Topic::Chat],
@@ -264,12 +302,26 @@ mod tests {
         );
         for (bad, names) in [
             ("[plan]\nmax_experts = 0", "max_experts"),
+            ("[limits]\noutput_tokens = 0", "output_tokens"),
+            ("advertise = \"somewhere\"", "host:port"),
             ("[plan]\nstanding_watts = -1", "quantity"),
             ("[plan.delay_seconds]\npoetry = 1", "poetry"),
         ] {
             let error = format!("{:#}", Config::parse(bad).expect_err("bad"));
             assert!(error.contains(names), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn two_tenants_share_neither_name_nor_key() {
+        let tenant = |name: &str, digit: &str| {
+            let hash = digit.repeat(64);
+            format!("[[tenant]]\nname = \"{name}\"\nkey_sha256 = \"{hash}\"\n")
+        };
+        let refused = |text: String| Config::parse(&text).expect_err("twice").to_string();
+        assert!(refused(tenant("a", "1") + &tenant("a", "2")).contains("name a"));
+        assert!(refused(tenant("a", "c") + &tenant("b", "C")).contains("key_sha256 ccc"));
+        assert!(Config::parse(&(tenant("a", "1") + &tenant("b", "2"))).is_ok());
     }
 
     #[test]

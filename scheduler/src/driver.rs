@@ -6,25 +6,23 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use moe2_engine::coordinator::{Engine, FleetView, Input, Output, Plan, PlanRequest, Reply};
+use moe2_engine::coordinator::{Engine, FleetView, Input, Output, PlanRequest, Reply};
 use moe2_metrics::Metrics;
-use moe2_model::{DispatchId, Event, QueryId, Seconds, SessionId, Time};
-use moe2_solve::{Limits, check, prove, solver, verify};
+use moe2_model::{DispatchId, Event, QueryId, SessionId, Time};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until};
 
-use crate::handle::{Command, EngineHandle};
+use crate::handle::{Command, EngineHandle, Planning};
 use crate::peer::AgentPeer;
+use crate::planner;
 
 /// Snapshots of the fleet are at most this old while anything happens.
 const VIEW_EVERY: Duration = Duration::from_millis(50);
 /// Commands waiting for the engine; senders wait when it is full, so memory stays bounded.
 const COMMANDS: usize = 4_096;
-/// Longest the solver may search; what it has then is used with its true bound.
-const PLAN_TIME: Duration = Duration::from_secs(10);
-
 /// Between the last words to an agent and closing its connection.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -37,9 +35,10 @@ struct Driver {
     replies: HashMap<QueryId, mpsc::UnboundedSender<Reply>>,
     agents: HashMap<SessionId, AgentPeer>,
     cancels: HashMap<DispatchId, oneshot::Sender<()>>,
-    planning: bool,
-    /// The plan in force.
-    publish_plan: watch::Sender<Option<Arc<Plan>>>,
+    /// What stops the proof of the plan being made, while one is.
+    planning: Option<Arc<AtomicBool>>,
+    /// The plan in force, and the number of the newest problem.
+    publish_plan: watch::Sender<Planning>,
     /// The newest plan that was asked for while another was being solved.
     next_plan: Option<PlanRequest>,
     /// When the query being submitted was parsed, until its first dispatch has taken it.
@@ -53,7 +52,7 @@ pub(crate) fn spawn(
 ) -> (EngineHandle, tokio::task::JoinHandle<()>) {
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (publish, view) = watch::channel(Arc::new(FleetView::default()));
-    let (publish_plan, plan) = watch::channel(None);
+    let (publish_plan, plan) = watch::channel(Planning::default());
     let handle = EngineHandle::new(commands, view, plan);
     let driver = Driver {
         engine,
@@ -63,7 +62,7 @@ pub(crate) fn spawn(
         replies: HashMap::new(),
         agents: HashMap::new(),
         cancels: HashMap::new(),
-        planning: false,
+        planning: None,
         publish_plan,
         next_plan: None,
         parsed: None,
@@ -110,7 +109,7 @@ impl Driver {
                 return;
             }
             Command::PlannerFree => {
-                self.planning = false;
+                self.planning = None;
                 if let Some(request) = self.next_plan.take() {
                     self.plan(request);
                 }
@@ -127,17 +126,32 @@ impl Driver {
             }
             Command::Input(input) => {
                 self.forget(&input);
-                let planned = matches!(input, Input::Planned { .. });
                 self.engine.handle(now, input);
-                if planned {
-                    self.publish_plan.send_replace(self.engine.plan().cloned());
-                }
             }
         }
+        self.publish_plan();
         while let Some(output) = self.engine.poll_output() {
             self.put(output);
         }
         self.parsed = None;
+    }
+
+    fn publish_plan(&self) {
+        let now = Planning {
+            plan: self.engine.plan().cloned(),
+            generation: self.engine.plan_generation(),
+        };
+        self.publish_plan.send_if_modified(|before| {
+            let same = before.generation == now.generation
+                && match (&before.plan, &now.plan) {
+                    (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                    (a, b) => a.is_none() == b.is_none(),
+                };
+            if !same {
+                *before = now;
+            }
+            !same
+        });
     }
 
     /// Drops what the driver keeps for things that an input ends.
@@ -219,25 +233,17 @@ impl Driver {
         });
     }
 
-    /// Solves on a blocking thread; the answer is checked before the engine sees it.
-    /// One at a time; of those that pile up only the newest is worth solving.
+    /// Solves one problem at a time; of those that pile up only the newest is worth solving.
     fn plan(&mut self, request: PlanRequest) {
-        if self.planning {
+        if let Some(newer) = &self.planning {
+            // The set may still be of use, a proof that it was the best is not.
+            newer.store(true, Ordering::Relaxed);
             self.next_plan = Some(request);
             return;
         }
-        self.planning = true;
-        let engine = self.handle.clone();
-        tokio::spawn(async move {
-            match tokio::task::spawn_blocking(move || solve(request)).await {
-                Ok(Ok(planned)) => {
-                    let _ = engine.input(planned).await;
-                }
-                Ok(Err(reason)) => tracing::error!(reason, "the planner's answer was not usable"),
-                Err(error) => tracing::error!(%error, "the planner's thread failed"),
-            }
-            engine.planner_free().await;
-        });
+        let newer = Arc::new(AtomicBool::new(false));
+        self.planning = Some(newer.clone());
+        tokio::spawn(planner::plan(request, newer, self.handle.clone()));
     }
 
     fn event(&self, event: &Event) {
@@ -262,15 +268,22 @@ impl Driver {
                     "no active set keeps the limits of [plan]; the old one stays"
                 );
             }
+            Event::PlanFailed { reason } => {
+                tracing::error!(reason, "planning failed; the old active set stays");
+            }
             Event::Planned {
                 selected,
                 offered,
                 objective,
                 bound,
                 took,
+                unserved,
                 ..
             } => {
                 let seconds = took.get();
+                for tenant in unserved {
+                    tracing::warn!(%tenant, "no expert keeps this tenant's budgets");
+                }
                 tracing::info!(
                     selected,
                     offered,
@@ -292,28 +305,4 @@ impl Driver {
     fn instant(&self, time: Time) -> Instant {
         self.zero + Duration::from_micros(time.as_micros())
     }
-}
-
-/// Solves a selection problem within [`PLAN_TIME`], judges the answer and, while there is time, has its
-/// optimality proven and the proof verified.
-fn solve(request: PlanRequest) -> Result<Input, String> {
-    let started = Instant::now();
-    let mut stop = |_: &moe2_solve::Progress| started.elapsed() > PLAN_TIME;
-    let mut limits = Limits::default().with_stop(&mut stop);
-    let solution = solver("auto")
-        .map_err(|e| e.to_string())?
-        .solve(&request.problem, &mut limits)
-        .map_err(|e| e.to_string())?;
-    let took = Seconds::saturating(started.elapsed().as_secs_f64());
-    check(&request.problem, &solution).map_err(|e| e.to_string())?;
-    let proof = prove(&request.problem, &solution, &mut limits);
-    if let Some(proof) = &proof {
-        verify(&request.problem, proof).map_err(|e| e.to_string())?;
-    }
-    Ok(Input::Planned {
-        request: Box::new(request),
-        solution: Box::new(solution),
-        proof: proof.map(|proof| proof.cases.len()),
-        took,
-    })
 }

@@ -49,14 +49,23 @@ pub(crate) struct EngineHandle {
     commands: mpsc::Sender<Command>,
     next: Arc<AtomicU64>,
     view: watch::Receiver<Arc<FleetView>>,
-    plan: watch::Receiver<Option<Arc<Plan>>>,
+    plan: watch::Receiver<Planning>,
+}
+
+/// What the planner has and what it works on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Planning {
+    /// The last plan; none while no expert is ready.
+    pub(crate) plan: Option<Arc<Plan>>,
+    /// Number of the newest problem.
+    pub(crate) generation: u64,
 }
 
 impl EngineHandle {
     pub(crate) fn new(
         commands: mpsc::Sender<Command>,
         view: watch::Receiver<Arc<FleetView>>,
-        plan: watch::Receiver<Option<Arc<Plan>>>,
+        plan: watch::Receiver<Planning>,
     ) -> Self {
         Self {
             commands,
@@ -117,8 +126,8 @@ impl EngineHandle {
         self.view.borrow().clone()
     }
 
-    /// The last plan; none until the first expert was ready.
-    pub(crate) fn plan(&self) -> Option<Arc<Plan>> {
+    /// Where planning stands.
+    pub(crate) fn planning(&self) -> Planning {
         self.plan.borrow().clone()
     }
 }

@@ -11,6 +11,7 @@ mod handle;
 mod http;
 mod join;
 mod peer;
+mod planner;
 mod state;
 mod store;
 

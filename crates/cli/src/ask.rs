@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         body["structured_outputs"] = json!({"choice": args.choices});
     }
     if args.json {
-        out::data(&client.post("/v1/chat/completions", &body)?.to_string());
+        out::json(&client.post("/v1/chat/completions", &body)?)?;
         return Ok(());
     }
     body["stream"] = json!(true);

@@ -20,7 +20,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let client = args.place.client(Credential::Admin)?;
     let fleet = client.get("/admin/v1/fleet")?;
     if args.json {
-        out::data(&fleet.to_string());
+        out::json(&fleet)?;
         return Ok(());
     }
     let fleet: FleetView = serde_json::from_value(fleet)?;

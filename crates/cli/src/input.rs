@@ -7,12 +7,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use anyhow::Context;
-
 use crate::BadInput;
-
-/// First bytes of a zstd frame (RFC 8878, section 3.1.1).
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+use crate::zstd::{Decompressed, MAGIC};
 
 /// Reads a file, or standard input for `-`, with `parse`; its refusal becomes bad input that names the
 /// file.
@@ -29,20 +25,16 @@ pub(crate) fn read<T, E: std::error::Error>(
     } else {
         path.display().to_string()
     };
+    let unreadable = |e: std::io::Error| BadInput(format!("cannot read {name}: {e}"));
     let raw: Box<dyn Read> = if stdin {
         Box::new(std::io::stdin().lock())
     } else {
-        let opened = File::open(path).map_err(|e| BadInput(format!("cannot read {name}: {e}")))?;
-        Box::new(opened)
+        Box::new(File::open(path).map_err(unreadable)?)
     };
     let mut buffered = BufReader::with_capacity(1 << 16, raw);
-    let start = buffered
-        .fill_buf()
-        .with_context(|| format!("cannot read {name}"))?;
-    let text: Box<dyn Read> = if start.starts_with(&ZSTD_MAGIC) {
-        let decoder = ruzstd::decoding::StreamingDecoder::new(buffered)
-            .map_err(|e| BadInput(format!("{name}: not a sound zstd file: {e}")))?;
-        Box::new(decoder)
+    let start = buffered.fill_buf().map_err(unreadable)?;
+    let text: Box<dyn Read> = if start.starts_with(&MAGIC) {
+        Box::new(Decompressed::new(buffered).map_err(unreadable)?)
     } else {
         Box::new(buffered)
     };

@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         &json!({"node": node, "ttl_seconds": ttl.as_secs()}),
     )?;
     if *json {
-        out::data(&made.to_string());
+        out::json(&made)?;
         return Ok(());
     }
     let token = made["token"]

@@ -24,6 +24,7 @@ mod solve;
 mod table;
 mod up;
 mod verify;
+mod zstd;
 
 use std::process::ExitCode;
 
@@ -129,7 +130,13 @@ fn main() -> ExitCode {
         }
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => match out::lost() {
+            Some(why) => {
+                out::note(&format!("moe2: the output is not complete: {why}"));
+                ExitCode::from(1)
+            }
+            None => ExitCode::SUCCESS,
+        },
         Err(error) => {
             out::note(&format!("moe2: {error:#}"));
             ExitCode::from(exit_code(&error))

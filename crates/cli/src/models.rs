@@ -45,10 +45,7 @@ enum Command {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (manifest, cache) = (Manifest::embedded(), Cache::default_dir()?);
     match &args.command {
-        Command::List { json } => {
-            list(&manifest, &cache, *json);
-            Ok(())
-        }
+        Command::List { json } => list(&manifest, &cache, *json),
         Command::Pull {
             ids,
             all,
@@ -110,7 +107,7 @@ pub(crate) fn fetch(
     Ok(())
 }
 
-fn list(manifest: &Manifest, cache: &Cache, as_json: bool) {
+fn list(manifest: &Manifest, cache: &Cache, as_json: bool) -> anyhow::Result<()> {
     let state = |spec: &ModelSpec| match cache.status(spec) {
         Status::Present => "present".to_owned(),
         Status::Unverified => "not verified yet".to_owned(),
@@ -133,8 +130,7 @@ fn list(manifest: &Manifest, cache: &Cache, as_json: bool) {
                     "strengths": m.strengths, "state": state(m), "path": cache.path_of(m)})
             })
             .collect();
-        out::data(&json!({"models": all}).to_string());
-        return;
+        return out::json(&json!({"models": all}));
     }
     let mut table = Table::new(&["MODEL", "PARAMETERS", "QUANT", "SIZE", "STATE", "GOOD AT"]);
     for m in manifest.models() {
@@ -148,4 +144,5 @@ fn list(manifest: &Manifest, cache: &Cache, as_json: bool) {
         ]);
     }
     out::data(&table.to_string());
+    Ok(())
 }

@@ -1,11 +1,13 @@
 //! `moe2 plan`: the active set, its certificate, and what would change it.
 
-use moe2_engine::coordinator::{AdmissionView, PlanView, PlannedExpert};
-use moe2_solve::number;
+use anyhow::bail;
+use moe2_engine::coordinator::{PlanView, PlannedExpert};
+use moe2_model::TenantId;
+use moe2_solve::{AdmissionRecord, number};
 
 use crate::client::{Credential, Where};
-use crate::out;
 use crate::table::{Table, shorten};
+use crate::{Infeasible, out, solve};
 
 /// Widest name and reason shown.
 const NAME: usize = 48;
@@ -33,7 +35,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let client = args.place.client(Credential::Admin)?;
     if args.instance {
         let instance = client.get("/admin/v1/plan/instance")?;
-        out::data(&instance.to_string());
+        out::json(&instance)?;
         return Ok(());
     }
     let path = if args.explain {
@@ -43,17 +45,41 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let plan = client.get(path)?;
     if args.json {
-        out::data(&plan.to_string());
-        return Ok(());
+        out::json(&plan)?;
+        return infeasible(&serde_json::from_value(plan)?);
     }
-    out::data(&render(&serde_json::from_value(plan)?, args.explain));
-    Ok(())
+    let plan: PlanView = serde_json::from_value(plan)?;
+    out::data(&render(&plan, args.explain));
+    infeasible(&plan)
+}
+
+/// A plan that no set keeps is exit code 3, as it is for `moe2 solve`.
+fn infeasible(plan: &PlanView) -> anyhow::Result<()> {
+    match &plan.infeasible {
+        Some(reason) => bail!(Infeasible(reason.clone())),
+        None => Ok(()),
+    }
 }
 
 fn render(plan: &PlanView, explain: bool) -> String {
     let mut parts = vec![certificate(plan)];
+    if plan.superseded {
+        parts.push("The fleet has changed since: a newer problem is being solved.".to_owned());
+    }
+    if !plan.unserved.is_empty() {
+        let who: Vec<&str> = plan.unserved.iter().map(TenantId::as_str).collect();
+        parts.push(format!(
+            "No expert keeps the budgets of {}: their queries are refused.",
+            who.join(", ")
+        ));
+    }
     if let Some(reason) = &plan.infeasible {
-        parts.push(format!("{reason}\nThe set from before stays active."));
+        let active: Vec<String> = plan.active.iter().map(ToString::to_string).collect();
+        parts.push(if active.is_empty() {
+            format!("{reason}\nNo expert is active.")
+        } else {
+            format!("{reason}\nStill active from before: {}", active.join(", "))
+        });
         return parts.join("\n\n");
     }
     parts.push(experts(&plan.experts));
@@ -130,35 +156,19 @@ fn constraints(plan: &PlanView) -> String {
     table.to_string()
 }
 
-fn admissions(admissions: &[AdmissionView]) -> String {
+fn admissions(admissions: &[AdmissionRecord]) -> String {
     if admissions.is_empty() {
         return "No dropped expert would change anything: each is dominated or adds nothing."
             .to_owned();
     }
-    let mut table = Table::new(&["TO ADMIT", "HAVING IT COSTS", "OR RAISE", "FROM", "TO"]);
-    for admission in admissions {
-        let cost = admission
-            .cost
-            .map_or("does not fit".to_owned(), |c| format!("{c:.4}"));
-        let raise = admission.raise.as_ref();
-        table.row([
-            shorten(&admission.expert.to_string(), NAME),
-            cost,
-            raise.map_or("no single limit".to_owned(), |r| {
-                shorten(&r.constraint, NAME)
-            }),
-            raise.map_or(String::new(), |r| number(r.from)),
-            raise.map_or(String::new(), |r| number(r.to)),
-        ]);
-    }
-    table.to_string()
+    solve::admissions(admissions)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moe2_engine::coordinator::Limit;
     use moe2_model::Seconds;
+    use moe2_solve::RaiseRecord;
 
     #[test]
     fn a_plan_reads_as_a_certificate_with_reasons_and_ways_in() {
@@ -184,19 +194,23 @@ mod tests {
             prompts: 4,
             asked: 0,
             infeasible: None,
+            superseded: false,
+            active: Vec::new(),
+            unserved: Vec::new(),
             experts: vec![
                 expert("big@b", false, Some("too large alone: standing_w 9 > 5")),
                 expert("small@a", true, None),
             ],
             constraints: vec![],
-            admissions: vec![AdmissionView {
-                expert: "big@b".parse().expect("a valid id"),
+            admissions: vec![AdmissionRecord {
+                expert: "big@b".to_owned(),
                 cost: None,
-                raise: Some(Limit {
+                raise: Some(RaiseRecord {
                     constraint: "standing_w".to_owned(),
                     from: 5.0,
                     to: 9.004,
                 }),
+                unfinished: false,
             }],
         };
         let text = render(&plan, true);
@@ -210,7 +224,7 @@ mod tests {
         };
         assert!(at("small@a") < at("big@b"), "the chosen come first: {text}");
         assert!(
-            text.contains("does not fit     standing_w  5     9.004"),
+            text.contains("does not fit     standing_w  9.004  5"),
             "{text}"
         );
     }

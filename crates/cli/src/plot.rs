@@ -4,6 +4,9 @@
 const WIDTH: usize = 56;
 const HEIGHT: usize = 8;
 
+/// Left end of the time axis at the earliest, in seconds.
+const SOONEST: f64 = 1e-6;
+
 /// Relative movement below which there is nothing to see.
 const VISIBLE: f64 = 1e-6;
 
@@ -32,7 +35,9 @@ pub(crate) fn plot(moments: &[Moment]) -> Option<String> {
         let part = ((high - value) / (high - low).max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
         (part * (HEIGHT - 1) as f64).round() as usize
     };
-    let began = first.seconds.max(1e-4);
+    let began = first
+        .seconds
+        .clamp(SOONEST, (last.seconds / 2.0).max(SOONEST));
     let span = (last.seconds / began).max(1.0 + 1e-9).ln();
     let columns = (0..WIDTH).map(|column| {
         let part = column as f64 / (WIDTH - 1) as f64;
@@ -59,12 +64,21 @@ pub(crate) fn plot(moments: &[Moment]) -> Option<String> {
         lines.push(format!("{label:>10} │{}", line.trim_end()));
     }
     lines.push(format!("{:>10} └{}", "", "─".repeat(WIDTH)));
-    let end = format!("{:.3} s", last.seconds);
-    let start = format!("{:.4} s", began);
+    let end = seconds(last.seconds);
+    let start = seconds(began);
     let gap = WIDTH.saturating_sub(start.chars().count() + end.chars().count());
     lines.push(format!("{:>11} {start}{}{end}", "", " ".repeat(gap)));
-    lines.push(format!("{:>11} ▔ bound   ▁ best set", ""));
+    lines.push(format!("{:>11} ▔ bound   ▁ best set   = both", ""));
     Some(lines.join("\n"))
+}
+
+/// A time in a unit that leaves it at least one digit.
+fn seconds(value: f64) -> String {
+    match value {
+        s if s >= 1.0 => format!("{s:.2} s"),
+        s if s >= 1e-3 => format!("{:.1} ms", s * 1e3),
+        s => format!("{:.0} µs", s * 1e6),
+    }
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     if args.json {
         let result = RoutingResultFile::new(&problem, &solution, seconds);
-        out::data(&serde_json::to_string(&result)?);
+        out::json(&result)?;
     } else if !matches!(solution.status, RoutingStatus::Infeasible(_)) {
         out::data(&render(&problem, &solution, seconds));
     }

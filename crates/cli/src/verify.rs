@@ -3,21 +3,21 @@
 //! No solver runs. The proof is a list of cases, each closed by multipliers that anyone can evaluate;
 //! docs/solver.md says how.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use moe2_solve::{parse_instance, parse_proof, verify};
 use serde_json::json;
 
-use crate::{input, out};
+use crate::{BadInput, input, out};
 
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  moe2 solve instance.json --proof proof.json\n  moe2 verify instance.json proof.json\n\nExit codes: 0 the proof holds, 1 it does not, 2 a file is not acceptable."
 )]
 pub(crate) struct Args {
-    /// The instance, `moe2-selection/1`, plain or zstd.
+    /// The instance, `moe2-selection/1`, plain or zstd; `-` for standard input.
     instance: PathBuf,
     /// The proof, `moe2-proof/1`, plain or zstd; `-` for standard input.
     proof: PathBuf,
@@ -27,6 +27,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.instance == args.proof && args.proof == Path::new("-") {
+        bail!(BadInput(
+            "only one of the two can come from standard input: give the other as a file".to_owned()
+        ));
+    }
     let problem = input::read(&args.instance, parse_instance)?;
     let proof = input::read(&args.proof, parse_proof)?;
     let began = Instant::now();
@@ -35,7 +40,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.json {
         let verified = json!({"verified": true, "objective": proof.objective,
             "selected": proof.selected, "cases": proof.cases.len(), "seconds": seconds});
-        out::data(&verified.to_string());
+        out::json(&verified)?;
     } else {
         out::data(&format!(
             "verified: no set is worth more than {:.6}, that of {}; {} cases in {seconds:.4} s",

@@ -20,6 +20,8 @@ pub struct Residuals {
     ratios: Vec<f64>,
     /// Where the next ratio goes once the window is full.
     oldest: usize,
+    /// Kept, because a forecast asks for it far more often than an outcome changes it.
+    factor_95: Option<f64>,
 }
 
 impl Residuals {
@@ -36,16 +38,16 @@ impl Residuals {
             self.ratios[self.oldest] = ratio;
             self.oldest = (self.oldest + 1) % WINDOW;
         }
+        if self.ratios.len() >= ENOUGH {
+            self.factor_95 = conformal_quantile(&self.ratios, 0.95);
+        }
     }
 
     /// The factor on a forecast that the next outcome stays under 95 times in 100; `None` until
     /// enough outcomes were seen.
     #[must_use]
-    pub fn factor_95(&self) -> Option<f64> {
-        if self.ratios.len() < ENOUGH {
-            return None;
-        }
-        conformal_quantile(&self.ratios, 0.95)
+    pub const fn factor_95(&self) -> Option<f64> {
+        self.factor_95
     }
 }
 

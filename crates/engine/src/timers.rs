@@ -45,14 +45,14 @@ impl<K: Ord + Copy> Timers<K> {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// Takes one key whose deadline is not after `now`.
-    pub(crate) fn pop_due(&mut self, now: Time) -> Option<K> {
+    /// Takes one key whose deadline is not after `now`, with that deadline.
+    pub(crate) fn pop_due(&mut self, now: Time) -> Option<(Time, K)> {
         let (at, key) = *self.by_time.first()?;
         if at > now {
             return None;
         }
         self.disarm(key);
-        Some(key)
+        Some((at, key))
     }
 }
 
@@ -67,9 +67,15 @@ mod tests {
         timers.arm('b', Time::from_micros(7));
         timers.arm('a', Time::from_micros(9));
         assert_eq!(timers.next(), Some(Time::from_micros(7)));
-        assert_eq!(timers.pop_due(Time::from_micros(8)), Some('b'));
+        assert_eq!(
+            timers.pop_due(Time::from_micros(8)),
+            Some((Time::from_micros(7), 'b'))
+        );
         assert_eq!(timers.pop_due(Time::from_micros(8)), None);
-        assert_eq!(timers.pop_due(Time::from_micros(9)), Some('a'));
+        assert_eq!(
+            timers.pop_due(Time::from_micros(9)),
+            Some((Time::from_micros(9), 'a'))
+        );
         assert_eq!(timers.next(), None);
     }
 }

@@ -215,7 +215,9 @@ impl Metrics {
             Event::NodeLost { node, .. } => {
                 self.nodes_lost.with_label_values(&[node.as_str()]).inc();
             }
-            planned @ Event::Planned { .. } => self.plans.fold(planned),
+            planning @ (Event::Planned { .. }
+            | Event::PlanFailed { .. }
+            | Event::ActiveSet { .. }) => self.plans.fold(planning),
         }
     }
 
@@ -281,13 +283,22 @@ mod tests {
             bound: objective,
             took: Seconds::saturating(0.001),
             infeasible: infeasible.map(str::to_owned),
+            unserved: Vec::new(),
         };
         metrics.fold(&planned(None, 0.75));
         metrics.fold(&planned(Some("no expert fits"), 0.0));
+        metrics.fold(&Event::PlanFailed {
+            reason: "too many experts".to_owned(),
+        });
+        metrics.fold(&Event::ActiveSet {
+            selected: 2,
+            offered: 3,
+        });
         let text = metrics.encode().expect("encodes");
         for line in [
             "moe2_plans_total{outcome=\"applied\"} 1",
             "moe2_plans_total{outcome=\"infeasible\"} 1",
+            "moe2_plans_total{outcome=\"failed\"} 1",
             "moe2_plan_objective 0.75",
             "moe2_selected_experts 2",
             "moe2_plan_duration_seconds_count 2",

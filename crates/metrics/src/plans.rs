@@ -24,7 +24,7 @@ impl Plans {
         Ok(Self {
             plans: counts(
                 "moe2_plans_total",
-                "Active sets planned, by whether the limits could be kept.",
+                "Active sets planned, by outcome: applied, infeasible or failed.",
                 &["outcome"],
             )?,
             selected: IntGauge::new("moe2_selected_experts", "Experts in the active set.")?,
@@ -53,31 +53,33 @@ impl Plans {
         registry.register(Box::new(self.seconds.clone()))
     }
 
-    /// Takes note of a plan; other events are none.
+    /// Takes note of what the planner does; other events are none of it.
     pub(crate) fn fold(&self, event: &Event) {
-        let Event::Planned {
-            selected,
-            offered,
-            objective,
-            bound,
-            took,
-            infeasible,
-        } = event
-        else {
-            return;
-        };
-        self.seconds.observe(took.get());
-        self.offered
-            .set(i64::try_from(*offered).unwrap_or(i64::MAX));
-        if infeasible.is_some() {
-            // The set from before stays, and so do its figures.
-            self.plans.with_label_values(&["infeasible"]).inc();
-            return;
+        match event {
+            Event::Planned {
+                objective,
+                bound,
+                took,
+                infeasible,
+                ..
+            } => {
+                self.seconds.observe(took.get());
+                if infeasible.is_some() {
+                    // The set from before stays, and so do its figures.
+                    self.plans.with_label_values(&["infeasible"]).inc();
+                    return;
+                }
+                self.plans.with_label_values(&["applied"]).inc();
+                self.objective.set(*objective);
+                self.bound.set(*bound);
+            }
+            Event::PlanFailed { .. } => self.plans.with_label_values(&["failed"]).inc(),
+            Event::ActiveSet { selected, offered } => {
+                let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+                self.selected.set(count(*selected));
+                self.offered.set(count(*offered));
+            }
+            _ => {}
         }
-        self.plans.with_label_values(&["applied"]).inc();
-        self.selected
-            .set(i64::try_from(*selected).unwrap_or(i64::MAX));
-        self.objective.set(*objective);
-        self.bound.set(*bound);
     }
 }

@@ -121,5 +121,19 @@ pub enum Event {
         took: Seconds,
         /// Why no set keeps the limits, if none does; the set from before stays.
         infeasible: Option<String>,
+        /// Tenants whose budgets no expert keeps on any prompt.
+        unserved: Vec<TenantId>,
+    },
+    /// A problem could not be made or solved; the set from before stays.
+    PlanFailed {
+        /// Why, for people.
+        reason: String,
+    },
+    /// The active set is another one, planned or for the time until it is.
+    ActiveSet {
+        /// Experts in it.
+        selected: usize,
+        /// Experts to choose from.
+        offered: usize,
     },
 }

@@ -254,7 +254,6 @@ impl<'a> World<'a> {
                     self.tell_coordinator(Input::Planned {
                         request,
                         solution,
-                        proof: None,
                         took,
                     });
                 }
@@ -290,7 +289,11 @@ impl<'a> World<'a> {
             Input::AgentLost { session, .. } => self.judge.session_ended(*session),
             Input::WorkLost { dispatch, .. } => self.judge.stream_lost(*dispatch),
             Input::Work { dispatch, frame } => self.judge.framed(*dispatch, frame),
-            Input::Agent { .. } | Input::Planned { .. } | Input::Tick => {}
+            Input::Agent { .. }
+            | Input::Planned { .. }
+            | Input::Proven { .. }
+            | Input::PlanFailed { .. }
+            | Input::Tick => {}
         }
         if let Some(input) = self.mutate(input) {
             self.coordinator.handle(self.now, input);

@@ -263,17 +263,34 @@ fn close(a: f64, b: f64) -> bool {
     (a - b).abs() <= VALUE_SLACK * a.abs().max(b.abs())
 }
 
-/// Neumaier's compensated sum.
-fn exact_sum(values: impl Iterator<Item = f64>) -> f64 {
-    let (mut sum, mut lost) = (0.0f64, 0.0);
-    for value in values {
-        let next = sum + value;
-        lost += if sum.abs() >= value.abs() {
-            (sum - next) + value
+/// Neumaier's compensated sum, which also knows how large its terms were.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sum {
+    sum: f64,
+    lost: f64,
+    /// Sum of absolute terms.
+    pub(crate) size: f64,
+}
+
+impl Sum {
+    pub(crate) fn add(&mut self, term: f64) {
+        let next = self.sum + term;
+        self.lost += if self.sum.abs() >= term.abs() {
+            (self.sum - next) + term
         } else {
-            (value - next) + sum
+            (term - next) + self.sum
         };
-        sum = next;
+        self.sum = next;
+        self.size += term.abs();
     }
-    sum + lost
+
+    pub(crate) fn value(&self) -> f64 {
+        self.sum + self.lost
+    }
+}
+
+fn exact_sum(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sum = Sum::default();
+    values.for_each(|value| sum.add(value));
+    sum.value()
 }

@@ -5,6 +5,8 @@
 //! it anyway and the limit at which it would be chosen are found by solving again, exactly: a
 //! multiplier of a relaxation would be cheaper and only roughly right.
 
+use serde::{Deserialize, Serialize};
+
 use crate::objective;
 use crate::problem::Problem;
 use crate::reduce::dominates;
@@ -44,6 +46,11 @@ pub enum Dropped {
 }
 
 impl Dropped {
+    /// Whether another limit, or giving up some value, would bring the expert in.
+    pub const fn can_be_admitted(&self) -> bool {
+        matches!(self, Self::Outweighed { .. } | Self::TooLarge { .. })
+    }
+
     /// The reason in words.
     pub fn describe(&self, problem: &Problem) -> String {
         let short = |rows: &[Shortfall]| {
@@ -132,23 +139,69 @@ fn short(problem: &Problem, members: &[usize]) -> Vec<Shortfall> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admission {
     /// The best value of a set that holds it, under the limits as they are; `None` if it does not
-    /// fit alone.
+    /// fit alone or time ran out.
     pub forced: Option<f64>,
-    /// A constraint and the smallest limit, to within a thousandth, at which a best set holds it, the
-    /// other limits being as they are. `None` where no single limit would do.
+    /// A constraint and a limit at which a best set holds it, the other limits being as they are. It is
+    /// within a thousandth of one at which none does, though a smaller one may do again: a wider limit
+    /// can let in others that make this expert useless. `None` where none was found among the limits
+    /// tried.
     pub limit: Option<Shortfall>,
+    /// Whether the search ended by itself and not because it was stopped.
+    pub finished: bool,
+}
+
+/// What would bring an expert in, as files and replies have it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdmissionRecord {
+    /// Who.
+    pub expert: String,
+    /// What having it anyway would cost in value; `None` if it does not fit alone, or time ran out.
+    pub cost: Option<f64>,
+    /// A limit to raise so that the best set holds it; `None` where none was found.
+    pub raise: Option<RaiseRecord>,
+    /// Time ran out: what is missing may exist.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfinished: bool,
+}
+
+/// A limit to be raised.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RaiseRecord {
+    /// Which constraint.
+    pub constraint: String,
+    /// Its limit as it is.
+    pub from: f64,
+    /// One that would do, see [`Admission::limit`].
+    pub to: f64,
+}
+
+impl AdmissionRecord {
+    /// The record of what was found for an expert that `solution` leaves out.
+    pub fn new(problem: &Problem, solution: &Solution, expert: usize, found: Admission) -> Self {
+        let cost = |forced: f64| (solution.objective - forced).max(0.0);
+        Self {
+            expert: problem.experts()[expert].clone(),
+            cost: found.forced.map(cost),
+            raise: found.limit.map(|limit| RaiseRecord {
+                constraint: problem.constraints()[limit.row].name.clone(),
+                from: limit.limit,
+                to: limit.needed,
+            }),
+            unfinished: !found.finished,
+        }
+    }
 }
 
 /// Limits that are tried, in equal ratios from what makes room beside the chosen to what makes room
 /// for everything.
-const WIDTHS: u32 = 8;
+const WIDTHS: u32 = 16;
 /// Relative precision of the limit.
 const PRECISION: f64 = 1e-3;
 /// Smallest relative advantage of sets with the expert that counts as chosen.
 const CHOSEN: f64 = 1e-9;
 
-/// Finds what would bring `expert` into the best set, by a few dozen exact solves; `stop` ends each of
-/// them early.
+/// Finds what would bring `expert` into the best set, by a few dozen exact solves; `stop` ends the
+/// search, and whatever was not settled by then is left out.
 ///
 /// # Errors
 /// As [`Solver::solve`].
@@ -157,59 +210,85 @@ pub fn admission(
     expert: usize,
     stop: &mut dyn FnMut() -> bool,
 ) -> Result<Admission, SolveError> {
-    let forced = best_with(problem, expert, stop)?;
-    let best = best_of(problem, stop)?;
-    let reason = reason(problem, &best.selected, expert);
-    let rows = match reason {
+    let mut stopped = false;
+    let mut stop = || {
+        stopped = stopped || stop();
+        stopped
+    };
+    let mut admission = Admission {
+        forced: None,
+        limit: None,
+        finished: false,
+    };
+    let forced = best_with(problem, expert, &mut stop)?;
+    if stop() {
+        return Ok(admission);
+    }
+    admission.forced = forced;
+    let best = best_of(problem, &mut stop)?;
+    let rows = match reason(problem, &best.selected, expert) {
         Dropped::TooLarge { rows } | Dropped::Outweighed { rows, .. } => rows,
         _ => Vec::new(),
     };
-    let mut found: Option<Shortfall> = None;
     for short in rows {
-        let mut trial = |limit: f64| -> Result<bool, SolveError> {
-            let wider = problem.with_limit(short.row, limit);
-            let with = best_with(&wider, expert, stop)?;
-            let without = best_of(&wider.without(expert), stop)?.objective;
-            Ok(with.is_some_and(|with| with > without * (1.0 + CHOSEN)))
-        };
-        // A wider limit may also let in others that make this one useless, so success is not
-        // monotone: the first of a few steps that succeeds is refined.
-        let everyone: Vec<usize> = (0..problem.expert_count()).collect();
-        let most = load(&problem.constraints()[short.row], &everyone);
-        let widths = (0..=WIDTHS).map(|step| {
-            let part = f64::from(step) / f64::from(WIDTHS);
-            short.needed * (most / short.needed).powf(part)
-        });
-        let (mut low, mut high) = (short.limit, None);
-        for width in widths {
-            if trial(width)? {
-                high = Some(width);
-                break;
-            }
-            low = width;
-        }
-        let Some(mut high) = high else { continue };
-        while high - low > PRECISION * high {
-            let middle = 0.5 * (low + high);
-            if trial(middle)? {
-                high = middle;
-            } else {
-                low = middle;
-            }
+        let raised = raised(problem, expert, short, &mut stop)?;
+        if stop() {
+            return Ok(admission);
         }
         let growth = |s: &Shortfall| s.needed / s.limit;
-        let this = Shortfall {
-            needed: high,
-            ..short
-        };
-        if found.is_none_or(|f| growth(&this) < growth(&f)) {
-            found = Some(this);
+        if let Some(this) = raised
+            && admission.limit.is_none_or(|f| growth(&this) < growth(&f))
+        {
+            admission.limit = Some(this);
         }
     }
-    Ok(Admission {
-        forced,
-        limit: found,
-    })
+    admission.finished = true;
+    Ok(admission)
+}
+
+/// The limit of one constraint at which the best set holds `expert`; meaningless once stopped.
+fn raised(
+    problem: &Problem,
+    expert: usize,
+    short: Shortfall,
+    stop: &mut dyn FnMut() -> bool,
+) -> Result<Option<Shortfall>, SolveError> {
+    let mut trial = |limit: f64| -> Result<bool, SolveError> {
+        let wider = problem.with_limit(short.row, limit);
+        let with = best_with(&wider, expert, stop)?;
+        let without = best_of(&wider.without(expert), stop)?.objective;
+        Ok(with.is_some_and(|with| with > without * (1.0 + CHOSEN)))
+    };
+    // Success is not monotone: the first of a few steps that succeeds is refined.
+    let everyone: Vec<usize> = (0..problem.expert_count()).collect();
+    let most = load(&problem.constraints()[short.row], &everyone);
+    let widths = (0..=WIDTHS).map(|step| {
+        let part = f64::from(step) / f64::from(WIDTHS);
+        short.needed * (most / short.needed).powf(part)
+    });
+    let (mut low, mut high) = (short.limit, None);
+    for width in widths {
+        if trial(width)? {
+            high = Some(width);
+            break;
+        }
+        low = width;
+    }
+    let Some(mut high) = high else {
+        return Ok(None);
+    };
+    while high - low > PRECISION * high {
+        let middle = 0.5 * (low + high);
+        if trial(middle)? {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    Ok(Some(Shortfall {
+        needed: high,
+        ..short
+    }))
 }
 
 /// The best value of a set that holds `expert`, which a row of its own makes worth more than all

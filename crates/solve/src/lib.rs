@@ -50,7 +50,7 @@ mod solver;
 mod trim;
 
 pub use check::{CheckError, check};
-pub use explain::{Admission, Dropped, admission, dropped, number};
+pub use explain::{Admission, AdmissionRecord, Dropped, RaiseRecord, admission, dropped, number};
 pub use file::{
     FileError, INSTANCE_FORMAT, MAX_FILE_BYTES, MAX_STRING_BYTES, PricesRecord, RESULT_FORMAT,
     ROUTING_FORMAT, ROUTING_RESULT_FORMAT, ResultFile, RoutingResultFile, SpentRecord,

@@ -368,7 +368,7 @@ impl Table {
     }
 
     pub(crate) fn add(&mut self, value: f64) -> Result<(), ProblemError> {
-        size("utility", self.values.len() + 1, MAX_TABLE)?;
+        size("a table's numbers", self.values.len() + 1, MAX_TABLE)?;
         self.values.push(value);
         Ok(())
     }

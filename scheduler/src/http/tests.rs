@@ -72,7 +72,11 @@ fn idle(view: FleetView) -> (Router, mpsc::Receiver<Command>) {
     let (_, view) = watch::channel(Arc::new(view));
     let tenant = TenantId::new("alice").expect("a valid name");
     let api = Api {
-        engine: EngineHandle::new(commands, view, tokio::sync::watch::channel(None).1),
+        engine: EngineHandle::new(
+            commands,
+            view,
+            tokio::sync::watch::channel(crate::handle::Planning::default()).1,
+        ),
         keys: Arc::new(KeyTable::new([(Sha256::digest(b"sk-test").into(), tenant)])),
         limits: Limits {
             max_body: 4_096,

@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let report = json!({"rate": args.rate, "seconds": args.seconds, "requests": samples.len(),
             "dispatch_s": {"p50_at_most": own50, "p99_at_most": own99, "buckets": own},
             "client_s": {"p50": p50, "p99": p99}, "client_samples_s": samples});
-        out::data(&report.to_string());
+        out::json(&report)?;
         return Ok(());
     }
     let mut table = Table::new(&["TIME", "P50", "P99"]);

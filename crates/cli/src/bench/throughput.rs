@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let report = json!({"model": args.model, "threads": args.threads, "pairs": args.pairs,
             "prefill": phases[0].1, "decode": phases[1].1,
             "samples": {"prefill": prefills, "decode": decodes}});
-        out::data(&report.to_string());
+        out::json(&report)?;
         return Ok(());
     }
     let mut table = Table::new(&[

@@ -5,6 +5,8 @@
 
 mod report;
 
+pub(crate) use report::admissions;
+
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -13,8 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use moe2_model::Rng;
 use moe2_solve::{
-    Limits, Problem, Progress, ResultFile, Solution, SolveError, Status, check, parse_instance,
-    prove, solver, solvers, verify,
+    AdmissionRecord, Limits, Problem, Progress, ResultFile, Solution, SolveError, Solver, Status,
+    admission, check, dropped, parse_instance, prove, solver, solvers, verify,
 };
 
 use crate::duration::duration;
@@ -39,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Also find, by further exact solves, what would bring each dropped expert in.
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long)]
     explain: bool,
     /// Also write a proof that no set is worth more, for `moe2 verify`; needs an optimum.
     #[arg(long, value_name = "PROOF")]
@@ -62,29 +64,35 @@ fn known() -> clap::builder::PossibleValuesParser {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let problem = input::read(&args.file, parse_instance)?;
-    let problem = shuffled(problem, args.seed);
     let watch = Watch::new("solving", args.quiet);
     let began = Instant::now();
     let (solution, moments) = solve(args, &problem, &watch, began)?;
     let seconds = began.elapsed().as_secs_f64();
     watch.finish();
     check(&problem, &solution).context("the answer did not pass its check; please report this")?;
+    let infeasible = matches!(solution.status, Status::Infeasible(_));
+    let admissions = if args.explain && !infeasible {
+        Some(admitting(args, &problem, &solution)?)
+    } else {
+        None
+    };
     if args.json {
-        let result = ResultFile::new(&problem, &solution, seconds);
-        out::data(&serde_json::to_string(&result)?);
-    } else if !matches!(solution.status, Status::Infeasible(_)) {
+        let mut result = ResultFile::new(&problem, &solution, seconds);
+        result.admissions = admissions;
+        out::json(&result)?;
+    } else if !infeasible {
         out::data(&report::render(&problem, &solution, seconds, &moments));
-        if args.explain {
-            explain(args, &problem, &solution)?;
+        if let Some(admissions) = &admissions {
+            out::data(&format!("\n{}", report::admissions(admissions)));
         }
+    }
+    if let Status::Infeasible(reason) = &solution.status {
+        bail!(Infeasible(reason.describe(&problem)));
     }
     if let Some(path) = &args.proof {
         write_proof(args, &problem, &solution, path)?;
     }
-    match &solution.status {
-        Status::Infeasible(reason) => bail!(Infeasible(reason.describe(&problem))),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Solves within the time limit and notes how value and bound moved.
@@ -118,7 +126,12 @@ fn solve(
     if let Some(limit) = args.time_limit {
         limits = limits.with_seconds(limit.as_secs_f64());
     }
-    let solved = solver(&args.solver)?.solve(problem, &mut limits);
+    let solver = solver(&args.solver)?;
+    let solved = if args.seed == 0 {
+        solver.solve(problem, &mut limits)
+    } else {
+        shuffled(solver, problem, args.seed, &mut limits)
+    };
     let solution = solved.map_err(|error| match error {
         SolveError::Unfit { .. } => anyhow::Error::from(BadInput(error.to_string())),
         SolveError::Backend { .. } => error.into(),
@@ -131,12 +144,29 @@ fn solve(
     Ok((solution, moments))
 }
 
-fn explain(args: &Args, problem: &Problem, solution: &Solution) -> anyhow::Result<()> {
+/// What would bring each outweighed or too large expert in; the time limit is for each of them.
+fn admitting(
+    args: &Args,
+    problem: &Problem,
+    solution: &Solution,
+) -> anyhow::Result<Vec<AdmissionRecord>> {
     let watch = Watch::new("asking what would bring others in", args.quiet);
-    let text = report::admissions(problem, solution, args.time_limit, &watch)?;
+    let mut found = Vec::new();
+    for (n, why) in dropped(problem, solution) {
+        if !why.can_be_admitted() {
+            continue;
+        }
+        watch.say(|| problem.experts()[n].clone());
+        let began = Instant::now();
+        let mut stop = || {
+            args.time_limit
+                .is_some_and(|limit| began.elapsed() >= limit)
+        };
+        let admission = admission(problem, n, &mut stop)?;
+        found.push(AdmissionRecord::new(problem, solution, n, admission));
+    }
     watch.finish();
-    out::data(&text);
-    Ok(())
+    Ok(found)
 }
 
 /// Proves the optimum once more, in a way that can be checked, and writes that down.
@@ -146,11 +176,14 @@ fn write_proof(
     solution: &Solution,
     path: &Path,
 ) -> anyhow::Result<()> {
-    if solution.status != Status::Optimal {
-        bail!(
-            "no proof was written: the set is {}, not optimal; give it more time",
-            solution.status.name()
-        );
+    let help = match solution.status {
+        Status::Optimal => None,
+        Status::Stopped => Some("give it more time"),
+        _ => Some("use --solver auto"),
+    };
+    if let Some(help) = help {
+        let status = solution.status.name();
+        bail!("no proof was written: the set is {status}, not optimal; {help}");
     }
     let watch = Watch::new("proving", args.quiet);
     let began = Instant::now();
@@ -181,12 +214,22 @@ fn write_proof(
     Ok(())
 }
 
-/// The problem with its experts in an order that the seed decides.
-fn shuffled(problem: Problem, seed: u64) -> Problem {
-    if seed == 0 {
-        return problem;
-    }
+/// Solves the problem with its experts in an order that the seed decides.
+fn shuffled(
+    solver: &dyn Solver,
+    problem: &Problem,
+    seed: u64,
+    limits: &mut Limits<'_>,
+) -> Result<Solution, SolveError> {
     let mut order: Vec<usize> = (0..problem.expert_count()).collect();
     Rng::new(seed).shuffle(&mut order);
-    problem.reordered(&order)
+    let mut solution = solver.solve(&problem.reordered(&order), limits)?;
+    for member in &mut solution.selected {
+        *member = order[*member];
+    }
+    solution.selected.sort_unstable();
+    if let Status::Infeasible(reason) = &mut solution.status {
+        reason.expert = order[reason.expert];
+    }
+    Ok(solution)
 }

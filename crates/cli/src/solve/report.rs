@@ -1,11 +1,8 @@
 //! What a person reads of a solved instance.
 
-use std::time::{Duration, Instant};
-
-use moe2_solve::{Dropped, Problem, Solution, admission, dropped, load, number};
+use moe2_solve::{AdmissionRecord, Dropped, Problem, Solution, dropped, load, number};
 
 use crate::plot::{Moment, plot};
-use crate::progress::Watch;
 use crate::table::{Table, shorten};
 
 /// Dropped experts that are listed one by one; more are counted.
@@ -123,33 +120,29 @@ fn out(problem: &Problem, solution: &Solution) -> String {
 }
 
 /// What would bring each outweighed or too large expert in.
-pub(super) fn admissions(
-    problem: &Problem,
-    solution: &Solution,
-    each: Option<Duration>,
-    watch: &Watch,
-) -> anyhow::Result<String> {
+pub(crate) fn admissions(admissions: &[AdmissionRecord]) -> String {
     let mut table = Table::new(&["TO ADMIT", "HAVING IT COSTS", "OR RAISE", "TO", "FROM"]);
-    for (n, why) in dropped(problem, solution) {
-        if !matches!(why, Dropped::Outweighed { .. } | Dropped::TooLarge { .. }) {
-            continue;
-        }
-        let name = shorten(&problem.experts()[n], NAME);
-        watch.say(|| name.clone());
-        let began = Instant::now();
-        let mut stop = || each.is_some_and(|limit| began.elapsed() >= limit);
-        let found = admission(problem, n, &mut stop)?;
-        let costs = found.forced.map_or("does not fit".to_owned(), |value| {
-            format!("{:.4}", (solution.objective - value).max(0.0))
-        });
-        let (row, to, from) = match found.limit {
-            Some(limit) => {
-                let name = shorten(&problem.constraints()[limit.row].name, NAME);
-                (name, number(limit.needed), number(limit.limit))
-            }
-            None => ("no single limit".to_owned(), String::new(), String::new()),
+    for admission in admissions {
+        let costs = match admission.cost {
+            Some(cost) => format!("{cost:.4}"),
+            None if admission.unfinished => "time ran out".to_owned(),
+            None => "does not fit".to_owned(),
         };
-        table.row([name, costs, row, to, from]);
+        let (row, to, from) = match &admission.raise {
+            Some(raise) => {
+                let name = shorten(&raise.constraint, NAME);
+                (name, number(raise.to), number(raise.from))
+            }
+            None if admission.unfinished => {
+                ("time ran out".to_owned(), String::new(), String::new())
+            }
+            None => (
+                "no single limit found".to_owned(),
+                String::new(),
+                String::new(),
+            ),
+        };
+        table.row([shorten(&admission.expert, NAME), costs, row, to, from]);
     }
-    Ok(format!("\n{table}"))
+    table.to_string()
 }

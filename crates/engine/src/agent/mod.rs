@@ -138,7 +138,7 @@ impl Engine {
     }
 
     fn fire_timers(&mut self, now: Time) {
-        while let Some(timer) = self.timers.pop_due(now) {
+        while let Some((_, timer)) = self.timers.pop_due(now) {
             match timer {
                 Timer::Heartbeat => self.beat(now),
                 Timer::Reconnect => self.outputs.push_back(Output::Connect),

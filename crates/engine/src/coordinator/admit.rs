@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use moe2_gate::QueryFeatures;
 use moe2_model::{
-    Budgets, Event, ExpertId, ExpertState, Forecast, Joules, Mode, Outcome, Query, QueryId,
-    RefusalKind, Seconds, Time, Verdict,
+    Budgets, Candidate, Event, ExpertId, ExpertState, Forecast, Joules, Mode, Outcome, Query,
+    QueryId, RefusalKind, Seconds, Time, Verdict,
 };
 
 use super::fleet::{Expert, Fleet, Node};
@@ -114,7 +114,10 @@ impl Engine {
             })
             .collect();
         let experts = match query.mode {
-            Mode::Fuse if running.attempts.is_empty() => query.max_experts.max(1) as usize,
+            Mode::Fuse if running.attempts.is_empty() => {
+                let most = self.config.plan.most_experts();
+                most.min(query.max_experts.max(1) as usize)
+            }
             // Until a trained gate can forecast where fusion pays, `auto` takes one expert.
             Mode::Fuse | Mode::Auto | Mode::Single => 1,
         };
@@ -220,7 +223,12 @@ fn experts_failed(running: &Running) -> Refusal {
 fn explain_refusal(route: &Route, budgets: &Budgets) -> Refusal {
     let (delay, energy) = route.smallest_feasible(budgets);
     if delay.is_none() && energy.is_none() {
-        return no_expert("none of those that host this model is ready");
+        let inactive = |c: &Candidate| c.verdict == Verdict::NotSelected;
+        return no_expert(if route.candidates.iter().any(inactive) {
+            "none is in the active set; the operator's `moe2 plan` says why"
+        } else {
+            "none of those that host this model is ready"
+        });
     }
     let mut parts = Vec::new();
     if let Some(delay) = delay {

@@ -71,7 +71,8 @@ impl Fleet {
                 let expert = Expert {
                     offer,
                     state,
-                    selected: true,
+                    // Until the plan has room for it.
+                    selected: false,
                     cost,
                     in_flight: BTreeMap::new(),
                 };

@@ -58,10 +58,22 @@ pub enum Input {
         request: Box<PlanRequest>,
         /// Its checked answer.
         solution: Box<Solution>,
-        /// Cases of the proof that no set is better, if there is one; it was verified.
-        proof: Option<usize>,
         /// How long that took.
         took: Seconds,
+    },
+    /// An optimum was proven and the proof verified.
+    Proven {
+        /// Of which problem.
+        generation: u64,
+        /// Cases of the proof.
+        cases: usize,
+    },
+    /// The planner's solver gave no usable answer.
+    PlanFailed {
+        /// To which problem.
+        generation: u64,
+        /// Why, for people.
+        reason: String,
     },
     /// Time passed; timers may be due.
     Tick,

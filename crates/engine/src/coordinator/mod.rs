@@ -32,8 +32,7 @@ pub use config::Config;
 pub use input::{Input, Output};
 pub use ledger::Account;
 pub use plan::{
-    AdmissionView, ConstraintView, Limit, Plan, PlanLimits, PlanRequest, PlanView, PlannedExpert,
-    TenantLimits,
+    ConstraintView, Plan, PlanLimits, PlanRequest, PlanView, PlannedExpert, TenantLimits,
 };
 pub use reply::{Answer, Refusal, Reply};
 pub use view::{ExpertView, FleetView, NodeState, NodeView};
@@ -56,6 +55,8 @@ enum Timer {
     Timeout(QueryId),
     /// The selection problem may have become another one.
     Review,
+    /// The fleet has changed, and enough time has passed for a new problem.
+    Settled,
 }
 
 /// A dispatch that has not had its terminal frame, also when its query is already answered.
@@ -83,6 +84,8 @@ pub struct Engine {
     calibration: Calibration,
     /// The problem last handed out.
     asked_for: Option<PlanRequest>,
+    /// When a problem was last made.
+    asked_at: Option<Time>,
     plan: Option<Arc<Plan>>,
     outputs: VecDeque<Output>,
 }
@@ -103,6 +106,7 @@ impl Engine {
             generation: 0,
             calibration: Calibration::default(),
             asked_for: None,
+            asked_at: None,
             plan: None,
             outputs: VecDeque::new(),
         }
@@ -125,9 +129,10 @@ impl Engine {
             Input::Planned {
                 request,
                 solution,
-                proof,
                 took,
-            } => self.planned(*request, *solution, (proof, took)),
+            } => self.planned(*request, *solution, took),
+            Input::Proven { generation, cases } => self.proven(generation, cases),
+            Input::PlanFailed { generation, reason } => self.plan_failed(generation, reason),
             Input::Tick => {}
         }
     }
@@ -170,13 +175,20 @@ impl Engine {
     }
 
     fn fire_timers(&mut self, now: Time) {
-        while let Some(timer) = self.timers.pop_due(now) {
+        while let Some((due, timer)) = self.timers.pop_due(now) {
             match timer {
+                // Whoever calls was late by more than an agent may be: what the agent said meanwhile
+                // is still on its way.
+                Timer::Silence(session) if now.since(due) > self.config.heartbeat => {
+                    self.timers.arm(timer, now + self.config.heartbeat);
+                    debug_assert!(self.fleet.node_of(session).is_some(), "its timer is armed");
+                }
                 Timer::Silence(session) => self.check_silence(now, session),
                 Timer::Stall(dispatch) => self.check_stall(now, dispatch),
                 Timer::Forget(session) => self.forget(session),
                 Timer::Timeout(query) => self.time_out(now, query),
                 Timer::Review => self.review(now),
+                Timer::Settled => self.ask(now),
             }
         }
     }

@@ -70,7 +70,7 @@ fn a_silent_node_is_suspected_then_given_up_and_its_work_moves() {
             bench.agent(session, node, FromAgent::Heartbeat { sequence });
         }
     };
-    bench.pass(Duration::from_millis(1_200));
+    bench.pass(Duration::from_millis(1_100));
     assert_eq!(bench.state_of("smol"), NodeState::Ready);
     beat(&mut bench, 1);
     bench.pass(Duration::from_millis(100));
@@ -87,6 +87,23 @@ fn a_silent_node_is_suspected_then_given_up_and_its_work_moves() {
     assert_eq!(second.session, SessionId(3));
     let closed = |o: &Output| matches!(o, Output::CloseAgent { session, .. } if session.0 == 1);
     assert!(bench.outputs.iter().any(closed));
+}
+
+#[test]
+fn a_coordinator_that_was_held_up_blames_no_node_for_it() {
+    let mut bench = Bench::with_fleet();
+    // Ten seconds without a call; what the agents said meanwhile comes after the timers.
+    bench.now = bench.now + Duration::from_secs(10);
+    bench.agent(1, "smol", FromAgent::Heartbeat { sequence: 1 });
+    bench.agent(3, "qwen", FromAgent::Heartbeat { sequence: 1 });
+    assert_eq!(bench.state_of("gemma"), NodeState::Ready);
+    bench.pass(Duration::from_millis(600));
+    assert_eq!(bench.state_of("smol"), NodeState::Ready);
+    assert_eq!(
+        bench.state_of("gemma"),
+        NodeState::Gone,
+        "it really is silent"
+    );
 }
 
 #[test]

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use moe2_engine::coordinator::{Input, PlanLimits, TenantLimits};
+use moe2_engine::coordinator::{Input, Output, PlanLimits, TenantLimits};
 use moe2_gate::Topic;
-use moe2_model::{Event, ExpertState, Joules, RefusalKind, Seconds, SessionId, Watts};
+use moe2_model::{Event, ExpertState, Joules, Mode, RefusalKind, Seconds, SessionId, Watts};
 use moe2_solve::{Constraint, Kind};
 use moe2_wire::FromAgent;
 
-use crate::support::{Bench, GEMMA, QWEN, SMOL, question, tenant};
+use crate::support::{Bench, GEMMA, QWEN, SMOL, device, question, tenant};
 
 fn limits() -> PlanLimits {
     PlanLimits {
-        experts_per_query: 2,
+        experts_per_query: Some(2),
         experts: Some(2),
         standing: Some(Watts::saturating(11.0)),
         energy: Some(Joules::saturating(1e4)),
@@ -73,7 +73,7 @@ fn devices_and_limits_become_rows_of_their_kinds() {
 #[test]
 fn with_one_expert_a_query_its_energy_is_a_maximum() {
     let mut bench = Bench::planning(PlanLimits {
-        experts_per_query: 1,
+        experts_per_query: Some(1),
         ..limits()
     })
     .joined();
@@ -102,7 +102,7 @@ fn the_active_set_keeps_the_limits_and_the_plan_says_why_an_expert_is_out() {
     let why = out[0].why.as_deref().expect("there is a reason");
     assert!(why.starts_with("would add 0."), "{why}");
     let admissions = plan.admissions(&mut || false).expect("it solves");
-    assert_eq!(admissions[0].expert, out[0].expert);
+    assert_eq!(admissions[0].expert, out[0].expert.to_string());
     let cost = admissions[0].cost.expect("it fits alone");
     assert!(cost > 0.0 && cost < view.objective, "{cost}");
     // Two limits keep it out, so raising one is not enough.
@@ -121,32 +121,164 @@ fn a_spare_that_adds_nothing_stays_active_while_it_fits() {
     assert_eq!(states, [(true, false), (false, true)]);
 }
 
+fn events(bench: &Bench) -> impl Iterator<Item = &Event> {
+    bench.outputs.iter().filter_map(|output| match output {
+        Output::Event(event) => Some(event),
+        _ => None,
+    })
+}
+
 #[test]
-fn limits_that_nobody_keeps_leave_the_set_alone_and_say_so() {
+fn limits_that_nobody_keeps_let_nobody_in_and_say_so() {
     let mut bench = Bench::planning(PlanLimits {
         standing: Some(Watts::saturating(1.0)),
         ..PlanLimits::default()
     })
     .joined();
-    let before = bench.active();
+    assert!(bench.active().is_empty(), "{:?}", bench.active());
     bench.plan();
-    assert_eq!(bench.active(), before);
+    assert!(bench.active().is_empty(), "{:?}", bench.active());
     let view = bench.engine.plan().expect("it is shown").view();
     let reason = view.infeasible.expect("it is said");
     assert!(
         reason.contains("standing_w needs a limit of at least 5 (is 1)"),
         "{reason}"
     );
-    let said = bench.outputs.iter().any(|output| {
+    let said = events(&bench).any(|event| {
         matches!(
-            output,
-            moe2_engine::coordinator::Output::Event(Event::Planned {
+            event,
+            Event::Planned {
                 infeasible: Some(_),
                 ..
-            })
+            }
         )
     });
     assert!(said, "an event tells the log and the metrics");
+    bench.ask(question("Hello"));
+    let (_, refusal) = bench.refusal();
+    assert_eq!(refusal.kind, RefusalKind::NoExpert);
+    assert!(
+        refusal.message.contains("active set"),
+        "{}",
+        refusal.message
+    );
+}
+
+#[test]
+fn limits_hold_while_the_solver_works() {
+    let two = PlanLimits {
+        standing: Some(Watts::saturating(11.0)),
+        ..PlanLimits::default()
+    };
+    let mut bench = Bench::planning(two);
+    bench.join(1, "smol", SMOL);
+    assert_eq!(bench.active(), [SMOL], "who fits is active at once");
+    bench.join(2, "gemma", GEMMA);
+    bench.join(3, "qwen", QWEN);
+    bench.settle();
+    assert_eq!(bench.active().len(), 2, "a third idles at 5 W too many");
+}
+
+#[test]
+fn an_answer_that_comes_too_late_is_used_if_it_still_keeps_the_limits_and_is_better() {
+    let one = PlanLimits {
+        experts: Some(1),
+        ..PlanLimits::default()
+    };
+    let mut bench = Bench::planning(one).joined();
+    let old = bench.problem().expect("a plan is asked for");
+    assert_eq!(bench.active(), [SMOL], "the first that came");
+    bench.join(4, "spare", SMOL);
+    bench.settle();
+    bench.planned(&old);
+    assert_ne!(bench.active(), [SMOL], "a better one is known");
+    assert!(
+        bench.engine.plan().is_none(),
+        "but it is no plan for the fleet as it is"
+    );
+}
+
+#[test]
+fn what_an_agent_states_about_itself_stops_no_planning() {
+    let mut bench = Bench::planning(PlanLimits {
+        standing: Some(Watts::saturating(11.0)),
+        ..PlanLimits::default()
+    });
+    bench.join(1, "smol", SMOL);
+    let mut huge = device();
+    huge.idle_power = Watts::saturating(1e305);
+    bench.join_on(huge, 2, "huge", QWEN);
+    bench.plan();
+    assert_eq!(bench.active(), [SMOL]);
+}
+
+#[test]
+fn a_solver_that_failed_is_counted_and_asked_again_at_the_next_review() {
+    let mut bench = Bench::with_fleet();
+    let request = bench.problem().expect("a plan is asked for");
+    bench.feed(Input::PlanFailed {
+        generation: request.generation,
+        reason: "the thread panicked".to_owned(),
+    });
+    assert!(events(&bench).any(|event| matches!(event, Event::PlanFailed { .. })));
+    for _ in 0..130 {
+        for (session, node) in [(1, "smol"), (2, "gemma"), (3, "qwen")] {
+            bench.agent(session, node, FromAgent::Heartbeat { sequence: 0 });
+        }
+        bench.now = bench.now + Duration::from_millis(500);
+        bench.feed(Input::Tick);
+    }
+    assert!(bench.problem().is_some(), "it is asked again");
+}
+
+#[test]
+fn a_proof_belongs_to_the_plan_it_is_of() {
+    let mut bench = Bench::with_fleet();
+    let request = bench.plan();
+    let proof = |bench: &Bench| bench.engine.plan().expect("it was applied").proof;
+    bench.feed(Input::Proven {
+        generation: request.generation + 1,
+        cases: 9,
+    });
+    assert_eq!(proof(&bench), None);
+    bench.feed(Input::Proven {
+        generation: request.generation,
+        cases: 3,
+    });
+    assert_eq!(proof(&bench), Some(3));
+}
+
+#[test]
+fn a_limit_on_a_prompts_energy_is_a_limit_on_how_many_answer_it() {
+    let limited = PlanLimits {
+        energy: Some(Joules::saturating(1e4)),
+        ..PlanLimits::default()
+    };
+    let mut bench = Bench::planning(limited).joined();
+    bench.plan();
+    let mut query = question("Hello");
+    query.mode = Mode::Fuse;
+    query.max_experts = 3;
+    bench.ask(query);
+    assert_eq!(bench.sent().len(), 1);
+}
+
+#[test]
+fn a_tenant_whose_budgets_nobody_keeps_is_named() {
+    let poor = TenantLimits {
+        tenant: tenant(),
+        weight: 1.0,
+        energy: Some(Joules::saturating(1e-9)),
+        delay: std::collections::BTreeMap::new(),
+    };
+    let mut bench = Bench::planning(PlanLimits {
+        tenants: vec![poor],
+        ..PlanLimits::default()
+    })
+    .joined();
+    bench.plan();
+    let view = bench.engine.plan().expect("it was applied").view();
+    assert_eq!(view.unserved, [tenant()]);
 }
 
 #[test]

@@ -150,11 +150,19 @@ impl Bench {
         self.join(1, "smol", SMOL);
         self.join(2, "gemma", GEMMA);
         self.join(3, "qwen", QWEN);
+        self.settle();
         self
     }
 
-    /// The newest problem since the last call, if any.
+    /// Lets enough time pass for changes of the fleet to become a problem.
+    pub(crate) fn settle(&mut self) {
+        self.now = self.now + Duration::from_millis(100);
+        self.feed(Input::Tick);
+    }
+
+    /// The newest problem since the last call, if any, once the fleet has settled.
     pub(crate) fn problem(&mut self) -> Option<PlanRequest> {
+        self.settle();
         let mut newest = None;
         self.outputs.retain(|output| match output {
             Output::Plan(request) => {
@@ -181,7 +189,6 @@ impl Bench {
         self.feed(Input::Planned {
             request: Box::new(request.clone()),
             solution: Box::new(solution),
-            proof: None,
             took: Seconds::saturating(0.001),
         });
     }
@@ -197,11 +204,15 @@ impl Bench {
     }
 
     pub(crate) fn join(&mut self, session: u64, node: &str, expert: &str) {
+        self.join_on(device(), session, node, expert);
+    }
+
+    pub(crate) fn join_on(&mut self, device: DeviceInfo, session: u64, node: &str, expert: &str) {
         let hello = FromAgent::Hello {
             min_version: PROTOCOL_VERSION,
             max_version: PROTOCOL_VERSION,
             software: "test".to_owned(),
-            device: device(),
+            device,
             experts: vec![(offer(expert), ExpertState::Ready)],
         };
         self.agent(session, node, hello);

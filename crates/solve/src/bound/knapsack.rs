@@ -9,6 +9,8 @@
 const SWEEPS: usize = 4;
 /// Rows beyond which only one sweep is made.
 const MANY: usize = 16;
+/// Largest price: a product with any share stays a number.
+const MAX_PRICE: f64 = 1e18;
 /// Relative change of a price that counts as one.
 const CHANGED: f64 = 1e-9;
 
@@ -91,7 +93,7 @@ fn critical(
             let net = gain - cost(rows, prices, column);
             if net > 0.0 {
                 total += share;
-                scratch.push((net / share, share));
+                scratch.push(((net / share).min(MAX_PRICE), share));
             }
         }
     }

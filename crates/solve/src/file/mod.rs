@@ -9,6 +9,7 @@ mod routing;
 mod selection;
 
 pub use proof::parse_proof;
+pub(crate) use read::Bounded;
 pub use read::{FileError, MAX_FILE_BYTES, MAX_STRING_BYTES};
 pub use routing::{
     PricesRecord, ROUTING_FORMAT, ROUTING_RESULT_FORMAT, RoutingResultFile, SpentRecord,

@@ -80,6 +80,11 @@ struct Guard<R> {
     /// Length of the string being read, if any.
     string: Option<usize>,
     escaped: bool,
+    too_long: bool,
+}
+
+fn too_long() -> io::Error {
+    io::Error::other(format!("a string longer than {MAX_STRING_BYTES} bytes"))
 }
 
 impl<R> Guard<R> {
@@ -89,6 +94,7 @@ impl<R> Guard<R> {
             bytes: 0,
             string: None,
             escaped: false,
+            too_long: false,
         }
     }
 
@@ -107,6 +113,9 @@ impl<R> Guard<R> {
 
 impl<R: Read> Read for Guard<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.too_long {
+            return Err(too_long());
+        }
         let count = self.inner.read(buffer)?;
         self.bytes += count as u64;
         if self.bytes > MAX_FILE_BYTES {
@@ -114,18 +123,22 @@ impl<R: Read> Read for Guard<R> {
                 format!("longer than {MAX_FILE_BYTES} bytes; split or sample the instance");
             return Err(io::Error::other(message));
         }
-        if buffer[..count].iter().all(|&byte| self.accept(byte)) {
-            Ok(count)
-        } else {
-            let message = format!("a string longer than {MAX_STRING_BYTES} bytes");
-            Err(io::Error::other(message))
+        match buffer[..count].iter().position(|&byte| !self.accept(byte)) {
+            None => Ok(count),
+            // What comes before is passed on: the parser may find that it was no string at all, and
+            // says where.
+            Some(at) if at > 0 => {
+                self.too_long = true;
+                Ok(at)
+            }
+            Some(_) => Err(too_long()),
         }
     }
 }
 
 /// A list of at most `MAX` elements; the next one is refused before it is kept.
 #[derive(Debug)]
-pub(super) struct Bounded<T, const MAX: usize>(pub(super) Vec<T>);
+pub(crate) struct Bounded<T, const MAX: usize>(pub(crate) Vec<T>);
 
 impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,13 +1,17 @@
 //! The routing file and the result object, versions `moe2-routing/1` and `moe2-routing-result/1`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::read::{self, Bounded, FileError};
 use crate::problem::{MAX_EXPERTS, MAX_TABLE, Table};
-use crate::route::{Routing, RoutingLimits, RoutingSolution, RoutingStatus, Tables};
+use crate::route::{
+    Categories, MAX_CATEGORIES, Routing, RoutingLimits, RoutingSolution, RoutingStatus, Tables,
+};
 
 /// Format tag of a routing file.
 pub const ROUTING_FORMAT: &str = "moe2-routing/1";
@@ -22,7 +26,7 @@ struct RoutingFile {
     utility: Table,
     energy_j: Table,
     latency_s: Table,
-    category: Option<Bounded<String, MAX_TABLE>>,
+    category: Option<Categories>,
     weights: Option<Bounded<f64, MAX_TABLE>>,
     limits: LimitsRecord,
 }
@@ -31,7 +35,62 @@ struct RoutingFile {
 #[serde(deny_unknown_fields)]
 struct LimitsRecord {
     energy_j_mean: Option<f64>,
-    latency_s_mean: Option<BTreeMap<String, f64>>,
+    latency_s_mean: Option<LatencyLimits>,
+}
+
+/// Limits by category, each once: of two limits for one category neither can be the one meant.
+#[derive(Default)]
+struct LatencyLimits(BTreeMap<String, f64>);
+
+impl<'de> Deserialize<'de> for LatencyLimits {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Limits;
+        impl<'de> Visitor<'de> for Limits {
+            type Value = LatencyLimits;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a limit per category")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LatencyLimits, A::Error> {
+                let mut limits = BTreeMap::new();
+                while let Some((category, limit)) = map.next_entry::<String, f64>()? {
+                    if limits.len() == MAX_CATEGORIES {
+                        let message = format!("more than {MAX_CATEGORIES} categories");
+                        return Err(A::Error::custom(message));
+                    }
+                    if limits.insert(category.clone(), limit).is_some() {
+                        let message = format!("{category:?} has two limits; leave one");
+                        return Err(A::Error::custom(message));
+                    }
+                }
+                Ok(LatencyLimits(limits))
+            }
+        }
+        deserializer.deserialize_map(Limits)
+    }
+}
+
+impl<'de> Deserialize<'de> for Categories {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Categories;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a category per prompt")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Categories, A::Error> {
+                let mut categories = Categories::default();
+                while let Some(name) = seq.next_element()? {
+                    categories.add(name).map_err(A::Error::custom)?;
+                }
+                Ok(categories)
+            }
+        }
+        deserializer.deserialize_seq(Names)
+    }
 }
 
 /// Reads and checks a routing file.
@@ -51,12 +110,12 @@ pub fn parse_routing(input: impl Read) -> Result<Routing, FileError> {
         energy: file.energy_j,
         latency: file.latency_s,
     };
-    let latency = file.limits.latency_s_mean.unwrap_or_default();
+    let latency = file.limits.latency_s_mean.unwrap_or_default().0;
     let limits = RoutingLimits {
         energy_j_mean: file.limits.energy_j_mean,
         latency_s_mean: latency.into_iter().collect(),
     };
-    let category = file.category.map_or(Vec::new(), |list| list.0);
+    let category = file.category.unwrap_or_default();
     let weights = file.weights.map(|list| list.0);
     Ok(Routing::build(
         file.experts.0,

@@ -9,6 +9,7 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 
 use super::read::{self, Bounded, FileError};
+use crate::explain::AdmissionRecord;
 use crate::problem::{Constraint, Kind, MAX_CONSTRAINTS, MAX_EXPERTS, MAX_TABLE, Problem, Table};
 use crate::solution::{Solution, Status};
 
@@ -202,6 +203,9 @@ pub struct ResultFile {
     /// Why nothing fits and which limits would help; only if infeasible.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What would bring dropped experts in; only if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admissions: Option<Vec<AdmissionRecord>>,
 }
 
 impl ResultFile {
@@ -225,6 +229,7 @@ impl ResultFile {
                 Status::Infeasible(reason) => Some(reason.describe(problem)),
                 _ => None,
             },
+            admissions: None,
         }
     }
 }

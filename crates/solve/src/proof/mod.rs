@@ -13,7 +13,9 @@
 mod prove;
 mod verify;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::file::Bounded;
 
 pub use prove::prove;
 pub use verify::{ProofError, verify};
@@ -36,7 +38,15 @@ pub struct Proof {
     pub unit: Option<f64>,
     /// Why no set is worth more: the first case is about every set; cases refer to others by their
     /// place in this list, always to later ones and to each one once.
+    #[serde(deserialize_with = "few")]
     pub cases: Vec<Case>,
+}
+
+/// Cases of a proof, at most; it bounds what a small file can make of itself.
+pub const MAX_CASES: usize = 1 << 20;
+
+fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Case>, D::Error> {
+    Ok(Bounded::<Case, MAX_CASES>::deserialize(deserializer)?.0)
 }
 
 /// Why no set of a box is worth more than the objective. A box has experts that are in, experts

@@ -67,7 +67,7 @@ const UNIT_SLACK: f64 = 5e-10;
 
 /// Whether every weighted utility of the problem is a multiple of the unit.
 fn common(problem: &Problem, unit: f64) -> bool {
-    let multiple = |times: f64| (times - times.round()).abs() <= UNIT_SLACK * times.max(1.0);
+    let multiple = |times: f64| (times - times.round()).abs() <= UNIT_SLACK * times;
     (0..problem.row_count()).all(|row| {
         let weight = problem.weights()[row];
         problem

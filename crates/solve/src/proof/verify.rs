@@ -6,13 +6,15 @@
 //! recursion.
 
 use super::{Case, Multipliers, PROOF_FORMAT, Proof, Row};
-use crate::check::{burden, holds, limits, worth};
+use crate::check::{Sum, burden, holds, limits, worth};
 use crate::problem::{Constraint, Kind, Problem};
 
 /// Relative slack on values and limits: that of the solvers plus rounding.
 const SLACK: f64 = 2e-9;
 /// How far a weighted utility may be from a multiple of the unit, in units.
 const UNIT_SLACK: f64 = 1e-9;
+/// Relative error of a compensated sum and of the products in it.
+const ROUNDING: f64 = 8.0 * f64::EPSILON;
 /// Units, at most, in the value of everything: beyond this, errors of single ones could add up.
 const MAX_UNITS: f64 = 2e8;
 
@@ -147,8 +149,11 @@ fn common(problem: &Problem, unit: f64) -> Result<(), ProofError> {
     }
     for row in 0..problem.row_count() {
         for &utility in problem.row(row) {
-            let times = problem.weights()[row] * utility / unit;
-            if (times - times.round()).abs() > UNIT_SLACK * times.max(1.0) {
+            let worth = problem.weights()[row] * utility;
+            let times = worth / unit;
+            // Relative to itself: beside a large unit everything is nearly 0 times it.
+            let off = (times - times.round()).abs() > UNIT_SLACK * times;
+            if off || (worth > 0.0 && times < 0.5) {
                 return Err(malformed(format!(
                     "a utility of row {row} is not a multiple of it"
                 )));
@@ -212,10 +217,11 @@ impl Judge<'_> {
                     self.open(&sides, expert, place)?;
                     // What the bound becomes with the expert on its other side.
                     let net = bound.net[expert];
-                    let forced = if goes == Side::Out {
-                        net.min(0.0)
-                    } else {
-                        -net.max(0.0)
+                    let forced = match (goes, sides[expert]) {
+                        (Side::Out, _) => net.min(0.0),
+                        (_, Side::Open) => -net.max(0.0),
+                        // What is out already is not in the bound, which must then close the box.
+                        _ => 0.0,
                     };
                     self.at_most(bound.value + forced, place)?;
                 }
@@ -229,6 +235,9 @@ impl Judge<'_> {
                 without,
             } => {
                 self.open(&sides, *expert, place)?;
+                if sides[*expert] == Side::Out {
+                    return Ok(vec![next(sides, *without)]);
+                }
                 let mut inside = sides.clone();
                 inside[*expert] = Side::In;
                 sides[*expert] = Side::Out;
@@ -351,32 +360,48 @@ impl Judge<'_> {
                 problem,
             });
         }
-        let mut net = vec![0.0; problem.expert_count()];
+        let mut net = vec![Sum::default(); problem.expert_count()];
         for (x, phantom) in by.phantoms.iter().enumerate() {
             let weight = problem.weights()[x];
             for (net, utility) in net.iter_mut().zip(problem.row(x)) {
-                *net += (weight * utility - phantom).max(0.0);
+                net.add((weight * utility - phantom).max(0.0));
             }
         }
-        let mut value = problem.k() as f64 * by.phantoms.iter().sum::<f64>();
+        let mut value = Sum::default();
+        let k = problem.k() as f64;
+        by.phantoms
+            .iter()
+            .for_each(|phantom| value.add(k * phantom));
         for price in &by.prices {
             let row = self.row(price.constraint, &price.row, place)?;
             if !sound(&price.price) {
                 return Err(self.wrong(place, "a price is not a number of at least 0".into()));
             }
-            value += price.price * row.limit;
+            value.add(price.price * row.limit);
             for (net, cost) in net.iter_mut().zip(&row.cost) {
-                *net -= price.price * cost;
+                net.add(-price.price * cost);
             }
         }
         for (net, side) in net.iter().zip(sides) {
-            value += match side {
-                Side::In => *net,
-                Side::Out => 0.0,
-                Side::Open => net.max(0.0),
-            };
+            match side {
+                Side::In => value.add(net.value()),
+                Side::Out => {}
+                Side::Open => value.add(net.value().max(0.0)),
+            }
+            value.size += if *side == Side::Out { 0.0 } else { net.size };
         }
-        Ok(Bound { value, net })
+        // Large prices cancel, and what they lose to rounding could make any bound.
+        let rounding = ROUNDING * value.size;
+        let small = SLACK / 4.0 * self.objective.max(f64::MIN_POSITIVE);
+        if rounding.is_nan() || rounding > small {
+            let problem = "its numbers are too large for a bound of this size".into();
+            return Err(self.wrong(place, problem));
+        }
+        let net = net.iter().map(Sum::value).collect();
+        Ok(Bound {
+            value: value.value() + rounding,
+            net,
+        })
     }
 
     /// The inequality `Σ cost ≤ limit` that a row stands for, after checking that it follows.

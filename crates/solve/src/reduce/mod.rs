@@ -264,7 +264,8 @@ pub(crate) struct Steps {
 /// Rows that count, each with its weight; equal ones are merged into the first.
 fn merge(problem: &Problem, experts: &[usize], wanted: bool) -> Vec<(usize, f64)> {
     let utilities = |row: usize| experts.iter().map(move |&n| problem.row(row)[n]);
-    let counts = |&row: &usize| problem.weights()[row] > 0.0 && utilities(row).any(|u| u > 0.0);
+    // The product, since it may be 0 although neither factor is.
+    let counts = |&row: &usize| utilities(row).any(|u| problem.weights()[row] * u > 0.0);
     let rows = (0..problem.row_count()).filter(counts);
     if !wanted {
         return rows.map(|row| (row, problem.weights()[row])).collect();

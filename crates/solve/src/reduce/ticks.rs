@@ -68,6 +68,9 @@ impl Ticks {
 
     /// The most that a set can be worth, in ticks, if its value is at most `ticks`.
     pub(crate) fn floor(&self, ticks: f64) -> u64 {
+        if ticks.is_nan() {
+            return u64::MAX / self.step * self.step;
+        }
         // What floating-point sums of whole numbers below 2⁴⁵ or so can be off by.
         let safe = ticks.max(0.0) * (1.0 + 1e-12) + 1e-3;
         safe as u64 / self.step * self.step

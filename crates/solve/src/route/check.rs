@@ -4,14 +4,27 @@
 //! can be proven here: the prices are given, so the bound is recomputed from them in one pass.
 
 use super::problem::Routing;
-use super::solution::{RoutingSolution, RoutingStatus};
+use super::solution::{RoutingInfeasible, RoutingSolution, RoutingStatus};
 
 /// Relative slack on limits, values and sums computed in another order.
 const SLACK: f64 = 2e-9;
 
+/// The most that rounding may be allowed to explain, relative to the largest value there could be.
+const MAX_ROUNDING: f64 = 1e-7;
+
 /// The first claim found to be false.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RoutingCheckError {
+    /// A list does not have a number per category with a limit.
+    #[error("{what}: has {length} entries for {categories} categories with a limit")]
+    Length {
+        /// The list.
+        what: &'static str,
+        /// Its length.
+        length: usize,
+        /// Categories with a limit.
+        categories: usize,
+    },
     /// A prompt's shares are not a distribution over experts.
     #[error("assignment[{prompt}]: not shares of experts that sum to 1")]
     Shares {
@@ -79,23 +92,21 @@ pub enum RoutingCheckError {
 /// # Errors
 /// The first [`RoutingCheckError`] found.
 pub fn check(problem: &Routing, solution: &RoutingSolution) -> Result<(), RoutingCheckError> {
+    let categories = problem.categories().len();
     if let RoutingStatus::Infeasible(reason) = &solution.status {
-        for &(category, ..) in &reason.latency {
-            let (least, limit) = (fastest(problem, category), problem.categories()[category].1);
-            if least <= limit {
-                let what = format!("latency_s_mean.{}", problem.categories()[category].0);
-                return Err(RoutingCheckError::NotInfeasible { what, least, limit });
-            }
+        return infeasible(problem, reason);
+    }
+    for (what, length) in [
+        ("spent.latency_s_mean", solution.spent.latency_s_mean.len()),
+        ("prices.latency_s", solution.prices.latency.len()),
+    ] {
+        if length != categories {
+            return Err(RoutingCheckError::Length {
+                what,
+                length,
+                categories,
+            });
         }
-        if let Some(short) = &reason.energy {
-            let least = thriftiest(problem, &short.prices);
-            let limit = problem.energy_limit().unwrap_or(f64::INFINITY);
-            if least <= limit || !close(least, short.needed, short.needed) {
-                let what = "energy_j_mean".to_owned();
-                return Err(RoutingCheckError::NotInfeasible { what, least, limit });
-            }
-        }
-        return Ok(());
     }
     shares(problem, solution)?;
     let value = spent(problem, solution)?;
@@ -107,6 +118,8 @@ pub fn check(problem: &Routing, solution: &RoutingSolution) -> Result<(), Routin
     }
     let (proven, rounding) = proven(problem, solution);
     let claimed = solution.bound;
+    // Large prices cancel; beyond this they prove nothing.
+    let rounding = rounding.min(MAX_ROUNDING * scale(problem));
     let short = proven - claimed > SLACK * scale(problem) + rounding;
     if short || claimed.is_nan() || claimed < solution.value {
         return Err(RoutingCheckError::Bound { claimed, proven });
@@ -115,6 +128,49 @@ pub fn check(problem: &Routing, solution: &RoutingSolution) -> Result<(), Routin
         return Err(RoutingCheckError::Gap {
             value,
             bound: claimed,
+        });
+    }
+    Ok(())
+}
+
+fn infeasible(problem: &Routing, reason: &RoutingInfeasible) -> Result<(), RoutingCheckError> {
+    let categories = problem.categories().len();
+    for &(category, ..) in &reason.latency {
+        let Some((name, limit)) = problem.categories().get(category) else {
+            return Err(RoutingCheckError::Length {
+                what: "status: categories",
+                length: category + 1,
+                categories,
+            });
+        };
+        let (least, limit) = (fastest(problem, category), *limit);
+        if least.is_nan() || least <= limit {
+            let what = format!("latency_s_mean.{name}");
+            return Err(RoutingCheckError::NotInfeasible { what, least, limit });
+        }
+    }
+    if let Some(short) = &reason.energy {
+        // Without prices of seconds the limits on seconds are left out, which is valid too.
+        let length = short.prices.len();
+        if length != categories && length != 0 {
+            return Err(RoutingCheckError::Length {
+                what: "status: prices",
+                length,
+                categories,
+            });
+        }
+        let least = thriftiest(problem, &short.prices);
+        let limit = problem.energy_limit().unwrap_or(f64::INFINITY);
+        let out = least.is_nan() || least <= limit;
+        if out || !close(least, short.needed, short.needed) {
+            let what = "energy_j_mean".to_owned();
+            return Err(RoutingCheckError::NotInfeasible { what, least, limit });
+        }
+    } else if reason.latency.is_empty() {
+        return Err(RoutingCheckError::NotInfeasible {
+            what: "every limit".to_owned(),
+            least: 0.0,
+            limit: f64::INFINITY,
         });
     }
     Ok(())
@@ -244,7 +300,8 @@ fn thriftiest(problem: &Routing, prices: &[f64]) -> f64 {
         let costs = problem.energy(x).iter().zip(problem.latency(x));
         let priced = costs.map(|(joules, seconds)| {
             let late = problem.category(x).map_or(0.0, |c| {
-                prices[c].max(0.0) * (seconds - problem.categories()[c].1)
+                let price = prices.get(c).copied().unwrap_or(0.0);
+                price.max(0.0) * (seconds - problem.categories()[c].1)
             });
             joules + late
         });

@@ -23,6 +23,8 @@ const ROUNDS: u32 = 2_000;
 const CONVERGED: f64 = 1e-10;
 /// Distance up to which a routing is called optimal.
 const OPTIMAL: f64 = 1e-9;
+/// Relative distance from what is needed at all up to which a limit can only just be kept.
+const EDGE: f64 = 1e-12;
 /// How far the next prices go from the best ones towards the programme's.
 const TOWARDS: f64 = 0.7;
 /// First cap on a price, as value per whole budget with the largest value possible as 1, and how it
@@ -34,9 +36,13 @@ const MAX_PIVOTS: u64 = 100_000;
 
 /// Finds prices, the bound they prove, and a routing inside the limits.
 pub fn solve(problem: &Routing) -> RoutingSolution {
-    if let Some(reason) = infeasible(problem) {
-        return RoutingSolution::infeasible(problem, reason);
-    }
+    let on_the_edge = match feasible(problem) {
+        Ok(on_the_edge) => on_the_edge,
+        Err(reason) => return RoutingSolution::infeasible(problem, reason),
+    };
+    // A limit that only its tolerance makes feasible has no finite price.
+    let widened = on_the_edge.then(|| problem.widened());
+    let problem = widened.as_ref().unwrap_or(problem);
     let found = Search::new(problem).run();
     let mixture = mixture::purified(problem, &found.policies, &found.shares);
     let largest = largest(problem);
@@ -56,8 +62,8 @@ pub fn solve(problem: &Routing) -> RoutingSolution {
     }
 }
 
-/// Why no routing keeps the limits, if none does.
-fn infeasible(problem: &Routing) -> Option<RoutingInfeasible> {
+/// Whether a limit can only just be kept, or why no routing keeps them all.
+fn feasible(problem: &Routing) -> Result<bool, RoutingInfeasible> {
     let mut fastest = vec![0.0; problem.categories().len()];
     let mut weight = fastest.clone();
     let mut thriftiest = 0.0;
@@ -71,18 +77,24 @@ fn infeasible(problem: &Routing) -> Option<RoutingInfeasible> {
         thriftiest += w * least(problem.energy(x));
     }
     let short = |needed: f64, limit: f64| needed > limit * (1.0 + FEASIBILITY_TOLERANCE);
+    let just = |needed: f64, limit: f64| needed > limit * (1.0 - EDGE);
     let limits = problem.categories().iter().map(|c| c.1).enumerate();
+    let mut edge = limits
+        .clone()
+        .any(|(c, limit)| just(fastest[c], limit * weight[c]));
     let slow = limits.filter(|&(c, limit)| short(fastest[c], limit * weight[c]));
     let latency: Vec<_> = slow
         .map(|(c, limit)| (c, limit, fastest[c] / weight[c]))
         .collect();
     if !latency.is_empty() {
-        return Some(RoutingInfeasible {
+        return Err(RoutingInfeasible {
             latency,
             energy: None,
         });
     }
-    let limit = problem.energy_limit()?;
+    let Some(limit) = problem.energy_limit() else {
+        return Ok(edge);
+    };
     let found = (!problem.categories().is_empty()).then(|| Search::new(&problem.thrift()).run());
     let prices = found.map_or(Vec::new(), |found| found.prices.latency);
     let needed = spent_at_least(problem, &prices).max(thriftiest);
@@ -91,10 +103,14 @@ fn infeasible(problem: &Routing) -> Option<RoutingInfeasible> {
         needed,
         prices,
     };
-    short(needed, limit).then_some(RoutingInfeasible {
-        latency,
-        energy: Some(energy),
-    })
+    edge |= just(needed, limit);
+    if short(needed, limit) {
+        return Err(RoutingInfeasible {
+            latency,
+            energy: Some(energy),
+        });
+    }
+    Ok(edge)
 }
 
 /// What every routing spends that keeps the limits on seconds, by these prices of seconds in joules: the

@@ -20,7 +20,7 @@ mod solution;
 
 pub use check::{RoutingCheckError, check as check_routing};
 pub use dual::solve as price;
-pub(crate) use problem::Tables;
+pub(crate) use problem::{Categories, Tables};
 pub use problem::{MAX_CATEGORIES, Routing, RoutingLimits, RoutingParts};
 pub use programme::optimum as routing_programme;
 pub use solution::{

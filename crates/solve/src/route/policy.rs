@@ -62,7 +62,7 @@ impl Policy {
     }
 }
 
-/// A compensated sum (Neumaier) that also knows how large its terms were.
+/// A compensated sum (Neumaier) that also knows how large its terms were; the judge has its own.
 #[derive(Debug, Default)]
 struct Sum {
     sum: f64,

@@ -1,11 +1,18 @@
 //! The routing problem, checked once on the way in.
 
+use std::collections::HashMap;
+
 use crate::problem::{
-    MAX_COST, MAX_EXPERTS, MAX_UTILITY, ProblemError, Table, length, names, number, numbers, size,
+    MAX_COST, MAX_EXPERTS, MAX_TABLE, MAX_UTILITY, ProblemError, Table, length, names, number,
+    numbers, size,
 };
+use crate::rows::FEASIBILITY_TOLERANCE;
 
 /// Most categories with a limit of their own: each is a coupling row.
 pub const MAX_CATEGORIES: usize = 256;
+
+/// Most categories, with or without a limit.
+const MAX_NAMES: usize = 1 << 16;
 
 /// Limits on weighted means.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -42,6 +49,33 @@ pub(crate) struct Tables {
     pub(crate) utility: Table,
     pub(crate) energy: Table,
     pub(crate) latency: Table,
+}
+
+/// The category of each prompt, every name kept once.
+#[derive(Debug, Default)]
+pub(crate) struct Categories {
+    names: Vec<String>,
+    index: HashMap<String, u32>,
+    of: Vec<u32>,
+}
+
+impl Categories {
+    pub(crate) fn add(&mut self, name: String) -> Result<(), ProblemError> {
+        size("category", self.of.len() + 1, MAX_TABLE)?;
+        let known = self.index.get(&name).copied();
+        let index = match known {
+            Some(index) => index,
+            None => {
+                size("category: different names", self.names.len() + 1, MAX_NAMES)?;
+                let index = self.names.len() as u32;
+                self.names.push(name.clone());
+                self.index.insert(name, index);
+                index
+            }
+        };
+        self.of.push(index);
+        Ok(())
+    }
 }
 
 /// Maximise `Σ_x w_x Σ_n y_xn u_xn` over shares `y ≥ 0`, `Σ_n y_xn = 1`, inside the limits.
@@ -83,14 +117,18 @@ impl Routing {
                 table.push(&row)?;
             }
         }
-        Self::build(experts, tables, category, weights, limits)
+        let mut categories = Categories::default();
+        for name in category {
+            categories.add(name)?;
+        }
+        Self::build(experts, tables, categories, weights, limits)
     }
 
     /// As [`Routing::new`], from tables that are already flat.
     pub(crate) fn build(
         experts: Vec<String>,
         tables: Tables,
-        category: Vec<String>,
+        category: Categories,
         weights: Option<Vec<f64>>,
         limits: RoutingLimits,
     ) -> Result<Self, ProblemError> {
@@ -102,6 +140,11 @@ impl Routing {
             MAX_CATEGORIES,
         )?;
         let prompts = tables.utility.rows();
+        if prompts == 0 {
+            return Err(ProblemError::Empty {
+                field: "utility".into(),
+            });
+        }
         for (field, table) in [("energy_j", &tables.energy), ("latency_s", &tables.latency)] {
             length(field, table.rows(), prompts)?;
         }
@@ -112,11 +155,13 @@ impl Routing {
         for (name, limit) in &limits.latency_s_mean {
             number(|| format!("limits.latency_s_mean.{name}"), *limit, MAX_COST)?;
         }
-        if !(category.is_empty() && limits.latency_s_mean.is_empty()) {
-            length("category", category.len(), prompts)?;
+        if !(category.of.is_empty() && limits.latency_s_mean.is_empty()) {
+            length("category", category.of.len(), prompts)?;
         }
         let position = |name: &String| limits.latency_s_mean.iter().position(|(c, _)| c == name);
-        let mut index: Vec<Option<usize>> = category.iter().map(position).collect();
+        let limited: Vec<Option<usize>> = category.names.iter().map(position).collect();
+        let of = category.of.iter();
+        let mut index: Vec<Option<usize>> = of.map(|&c| limited[c as usize]).collect();
         index.resize(prompts, None);
         if let Some(unused) = (0..limits.latency_s_mean.len()).find(|c| !index.contains(&Some(*c)))
         {
@@ -199,6 +244,17 @@ impl Routing {
     fn row<'t>(&self, table: &'t [f64], prompt: usize) -> &'t [f64] {
         let width = self.experts.len();
         &table[prompt * width..(prompt + 1) * width]
+    }
+
+    /// The problem with limits at the far end of their tolerance.
+    pub(crate) fn widened(&self) -> Self {
+        let wider = |limit: f64| limit * (1.0 + FEASIBILITY_TOLERANCE);
+        let mut widened = self.clone();
+        widened.energy_limit = self.energy_limit.map(wider);
+        for (_, limit) in &mut widened.categories {
+            *limit = wider(*limit);
+        }
+        widened
     }
 
     /// The problem of spending as few joules as the limits on seconds allow: utility is what is

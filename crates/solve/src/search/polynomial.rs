@@ -13,8 +13,15 @@ const MAX_TOP: usize = 3;
 /// Ticks read, at most, before branch and bound is the better way: a few seconds.
 const MAX_READS: u64 = 1 << 33;
 
-/// An optimal set with its value in ticks and the evaluations made, where this case applies.
-pub(super) fn solve(reduced: &Reduced) -> Option<(Vec<usize>, u64, u64)> {
+/// Sets that are kept to be compared by exact values, where ticks are rounded up.
+const MAX_TIED: usize = 1024;
+
+/// Columns of a set, with its ticks.
+type Valued = (Vec<usize>, u64);
+
+/// The sets among which an optimal one is, and the evaluations made, where this case applies. There is
+/// one set if ticks are exact.
+pub(super) fn solve(reduced: &Reduced) -> Option<(Vec<Valued>, u64)> {
     let [row] = &reduced.heaviest[..] else {
         return None;
     };
@@ -32,7 +39,10 @@ pub(super) fn solve(reduced: &Reduced) -> Option<(Vec<usize>, u64, u64)> {
         reduced,
         share: order.iter().map(|&column| row.share[column]).collect(),
         order,
-        best: (Vec::new(), 0),
+        window: reduced.window(),
+        best: 0,
+        tied: Vec::new(),
+        dropped: 0,
         evaluations: 0,
     };
     if row.top == 2 {
@@ -42,8 +52,15 @@ pub(super) fn solve(reduced: &Reduced) -> Option<(Vec<usize>, u64, u64)> {
             search.complete(Some(first), ROOM - search.share[first]);
         }
     }
-    let members = search.best.0.iter().map(|&at| search.order[at]).collect();
-    Some((members, search.best.1, search.evaluations))
+    if search.dropped > 0 && search.dropped + search.window >= search.best {
+        return None;
+    }
+    let columns = |set: Vec<usize>| set.into_iter().map(|at| search.order[at]).collect();
+    let tied = search
+        .tied
+        .into_iter()
+        .map(|(set, value)| (columns(set), value));
+    Some((tied.collect(), search.evaluations))
 }
 
 /// Positions below are in the order of falling cost.
@@ -51,7 +68,13 @@ struct Search<'r> {
     reduced: &'r Reduced,
     order: Vec<usize>,
     share: Vec<f64>,
-    best: (Vec<usize>, u64),
+    /// By how many ticks a value may be overstated.
+    window: u64,
+    best: u64,
+    /// The sets that may be the best, with their ticks.
+    tied: Vec<Valued>,
+    /// The most ticks of a set for which there was no place among them.
+    dropped: u64,
     evaluations: u64,
 }
 
@@ -94,8 +117,18 @@ impl Search<'_> {
         }
         self.evaluations += 1;
         let value = tops.value();
-        if value > self.best.1 {
-            self.best = (dearest.chain(from..self.order.len()).collect(), value);
+        if value > self.best {
+            self.best = value;
+            let least = value.saturating_sub(self.window);
+            self.tied.retain(|set| set.1 >= least && self.window > 0);
+        } else if self.window == 0 || value + self.window < self.best {
+            return;
+        }
+        if self.tied.len() < MAX_TIED {
+            let set = dearest.chain(from..self.order.len()).collect();
+            self.tied.push((set, value));
+        } else {
+            self.dropped = self.dropped.max(value);
         }
     }
 }

@@ -55,9 +55,11 @@ pub(super) fn start(tree: &mut Tree<'_, '_, '_>) -> Start {
             .offer(&everyone.members, everyone.tops.value());
         return Start::Closed;
     }
-    if let Some((members, ticks, evaluations)) = polynomial::solve(reduced) {
+    if let Some((sets, evaluations)) = polynomial::solve(reduced) {
         tree.effort.evaluations += evaluations;
-        tree.incumbent.offer(&members, ticks);
+        for (members, ticks) in sets {
+            tree.incumbent.offer(&members, ticks);
+        }
         return Start::Closed;
     }
     if !tree.resumed {

@@ -238,6 +238,14 @@ fn a_file_without_an_end_is_refused_early() {
     }
 }
 
+#[test]
+fn a_stray_quote_is_found_where_it_stands() {
+    let text = EXAMPLE.replacen("selection/1\"", "selection/1\"\"", 1) + &" ".repeat(10_000);
+    let message = parse_instance(text.as_bytes()).unwrap_err().to_string();
+    assert!(message.contains("line 1 column"), "{message}");
+    assert!(!message.contains("4096"), "{message}");
+}
+
 proptest! {
     #[test]
     fn what_is_written_reads_back_as_the_same_problem(parts in parts()) {

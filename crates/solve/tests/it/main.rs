@@ -6,9 +6,13 @@ mod bnb;
 #[cfg(test)]
 mod check;
 #[cfg(test)]
+mod edges;
+#[cfg(test)]
 mod explain;
 #[cfg(test)]
 mod file;
+#[cfg(test)]
+mod forged;
 #[cfg(test)]
 mod instances;
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use crate::instances::solve;
 use moe2_solve::{
-    Constraint, Kind, Problem, ProblemParts, Routing, RoutingCheckError, RoutingLimits,
-    RoutingParts, RoutingSolution, RoutingStatus, check_routing, price, routing_programme,
+    Constraint, Kind, Problem, ProblemParts, Routing, RoutingCheckError, RoutingInfeasible,
+    RoutingLimits, RoutingParts, RoutingSolution, RoutingStatus, check_routing, parse_routing,
+    price, routing_programme,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -222,6 +223,120 @@ fn false_claims_are_refused() {
     assert!(matches!(refuse(split), RoutingCheckError::Split { .. }));
     let gap = |s: &mut RoutingSolution| s.bound += 0.01;
     assert!(matches!(refuse(gap), RoutingCheckError::Gap { .. }));
+}
+
+/// One prompt, one category whose limit every expert meets exactly, so that its price cancels.
+fn exact() -> (Routing, RoutingSolution) {
+    let problem = Routing::new(RoutingParts {
+        experts: vec!["weak".into(), "good".into()],
+        utility: vec![vec![0.2, 0.8]],
+        energy_j: vec![vec![1.0, 4.0]],
+        latency_s: vec![vec![1.0, 1.0]],
+        category: vec!["chat".into()],
+        weights: None,
+        limits: RoutingLimits {
+            energy_j_mean: None,
+            latency_s_mean: vec![("chat".into(), 1.0)],
+        },
+    })
+    .unwrap();
+    let solution = price(&problem);
+    assert_eq!(check_routing(&problem, &solution), Ok(()));
+    (problem, solution)
+}
+
+#[test]
+fn claims_that_are_short_or_swallowed_by_large_prices_are_refused() {
+    let refuse = |change: fn(&mut RoutingSolution)| {
+        let (problem, mut solution) = exact();
+        change(&mut solution);
+        check_routing(&problem, &solution).unwrap_err()
+    };
+    assert!(matches!(
+        refuse(|s| s.spent.latency_s_mean.clear()),
+        RoutingCheckError::Length { .. }
+    ));
+    assert!(matches!(
+        refuse(|s| s.prices.latency.clear()),
+        RoutingCheckError::Length { .. }
+    ));
+    let lesser = |s: &mut RoutingSolution| {
+        s.assignment[0] = vec![(0, 1.0)];
+        (s.value, s.bound, s.spent.energy_j_mean) = (0.2, 0.2, 1.0);
+        s.prices.latency[0] = 1e30;
+    };
+    assert!(matches!(refuse(lesser), RoutingCheckError::Bound { .. }));
+    let nothing = |s: &mut RoutingSolution| {
+        s.status = RoutingStatus::Infeasible(RoutingInfeasible {
+            latency: vec![],
+            energy: None,
+        });
+    };
+    assert!(matches!(
+        refuse(nothing),
+        RoutingCheckError::NotInfeasible { .. }
+    ));
+    let elsewhere = |s: &mut RoutingSolution| {
+        s.status = RoutingStatus::Infeasible(RoutingInfeasible {
+            latency: vec![(7, 1.0, 2.0)],
+            energy: None,
+        });
+    };
+    assert!(matches!(
+        refuse(elsewhere),
+        RoutingCheckError::Length { .. }
+    ));
+}
+
+#[test]
+fn a_limit_that_can_only_just_be_kept_has_prices_to_route_by() {
+    let energy: Vec<Vec<f64>> = vec![
+        vec![0.3, 0.5, 0.2],
+        vec![0.1, 0.4, 0.3],
+        vec![0.25, 0.2, 0.6],
+    ];
+    let least: f64 = (0.2 + 0.1 + 0.2) / 3.0;
+    for limit in [least * (1.0 - 5e-10), least, least * (1.0 + 1e-10)] {
+        let problem = Routing::new(RoutingParts {
+            experts: vec!["a".into(), "b".into(), "c".into()],
+            utility: vec![
+                vec![0.9, 0.3, 0.5],
+                vec![0.2, 0.9, 0.4],
+                vec![0.6, 0.1, 0.8],
+            ],
+            energy_j: energy.clone(),
+            latency_s: vec![vec![1.0; 3]; 3],
+            category: vec![],
+            weights: None,
+            limits: RoutingLimits {
+                energy_j_mean: Some(limit),
+                latency_s_mean: vec![],
+            },
+        })
+        .unwrap();
+        let solution = price(&problem);
+        assert_eq!(check_routing(&problem, &solution), Ok(()));
+        assert_eq!(solution.status, RoutingStatus::Optimal);
+        assert!(
+            solution.prices.energy < 100.0,
+            "{limit}: {:?}",
+            solution.prices
+        );
+    }
+}
+
+#[test]
+fn two_limits_for_one_category_and_a_table_without_prompts_are_named() {
+    let refusal = |text: &str| parse_routing(text.as_bytes()).unwrap_err().to_string();
+    let twice = r#"{"format":"moe2-routing/1","experts":["a"],"utility":[[1]],"energy_j":[[1]],"latency_s":[[9]],
+        "category":["chat"],"limits":{"latency_s_mean":{"chat":1.0,"chat":100.0}}}"#;
+    assert!(
+        refusal(twice).starts_with("limits.latency_s_mean: \"chat\" has two limits"),
+        "{}",
+        refusal(twice)
+    );
+    let empty = r#"{"format":"moe2-routing/1","experts":["a"],"utility":[],"energy_j":[],"latency_s":[],"limits":{}}"#;
+    assert!(refusal(empty).starts_with("utility:"), "{}", refusal(empty));
 }
 
 #[test]

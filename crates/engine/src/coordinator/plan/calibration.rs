@@ -91,10 +91,12 @@ impl Calibration {
         self.asked.keys()
     }
 
-    /// A tenant's prompts with their weights, which sum to 1.
-    pub(crate) fn prompts(&self, tenant: &TenantId) -> Vec<(&Asked, f64)> {
+    /// A tenant's prompts with their weights, which sum to 1; no more than `most` of its own, the
+    /// newest.
+    pub(crate) fn prompts(&self, tenant: &TenantId, most: usize) -> Vec<(&Asked, f64)> {
         let asked = self.asked.get(tenant);
-        let own = asked.into_iter().flatten().map(|a| (a, 1.0));
+        let own = asked.into_iter().flatten().rev().take(most);
+        let own = own.map(|a| (a, 1.0));
         let typical = self.typical.iter().map(|a| (a, TYPICAL_WEIGHT));
         let mut prompts: Vec<(&Asked, f64)> = typical.chain(own).collect();
         let total: f64 = prompts.iter().map(|p| p.1).sum();
@@ -152,7 +154,7 @@ mod tests {
             calibration.note(&query, &features);
         }
         assert_eq!(calibration.len(), KEPT);
-        let prompts = calibration.prompts(&query.tenant);
+        let prompts = calibration.prompts(&query.tenant, KEPT);
         assert_eq!(prompts.len(), KEPT + 4);
         assert!((prompts.iter().map(|p| p.1).sum::<f64>() - 1.0).abs() < 1e-12);
     }

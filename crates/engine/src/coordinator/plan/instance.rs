@@ -17,7 +17,7 @@ use moe2_gate::{Gate, Quality, Topic};
 use moe2_model::{
     Budgets, ExpertId, ExpertState, Forecast, Joules, NodeId, Seconds, TenantId, Watts,
 };
-use moe2_solve::{Constraint, Kind, Problem, ProblemParts};
+use moe2_solve::{Constraint, Kind, MAX_COST, Problem, ProblemError, ProblemParts};
 
 use super::super::fleet::{Expert, Fleet, Node};
 use super::super::forecast::forecast;
@@ -27,6 +27,8 @@ use super::{Calibration, PlanLimits, PlanRequest};
 
 /// Share of prompts that a worst case covers: the single worst prompt would be an outlier.
 const COVERED: f64 = 0.95;
+/// Prompts that were asked, at most: they are forecast on the engine's own task.
+const MAX_PROMPTS: usize = 2_048;
 /// Relative change of any number of the problem that makes it another one.
 const CHANGED: f64 = 0.1;
 /// Change of a utility that does: utilities are probabilities.
@@ -34,6 +36,7 @@ const UTILITY_CHANGED: f64 = 0.02;
 
 /// One prompt of the instance.
 struct Row<'a> {
+    tenant: TenantId,
     asked: &'a Asked,
     weight: f64,
     budgets: Budgets,
@@ -47,12 +50,15 @@ struct Column<'a> {
 }
 
 /// The instance for this fleet; `None` when there is no ready expert.
+///
+/// # Errors
+/// The fleet is larger than the solver takes.
 pub(super) fn request(
     fleet: &Fleet,
     gate: &Gate,
     (limits, calibration): (&PlanLimits, &Calibration),
     generation: u64,
-) -> Option<PlanRequest> {
+) -> Result<Option<PlanRequest>, ProblemError> {
     let columns: Vec<Column<'_>> = fleet
         .experts()
         .filter(|(_, node, expert)| {
@@ -61,7 +67,7 @@ pub(super) fn request(
         .map(|(id, node, expert)| Column { id, node, expert })
         .collect();
     if columns.is_empty() {
-        return None;
+        return Ok(None);
     }
     let rows = rows(limits, calibration);
     let forecasts: Vec<Vec<Forecast>> = rows
@@ -89,26 +95,52 @@ pub(super) fn request(
     constraints.extend(
         limits
             .energy
-            .map(|limit| energy(&forecasts, limits.experts_per_query, limit)),
+            .map(|limit| energy(&forecasts, limits.k(), limit)),
     );
     constraints.extend(limits.experts.map(|most| Constraint {
         name: "experts".to_owned(),
         limit: most as f64,
         kind: Kind::Count,
     }));
+    constraints.iter_mut().for_each(representable);
+    let utility: Vec<Vec<f64>> = utility.collect();
+    let unserved = unserved(&rows, &utility);
     let problem = Problem::new(ProblemParts {
         experts: columns.iter().map(|c| c.id.to_string()).collect(),
-        utility: utility.collect(),
+        utility,
         weights: Some(rows.iter().map(|row| row.weight).collect()),
-        k: limits.experts_per_query.max(1),
+        k: limits.k(),
         constraints,
-    });
-    Some(PlanRequest {
+    })?;
+    Ok(Some(PlanRequest {
         generation,
-        problem: Arc::new(problem.ok()?),
+        problem: Arc::new(problem),
         experts: columns.into_iter().map(|c| c.id).collect(),
         asked: calibration.len(),
-    })
+        unserved,
+    }))
+}
+
+/// What an agent states about itself can be any finite number; the largest that the solver takes is
+/// beyond every limit just as well.
+fn representable(constraint: &mut Constraint) {
+    constraint.limit = constraint.limit.min(MAX_COST);
+    if let Kind::Sum { cost } | Kind::Max { cost } | Kind::TopSum { cost, .. } =
+        &mut constraint.kind
+    {
+        cost.iter_mut().for_each(|c| *c = c.min(MAX_COST));
+    }
+}
+
+/// Tenants whose budgets no expert keeps on any prompt.
+fn unserved(rows: &[Row<'_>], utility: &[Vec<f64>]) -> Vec<TenantId> {
+    let mut served: BTreeMap<&TenantId, bool> = BTreeMap::new();
+    for (row, line) in rows.iter().zip(utility) {
+        let any = line.iter().any(|u| *u > 0.0);
+        *served.entry(&row.tenant).or_default() |= any;
+    }
+    let without = served.into_iter().filter(|(_, served)| !served);
+    without.map(|(tenant, _)| tenant.clone()).collect()
 }
 
 /// Every tenant's prompts; weights sum to 1.
@@ -120,12 +152,16 @@ fn rows<'a>(limits: &'a PlanLimits, calibration: &'a Calibration) -> Vec<Row<'a>
     if tenants.values().all(|weight| *weight == 0.0) {
         tenants.insert(nobody, 1.0);
     }
+    // A tenant that does not count must not tighten worst cases either.
+    tenants.retain(|_, weight| *weight > 0.0);
     let total: f64 = tenants.values().sum();
+    let each = (MAX_PROMPTS / tenants.len()).max(1);
     let mut rows = Vec::new();
     for (tenant, weight) in &tenants {
-        for (asked, part) in calibration.prompts(tenant) {
+        for (asked, part) in calibration.prompts(tenant, each) {
             let topic = asked.features.topic();
             rows.push(Row {
+                tenant: tenant.clone(),
                 asked,
                 weight: weight / total * part,
                 budgets: limits.tightened(tenant, topic, Budgets::default()),

@@ -12,10 +12,11 @@ use moe2_gate::Topic;
 use moe2_model::{Budgets, Joules, Seconds, TenantId, Watts};
 
 /// Limits on the active set.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct PlanLimits {
-    /// How many experts answer one query at most; at least 1.
-    pub experts_per_query: usize,
+    /// How many experts answer one query at most; at least 1. `None`: as many as a request asks for,
+    /// and the set is chosen for one.
+    pub experts_per_query: Option<usize>,
     /// Most experts that are active.
     pub experts: Option<usize>,
     /// Standing power of all active experts together.
@@ -26,19 +27,6 @@ pub struct PlanLimits {
     pub delay: BTreeMap<Topic, Seconds>,
     /// Tenants with their weights and budgets; others have weight 1 and no budgets.
     pub tenants: Vec<TenantLimits>,
-}
-
-impl Default for PlanLimits {
-    fn default() -> Self {
-        Self {
-            experts_per_query: 1,
-            experts: None,
-            standing: None,
-            energy: None,
-            delay: BTreeMap::new(),
-            tenants: Vec::new(),
-        }
-    }
 }
 
 /// One tenant's weight and budgets.
@@ -65,6 +53,21 @@ impl TenantLimits {
 }
 
 impl PlanLimits {
+    /// How many experts' answers a calibration prompt counts: k of MATH 2.1.
+    pub(crate) fn k(&self) -> usize {
+        self.experts_per_query.unwrap_or(1).max(1)
+    }
+
+    /// How many experts may answer one query. A limit on a prompt's energy is a limit on k experts, so
+    /// with one there cannot be more.
+    pub(crate) fn most_experts(&self) -> usize {
+        if self.experts_per_query.is_some() || self.energy.is_some() {
+            self.k()
+        } else {
+            usize::MAX
+        }
+    }
+
     /// What a tenant's query on a topic may cost: its own budgets tighten the tenant's, never loosen
     /// them.
     pub(crate) fn tightened(&self, tenant: &TenantId, topic: Topic, own: Budgets) -> Budgets {

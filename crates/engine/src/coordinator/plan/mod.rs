@@ -1,10 +1,13 @@
 //! The coarse level: which experts form the active set S (MATH 2.1).
 //!
 //! `calibration` keeps what is asked, `instance` makes a selection problem of it, the driver solves
-//! that on a worker and judges the answer, and here it is applied: a result for an older fleet is
-//! dropped, and a problem without a solution changes nothing and says so. The solver may leave out
+//! that on a worker and judges the answer, and here it is applied. The solver may leave out
 //! experts that add nothing to the objective; some optimum is a maximal feasible set, so those that
 //! still fit are added back as spares: a spare expert shortens queues and stands in when another is lost.
+//!
+//! Limits hold while the solver works, too: a newcomer is active at once only if it fits beside those
+//! that are. A problem without a solution changes nothing else and says so. An answer to a problem
+//! that is over is used only if it keeps the limits of today's and is worth more than what is active.
 //!
 //! A new plan is asked for when the fleet changes and, since forecasts and the mix of queries drift,
 //! when a review finds the problem different from the one last solved.
@@ -18,17 +21,22 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moe2_model::{Event, ExpertId, Seconds, Time};
-use moe2_solve::{Constraint, FEASIBILITY_TOLERANCE, Problem, Solution, Status, load};
+use moe2_model::{Event, ExpertId, Seconds, TenantId, Time};
+use moe2_solve::{
+    Constraint, FEASIBILITY_TOLERANCE, Problem, ProblemError, Solution, Status, load, value,
+};
 
 pub(crate) use calibration::Calibration;
 pub use limits::{PlanLimits, TenantLimits};
-pub use view::{AdmissionView, ConstraintView, Limit, PlanView, PlannedExpert};
+pub use view::{ConstraintView, PlanView, PlannedExpert};
 
 use super::{Engine, Output, Timer};
 
 /// How often the problem is looked at again while the fleet stays the same.
 const REVIEW_EVERY: Duration = Duration::from_secs(60);
+/// Changes of the fleet that follow each other within this time make one problem: a machine that
+/// starts brings many, and each problem is forecasts of every expert on every prompt.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// A selection problem with the experts its columns stand for.
 #[derive(Debug, Clone)]
@@ -41,6 +49,8 @@ pub struct PlanRequest {
     pub experts: Vec<ExpertId>,
     /// Queries behind the utilities that were really asked; the others are typical ones.
     pub asked: usize,
+    /// Tenants whose budgets no expert keeps on any prompt.
+    pub unserved: Vec<TenantId>,
 }
 
 /// A solved problem and what was made of it.
@@ -59,11 +69,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn new(
-        request: PlanRequest,
-        solution: Solution,
-        (proof, took): (Option<usize>, Seconds),
-    ) -> Self {
+    fn new(request: PlanRequest, solution: Solution, took: Seconds) -> Self {
         let spares = match solution.status {
             Status::Infeasible(_) => Vec::new(),
             _ => spares(&request.problem, &solution.selected),
@@ -72,23 +78,30 @@ impl Plan {
             request,
             solution,
             spares,
-            proof,
+            proof: None,
             took,
         }
     }
+}
 
-    /// The active set; `None` if no set keeps the limits.
-    fn active(&self) -> Option<BTreeSet<ExpertId>> {
-        if matches!(self.solution.status, Status::Infeasible(_)) {
-            return None;
-        }
-        let columns = self.solution.selected.iter().chain(&self.spares);
-        Some(
-            columns
-                .filter_map(|&n| self.request.experts.get(n).cloned())
-                .collect(),
-        )
+impl PlanRequest {
+    fn named(&self, columns: impl IntoIterator<Item = usize>) -> BTreeSet<ExpertId> {
+        columns
+            .into_iter()
+            .filter_map(|n| self.experts.get(n).cloned())
+            .collect()
     }
+
+    /// The columns of these experts; `None` if one of them has none.
+    fn columns<'a>(&self, experts: impl IntoIterator<Item = &'a ExpertId>) -> Option<Vec<usize>> {
+        let column = |expert| self.experts.iter().position(|e| e == expert);
+        experts.into_iter().map(column).collect()
+    }
+}
+
+fn holds(problem: &Problem, members: &[usize]) -> bool {
+    let holds = |row: &Constraint| load(row, members) <= row.limit * (1.0 + FEASIBILITY_TOLERANCE);
+    problem.constraints().iter().all(holds)
 }
 
 /// Experts outside the set that still fit beside it, taken in order.
@@ -96,9 +109,7 @@ fn spares(problem: &Problem, selected: &[usize]) -> Vec<usize> {
     let mut members = selected.to_vec();
     for extra in (0..problem.expert_count()).filter(|n| !selected.contains(n)) {
         members.push(extra);
-        let holds =
-            |row: &Constraint| load(row, &members) <= row.limit * (1.0 + FEASIBILITY_TOLERANCE);
-        if !problem.constraints().iter().all(holds) {
+        if !holds(problem, &members) {
             members.pop();
         }
     }
@@ -112,54 +123,102 @@ impl Engine {
         self.plan.as_ref()
     }
 
-    /// Asks for a new active set; until it comes the old one stays, and newcomers count as chosen.
+    /// Number of the newest problem.
+    #[must_use]
+    pub const fn plan_generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Asks for a new active set, at once or when the fleet has settled.
     pub(super) fn replan(&mut self, now: Time) {
+        let soonest = self.asked_at.map_or(now, |asked| asked + SETTLE);
+        if soonest <= now {
+            self.ask(now);
+        } else {
+            self.timers.arm(Timer::Settled, soonest);
+        }
+    }
+
+    /// Makes a problem of the fleet as it is and hands it out. Until it is solved, experts that fit
+    /// beside the active ones are active.
+    pub(super) fn ask(&mut self, now: Time) {
         self.generation += 1;
+        self.asked_at = Some(now);
+        self.timers.disarm(Timer::Settled);
         self.timers.arm(Timer::Review, now + REVIEW_EVERY);
-        self.asked_for = instance::request(
+        let request = self.problem();
+        self.asked_for = None;
+        match request {
+            Ok(Some(request)) => {
+                let mut members = self.active(&request);
+                members.extend(spares(&request.problem, &members));
+                self.select(&request, &members);
+                self.asked_for = Some(request.clone());
+                self.outputs.push_back(Output::Plan(Box::new(request)));
+            }
+            Ok(None) => {
+                self.plan = None;
+                self.event(Event::ActiveSet {
+                    selected: 0,
+                    offered: 0,
+                });
+            }
+            Err(problem) => self.event(Event::PlanFailed {
+                reason: problem.to_string(),
+            }),
+        }
+    }
+
+    fn problem(&self) -> Result<Option<PlanRequest>, ProblemError> {
+        instance::request(
             &self.fleet,
             &self.gate,
             (&self.config.plan, &self.calibration),
             self.generation,
-        );
-        if let Some(request) = &self.asked_for {
-            let request = Box::new(request.clone());
-            self.outputs.push_back(Output::Plan(request));
-        }
+        )
+    }
+
+    /// Columns of the experts that are active now.
+    fn active(&self, request: &PlanRequest) -> Vec<usize> {
+        let experts = self
+            .fleet
+            .experts()
+            .filter(|(_, _, expert)| expert.selected);
+        let column = |id: ExpertId| request.experts.iter().position(|e| *e == id);
+        experts.filter_map(|(id, _, _)| column(id)).collect()
+    }
+
+    fn select(&mut self, request: &PlanRequest, members: &[usize]) {
+        let chosen = request.named(members.iter().copied());
+        self.fleet.select(&chosen);
+        self.event(Event::ActiveSet {
+            selected: chosen.len(),
+            offered: request.experts.len(),
+        });
     }
 
     /// Asks for a new active set if the problem has become another one.
     pub(super) fn review(&mut self, now: Time) {
-        let fresh = instance::request(
-            &self.fleet,
-            &self.gate,
-            (&self.config.plan, &self.calibration),
-            self.generation,
-        );
-        let same = match (&self.asked_for, &fresh) {
-            (Some(old), Some(new)) => !instance::differs(old, new),
-            (old, new) => old.is_none() == new.is_none(),
+        let same = match (&self.asked_for, self.problem()) {
+            (Some(old), Ok(Some(new))) => !instance::differs(old, &new),
+            (old, Ok(new)) => old.is_none() && new.is_none(),
+            (_, Err(_)) => false,
         };
         if same {
             self.timers.arm(Timer::Review, now + REVIEW_EVERY);
         } else {
-            self.replan(now);
+            self.ask(now);
         }
     }
 
-    pub(super) fn planned(
-        &mut self,
-        request: PlanRequest,
-        solution: Solution,
-        (proof, took): (Option<usize>, Seconds),
-    ) {
+    pub(super) fn planned(&mut self, request: PlanRequest, solution: Solution, took: Seconds) {
         if request.generation != self.generation {
+            self.adopt(&request, &solution);
             return;
         }
-        let plan = Plan::new(request, solution, (proof, took));
-        let active = plan.active();
+        let plan = Plan::new(request, solution, took);
         self.event(Event::Planned {
-            selected: active.as_ref().map_or(0, BTreeSet::len),
+            selected: plan.solution.selected.len() + plan.spares.len(),
             offered: plan.request.experts.len(),
             objective: plan.solution.objective,
             bound: plan.solution.bound,
@@ -168,10 +227,52 @@ impl Engine {
                 Status::Infeasible(reason) => Some(reason.describe(&plan.request.problem)),
                 _ => None,
             },
+            unserved: plan.request.unserved.clone(),
         });
-        if let Some(active) = active {
-            self.fleet.select(&active);
+        if !matches!(plan.solution.status, Status::Infeasible(_)) {
+            let members: Vec<usize> = plan
+                .solution
+                .selected
+                .iter()
+                .chain(&plan.spares)
+                .copied()
+                .collect();
+            self.select(&plan.request, &members);
         }
         self.plan = Some(Arc::new(plan));
+    }
+
+    /// Uses an answer to a problem that is over, if it is one to today's too: a fleet that changes
+    /// faster than it can be planned would never have a plan otherwise.
+    fn adopt(&mut self, old: &PlanRequest, solution: &Solution) {
+        let Some(current) = self.asked_for.clone() else {
+            return;
+        };
+        let chosen = old.named(solution.selected.iter().copied());
+        let Some(mut members) = current.columns(&chosen) else {
+            return;
+        };
+        let (problem, active) = (&current.problem, self.active(&current));
+        if holds(problem, &members) && value(problem, &members) > value(problem, &active) {
+            members.extend(spares(problem, &members));
+            self.select(&current, &members);
+        }
+    }
+
+    /// The last plan was proven; a proof of an older one is of no use.
+    pub(super) fn proven(&mut self, generation: u64, cases: usize) {
+        if let Some(plan) = &mut self.plan
+            && plan.request.generation == generation
+        {
+            Arc::make_mut(plan).proof = Some(cases);
+        }
+    }
+
+    /// The solver gave no usable answer; the next review asks again.
+    pub(super) fn plan_failed(&mut self, generation: u64, reason: String) {
+        if generation == self.generation {
+            self.asked_for = None;
+        }
+        self.event(Event::PlanFailed { reason });
     }
 }

@@ -1,10 +1,13 @@
 //! A plan for people: the certificate, who is in and who is not, and what would change that.
 
-use moe2_model::{ExpertId, Seconds};
-use moe2_solve::{Dropped, Shortfall, SolveError, Status, admission, dropped, load, value};
+use moe2_model::{ExpertId, Seconds, TenantId};
+use moe2_solve::{AdmissionRecord, SolveError, Status, admission, dropped, load, value};
 use serde::{Deserialize, Serialize};
 
 use super::Plan;
+
+/// A limit of which less than this share is left has no room.
+const FULL: f64 = 1e-9;
 
 /// A plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,15 +36,21 @@ pub struct PlanView {
     pub prompts: usize,
     /// Those that were really asked.
     pub asked: usize,
-    /// Why no set keeps the limits; the set from before stays active then.
+    /// Why no set keeps the limits; what was active before stays active then.
     pub infeasible: Option<String>,
+    /// A newer problem is being solved, or could not be: the fleet is not what this plan is about.
+    pub superseded: bool,
+    /// Experts that are active now, filled in by whoever knows the fleet.
+    pub active: Vec<ExpertId>,
+    /// Tenants whose budgets no expert keeps on any prompt.
+    pub unserved: Vec<TenantId>,
     /// All experts that were ready.
     pub experts: Vec<PlannedExpert>,
     /// All limits.
     pub constraints: Vec<ConstraintView>,
     /// What would bring each dropped expert in; only where it was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub admissions: Vec<AdmissionView>,
+    pub admissions: Vec<AdmissionRecord>,
 }
 
 /// One expert of a plan.
@@ -76,28 +85,6 @@ pub struct ConstraintView {
     pub binding: bool,
 }
 
-/// A limit to be raised.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Limit {
-    /// Which.
-    pub constraint: String,
-    /// As it is.
-    pub from: f64,
-    /// The smallest that would do, within a thousandth.
-    pub to: f64,
-}
-
-/// What would bring a dropped expert in.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AdmissionView {
-    /// Who.
-    pub expert: ExpertId,
-    /// What having it anyway would cost in value; `None` if it does not fit alone.
-    pub cost: Option<f64>,
-    /// The limit to raise so that the best set holds it; `None` where no single limit would do.
-    pub raise: Option<Limit>,
-}
-
 impl Plan {
     /// The plan for people.
     #[must_use]
@@ -121,6 +108,9 @@ impl Plan {
             prompts: problem.row_count(),
             asked: self.request.asked,
             infeasible,
+            superseded: false,
+            active: Vec::new(),
+            unserved: self.request.unserved.clone(),
             experts: self.experts(),
             constraints: self.constraints(),
             admissions: Vec::new(),
@@ -176,7 +166,8 @@ impl Plan {
             kind: row.kind_name().to_owned(),
             used: load(row, &active),
             limit: row.limit,
-            binding: self.solution.binding.contains(&at),
+            binding: self.solution.binding.contains(&at)
+                || load(row, &active) >= row.limit * (1.0 - FULL),
         })
         .collect()
     }
@@ -189,28 +180,15 @@ impl Plan {
     pub fn admissions(
         &self,
         stop: &mut dyn FnMut() -> bool,
-    ) -> Result<Vec<AdmissionView>, SolveError> {
+    ) -> Result<Vec<AdmissionRecord>, SolveError> {
         let (problem, solution) = (&self.request.problem, &self.solution);
-        let worth_asking =
-            |why: &Dropped| matches!(why, Dropped::Outweighed { .. } | Dropped::TooLarge { .. });
         let asked = dropped(problem, solution)
             .into_iter()
-            .filter(|(_, why)| worth_asking(why));
+            .filter(|(_, why)| why.can_be_admitted());
         asked
             .map(|(n, _)| {
                 let found = admission(problem, n, stop)?;
-                let raise = |short: Shortfall| Limit {
-                    constraint: problem.constraints()[short.row].name.clone(),
-                    from: short.limit,
-                    to: short.needed,
-                };
-                Ok(AdmissionView {
-                    expert: self.request.experts[n].clone(),
-                    cost: found
-                        .forced
-                        .map(|forced| (solution.objective - forced).max(0.0)),
-                    raise: found.limit.map(raise),
-                })
+                Ok(AdmissionRecord::new(problem, solution, n, found))
             })
             .collect()
     }

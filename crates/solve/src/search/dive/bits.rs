@@ -44,7 +44,7 @@ impl Bits {
         let mut rows: Vec<(Key, u64)> = Vec::new();
         let (mut value, mut with_phantoms) = (0, 0);
         for (x, &count) in counts.iter().enumerate() {
-            let weight = u64::from(reduced.row(x).1[0]);
+            let weight = u64::from(reduced.row(x).1.first().copied().unwrap_or(0));
             let count = count.min(k);
             let phantom = 2 * u64::from(region.proof.phantoms[x]) > weight;
             value += weight * count as u64;
