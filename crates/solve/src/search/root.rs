@@ -63,7 +63,7 @@ pub(super) fn start(tree: &mut Tree<'_, '_, '_>) -> Start {
         return Start::Closed;
     }
     if !tree.resumed {
-        climb(tree, CLIMB_READS.0);
+        tree.climb(CLIMB_READS.0);
     }
     let free = free(reduced);
     let mut node = Node::root(reduced, &free, everyone.tops.value());
@@ -82,7 +82,7 @@ pub(super) fn start(tree: &mut Tree<'_, '_, '_>) -> Start {
         tree.lower(node.bound);
         let gap = node.bound as f64 / tree.incumbent.target().max(1) as f64 - 1.0;
         if !tree.resumed && gap > NARROW.0 && reduced.width() > NARROW.1 {
-            climb(tree, CLIMB_READS.1);
+            tree.climb(CLIMB_READS.1);
         }
         let settled = tree.settled_out(&free);
         let worth = (WORTH_RESTARTING * reduced.width() as f64).max(LEAST_SETTLED as f64);
@@ -103,20 +103,6 @@ pub(super) fn start(tree: &mut Tree<'_, '_, '_>) -> Start {
     } else {
         Start::Open(node)
     }
-}
-
-/// Greedy starts and single exchanges, with a limit on the work.
-fn climb(tree: &mut Tree<'_, '_, '_>, reads: u64) {
-    let most = reads / tree.reduced.rows.max(1) as u64;
-    let began = tree.climb.evaluations;
-    tree.climb
-        .starts(&mut |evaluations| evaluations > began + most);
-    if tree.options.exchanges {
-        let began = tree.climb.evaluations;
-        tree.climb
-            .exchange(1, &mut |evaluations| evaluations > began + most);
-    }
-    tree.incumbent.offer(&tree.climb.best, tree.climb.value);
 }
 
 /// Columns that use up nothing.

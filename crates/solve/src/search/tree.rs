@@ -183,6 +183,34 @@ impl<'t, 'p, 'l> Tree<'t, 'p, 'l> {
         self.stopped
     }
 
+    /// Greedy starts and single exchanges, with a limit on the work.
+    pub(super) fn climb(&mut self, reads: u64) {
+        let most = reads / self.reduced.rows.max(1) as u64;
+        let others = self.total_effort().evaluations - self.climb.evaluations;
+        let progress = Progress {
+            nodes: self.effort.nodes,
+            evaluations: 0,
+            objective: self.incumbent.value(),
+            bound: self.bound.max(self.incumbent.value()),
+        };
+        let (limits, stopped) = (&mut *self.limits, &mut self.stopped);
+        let mut ended = |began: u64, evaluations: u64| {
+            let now = Progress {
+                evaluations: others + evaluations,
+                ..progress
+            };
+            *stopped = *stopped || limits.reached(&now);
+            *stopped || evaluations > began + most
+        };
+        let began = self.climb.evaluations;
+        self.climb.starts(&mut |now| ended(began, now));
+        if self.options.exchanges {
+            let began = self.climb.evaluations;
+            self.climb.exchange(1, &mut |now| ended(began, now));
+        }
+        self.incumbent.offer(&self.climb.best, self.climb.value);
+    }
+
     fn total_effort(&self) -> Effort {
         let cuts = self.master.as_ref().map_or(0, |master| master.effort().0);
         Effort {
