@@ -65,11 +65,16 @@ pub(super) async fn alive() -> Json<Health> {
 }
 
 pub(super) async fn ready(State(api): State<Api>) -> Result<Json<Health>, ApiError> {
-    if api.engine.fleet().ready_experts().next().is_some() {
+    if api
+        .engine
+        .fleet()
+        .ready_experts()
+        .any(|expert| expert.selected)
+    {
         return Ok(Json(Health { status: "ready" }));
     }
     Err(ApiError::no_expert(
-        "No expert is ready; start an agent with a model, or wait until one has loaded.",
+        "No expert is ready and in the active set; start an agent with a model, wait until one has loaded, or see `moe2 plan`.",
     ))
 }
 

@@ -40,7 +40,7 @@ pub use view::{ExpertView, FleetView, NodeState, NodeView};
 use crate::timers::Timers;
 use fleet::Fleet;
 use ledger::Ledger;
-use plan::Calibration;
+use plan::{Calibration, Pace};
 use query::Running;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,8 +84,7 @@ pub struct Engine {
     calibration: Calibration,
     /// The problem last handed out.
     asked_for: Option<PlanRequest>,
-    /// When a problem was last made.
-    asked_at: Option<Time>,
+    pace: Pace,
     plan: Option<Arc<Plan>>,
     outputs: VecDeque<Output>,
 }
@@ -106,7 +105,7 @@ impl Engine {
             generation: 0,
             calibration: Calibration::default(),
             asked_for: None,
-            asked_at: None,
+            pace: Pace::default(),
             plan: None,
             outputs: VecDeque::new(),
         }

@@ -180,6 +180,28 @@ fn limits_hold_while_the_solver_works() {
 }
 
 #[test]
+fn a_fleet_that_changes_without_end_is_planned_at_a_pace() {
+    let mut bench = Bench::with_fleet();
+    bench.pass(Duration::from_millis(900));
+    bench.outputs.clear();
+    for sequence in 0..50 {
+        bench.join(1, "smol", SMOL);
+        bench.join(100 + sequence, "other", GEMMA);
+    }
+    let asked = |bench: &Bench| {
+        let plans = bench
+            .outputs
+            .iter()
+            .filter(|o| matches!(o, Output::Plan(_)));
+        plans.count()
+    };
+    assert_eq!(asked(&bench), 8);
+    bench.pass(Duration::from_millis(100));
+    assert_eq!(asked(&bench), 9, "and one with what came since");
+    assert_eq!(bench.active().len(), 4);
+}
+
+#[test]
 fn an_answer_that_comes_too_late_is_used_if_it_still_keeps_the_limits_and_is_better() {
     let one = PlanLimits {
         experts: Some(1),

@@ -34,9 +34,45 @@ use super::{Engine, Output, Timer};
 
 /// How often the problem is looked at again while the fleet stays the same.
 const REVIEW_EVERY: Duration = Duration::from_secs(60);
-/// Changes of the fleet that follow each other within this time make one problem: a machine that
-/// starts brings many, and each problem is forecasts of every expert on every prompt.
+/// A problem is forecasts of every expert on every prompt, and a machine that starts with many experts
+/// is as many changes. So many problems are made at once, then one per this time.
+const BURST: u32 = 8;
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// How many problems may still be made at once, and since when that is so.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    left: u32,
+    since: Time,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            left: BURST,
+            since: Time::ZERO,
+        }
+    }
+}
+
+impl Pace {
+    /// Takes one, or says when there will be one.
+    fn take(&mut self, now: Time) -> Result<(), Time> {
+        let intervals = now.since(self.since).as_micros() / SETTLE.as_micros();
+        let gained = u32::try_from(intervals).unwrap_or(u32::MAX);
+        if gained > 0 {
+            self.left = self.left.saturating_add(gained).min(BURST);
+            self.since = now;
+        }
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Ok(())
+            }
+            None => Err(self.since + SETTLE),
+        }
+    }
+}
 
 /// A selection problem with the experts its columns stand for.
 #[derive(Debug, Clone)]
@@ -131,11 +167,9 @@ impl Engine {
 
     /// Asks for a new active set, at once or when the fleet has settled.
     pub(super) fn replan(&mut self, now: Time) {
-        let soonest = self.asked_at.map_or(now, |asked| asked + SETTLE);
-        if soonest <= now {
-            self.ask(now);
-        } else {
-            self.timers.arm(Timer::Settled, soonest);
+        match self.pace.take(now) {
+            Ok(()) => self.ask(now),
+            Err(soonest) => self.timers.arm(Timer::Settled, soonest),
         }
     }
 
@@ -143,7 +177,6 @@ impl Engine {
     /// beside the active ones are active.
     pub(super) fn ask(&mut self, now: Time) {
         self.generation += 1;
-        self.asked_at = Some(now);
         self.timers.disarm(Timer::Settled);
         self.timers.arm(Timer::Review, now + REVIEW_EVERY);
         let request = self.problem();
