@@ -99,7 +99,8 @@ fn a_live_fleet_is_planned_inside_its_limits_and_planned_again_when_a_machine_is
         .collect();
     system.join_all(&specs);
     let first = eventually("all three experts are planned", PLANNED_WITHIN, || {
-        plan(&system).filter(|p| p["experts"].as_array().is_some_and(|e| e.len() == 3))
+        let three = |p: &Value| p["experts"].as_array().is_some_and(|e| e.len() == 3);
+        plan(&system).filter(|p| three(p) && p["proof"].is_u64())
     });
     assert_eq!(
         (first["status"].as_str(), first["gap"].as_f64()),
@@ -114,7 +115,9 @@ fn a_live_fleet_is_planned_inside_its_limits_and_planned_again_when_a_machine_is
         let (_, node) = name.split_once('@').unwrap_or_default();
         system.coordinator.node(node)["experts"][0]["selected"] == true
     };
-    assert!(active.iter().all(|name| selected(name)) && !selected(dropped[0]));
+    until("the plan is in force", PLANNED_WITHIN, || {
+        active.iter().all(|name| selected(name)) && !selected(dropped[0])
+    });
 
     explained(&system, &first, dropped[0]);
 
@@ -140,7 +143,7 @@ fn a_live_fleet_is_planned_inside_its_limits_and_planned_again_when_a_machine_is
 }
 
 #[test]
-fn limits_that_nobody_keeps_are_said_and_do_not_stop_the_fleet() {
+fn limits_that_nobody_keeps_let_nobody_answer_and_say_so() {
     let _alone = alone();
     let mut system = System::configured("[plan]\nstanding_watts = 1\n");
     system.join_all(&[moe2_e2e::stub("edge-1").idling_at(5.0)]);
@@ -148,11 +151,13 @@ fn limits_that_nobody_keeps_are_said_and_do_not_stop_the_fleet() {
         plan(&system).is_some_and(|p| p["status"] == "infeasible")
     });
     let text = moe2(&system, &["plan"]);
-    assert!(
-        text.said
-            .contains("standing_w needs a limit of at least 5 (is 1)"),
-        "{text:?}"
-    );
+    assert_eq!(text.code, Some(3), "{text:?}");
+    for part in [
+        "standing_w needs a limit of at least 5 (is 1)",
+        "No expert is active.",
+    ] {
+        assert!(text.said.contains(part), "{part:?} is missing: {text:?}");
+    }
     system
         .coordinator
         .process
@@ -161,5 +166,11 @@ fn limits_that_nobody_keeps_are_said_and_do_not_stop_the_fleet() {
         "/v1/chat/completions",
         &serde_json::json!({"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}),
     );
-    assert_eq!(answered.status, 200, "{:?}", answered.json);
+    assert_eq!(answered.status, 503, "{:?}", answered.json);
+    let message = answered.json["error"]["message"]
+        .as_str()
+        .unwrap_or_default();
+    assert!(message.contains("moe2 plan"), "{message}");
+    let ready = system.coordinator.admin.get("/readyz").map(|r| r.status);
+    assert_eq!(ready, Some(503));
 }
