@@ -13,9 +13,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use moe2_engine::coordinator::{FleetView, NodeState};
 use moe2_metrics::Metrics;
-use moe2_model::{ExpertId, ExpertState, NodeId};
+use moe2_model::NodeId;
 use moe2_net::{JoinToken, constant_time_eq, hash_secret};
 use serde::Deserialize;
 use serde_json::json;
@@ -90,7 +89,8 @@ async fn plan(
     };
     let mut view = plan.view();
     view.superseded = generation != view.generation;
-    view.active = active(&admin.engine.fleet());
+    let fleet = admin.engine.fleet();
+    view.active = fleet.active_experts().map(|e| e.id.clone()).collect();
     if query.explain && view.infeasible.is_none() {
         let began = Instant::now();
         let mut stop = move || began.elapsed() > EXPLAIN_TIME;
@@ -116,19 +116,6 @@ async fn plan_instance(State(admin): State<Admin>) -> Response {
     let kind = header::HeaderValue::from_static("application/json");
     headers.insert(header::CONTENT_TYPE, kind);
     (headers, moe2_solve::write_instance(&plan.request.problem)).into_response()
-}
-
-/// Experts that get queries.
-fn active(fleet: &FleetView) -> Vec<ExpertId> {
-    let experts = fleet
-        .nodes
-        .iter()
-        .filter(|node| node.state != NodeState::Gone);
-    experts
-        .flat_map(|node| &node.experts)
-        .filter(|expert| expert.selected && expert.state == ExpertState::Ready)
-        .map(|expert| expert.id.clone())
-        .collect()
 }
 
 fn no_plan() -> ApiError {

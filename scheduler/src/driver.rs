@@ -136,21 +136,19 @@ impl Driver {
         self.parsed = None;
     }
 
+    /// Tells where planning stands if that has changed, which is rare: this follows every command.
     fn publish_plan(&self) {
-        let now = Planning {
-            plan: self.engine.plan().cloned(),
-            generation: self.engine.plan_generation(),
-        };
+        let (plan, generation) = (self.engine.plan(), self.engine.plan_generation());
         self.publish_plan.send_if_modified(|before| {
-            let same = before.generation == now.generation
-                && match (&before.plan, &now.plan) {
-                    (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-                    (a, b) => a.is_none() == b.is_none(),
+            let shown = before.plan.as_ref().map(Arc::as_ptr);
+            let changed = before.generation != generation || shown != plan.map(Arc::as_ptr);
+            if changed {
+                *before = Planning {
+                    plan: plan.cloned(),
+                    generation,
                 };
-            if !same {
-                *before = now;
             }
-            !same
+            changed
         });
     }
 

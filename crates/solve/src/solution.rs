@@ -75,6 +75,14 @@ impl Solution {
         }
     }
 
+    /// Why nothing fits, in words; `None` unless it is infeasible.
+    pub fn infeasibility(&self, problem: &Problem) -> Option<String> {
+        match &self.status {
+            Status::Infeasible(reason) => Some(reason.describe(problem)),
+            _ => None,
+        }
+    }
+
     /// A solution for `selected` whose status follows from the gap and from `stopped`.
     pub(crate) fn found(
         solver: &'static str,

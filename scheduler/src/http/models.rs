@@ -65,12 +65,7 @@ pub(super) async fn alive() -> Json<Health> {
 }
 
 pub(super) async fn ready(State(api): State<Api>) -> Result<Json<Health>, ApiError> {
-    if api
-        .engine
-        .fleet()
-        .ready_experts()
-        .any(|expert| expert.selected)
-    {
+    if api.engine.fleet().active_experts().next().is_some() {
         return Ok(Json(Health { status: "ready" }));
     }
     Err(ApiError::no_expert(

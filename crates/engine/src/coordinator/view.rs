@@ -73,4 +73,9 @@ impl FleetView {
             .flat_map(|n| &n.experts)
             .filter(|e| e.state == ExpertState::Ready)
     }
+
+    /// Those of them that are in the active set: who gets queries for `auto`.
+    pub fn active_experts(&self) -> impl Iterator<Item = &ExpertView> {
+        self.ready_experts().filter(|e| e.selected)
+    }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::read::{self, Bounded, FileError};
 use crate::explain::AdmissionRecord;
 use crate::problem::{Constraint, Kind, MAX_CONSTRAINTS, MAX_EXPERTS, MAX_TABLE, Problem, Table};
-use crate::solution::{Solution, Status};
+use crate::solution::Solution;
 
 /// Format tag of an instance file.
 pub const INSTANCE_FORMAT: &str = "moe2-selection/1";
@@ -225,10 +225,7 @@ impl ResultFile {
             evaluations: solution.evaluations,
             seconds,
             binding: solution.binding.iter().map(row).collect(),
-            reason: match &solution.status {
-                Status::Infeasible(reason) => Some(reason.describe(problem)),
-                _ => None,
-            },
+            reason: solution.infeasibility(problem),
             admissions: None,
         }
     }

@@ -10,7 +10,7 @@
 //! Points are taken between the programme's solution and the best prices so far, as in
 //! `search::root`.
 
-use super::mixture;
+use super::mixture::{self, positive};
 use super::policy::{self, Policy};
 use super::problem::Routing;
 use super::solution::{EnergyShortfall, Prices, RoutingInfeasible, RoutingSolution, RoutingStatus};
@@ -168,7 +168,6 @@ struct Search<'p> {
 
 impl<'p> Search<'p> {
     fn new(problem: &'p Routing) -> Self {
-        let positive = |scale: f64| if scale > 0.0 { scale } else { 1.0 };
         // By the category's own weight: beside the weight of everything a rare category's limit would
         // vanish in rounding.
         let mut weight = vec![0.0; problem.categories().len()];

@@ -228,21 +228,22 @@ impl Splits<'_> {
     /// beside costs of a billion times the limit its tolerance is seen.
     fn finish(self) -> Mixture {
         let problem = self.problem;
-        let mut snapped = self.assignment.clone();
         let whole = self.total();
         let excess = whole.excess(problem);
         if excess <= FEASIBILITY_TOLERANCE {
             return whole;
         }
-        snapped.iter_mut().for_each(|shares| {
-            let most = shares.iter().map(|s| s.1).fold(0.0, f64::max);
+        let mut assignment = whole.assignment.clone();
+        for shares in &mut assignment {
+            // The largest share comes first.
+            let most = shares[0].1;
             shares.retain(|s| s.1 >= TINY * most);
-        });
+        }
         let snapped = Splits {
             problem,
-            assignment: snapped,
-        };
-        let snapped = snapped.total();
+            assignment,
+        }
+        .total();
         if snapped.excess(problem) < excess {
             snapped
         } else {
@@ -295,6 +296,7 @@ impl Mixture {
     }
 }
 
-fn positive(scale: f64) -> f64 {
+/// A scale to divide by: 1 in place of 0.
+pub(super) fn positive(scale: f64) -> f64 {
     if scale > 0.0 { scale } else { 1.0 }
 }

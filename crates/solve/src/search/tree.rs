@@ -171,28 +171,27 @@ impl<'t, 'p, 'l> Tree<'t, 'p, 'l> {
     /// Asks the limits, at least once per node.
     pub(super) fn halted(&mut self) -> bool {
         if !self.stopped {
-            let effort = self.total_effort();
-            let progress = Progress {
-                nodes: effort.nodes,
-                evaluations: effort.evaluations,
-                objective: self.incumbent.value(),
-                bound: self.bound.max(self.incumbent.value()),
-            };
+            let progress = self.progress();
             self.stopped = self.limits.reached(&progress);
         }
         self.stopped
     }
 
+    fn progress(&self) -> Progress {
+        let effort = self.total_effort();
+        Progress {
+            nodes: effort.nodes,
+            evaluations: effort.evaluations,
+            objective: self.incumbent.value(),
+            bound: self.bound.max(self.incumbent.value()),
+        }
+    }
+
     /// Greedy starts and single exchanges, with a limit on the work.
     pub(super) fn climb(&mut self, reads: u64) {
         let most = reads / self.reduced.rows.max(1) as u64;
-        let others = self.total_effort().evaluations - self.climb.evaluations;
-        let progress = Progress {
-            nodes: self.effort.nodes,
-            evaluations: 0,
-            objective: self.incumbent.value(),
-            bound: self.bound.max(self.incumbent.value()),
-        };
+        let progress = self.progress();
+        let others = progress.evaluations - self.climb.evaluations;
         let (limits, stopped) = (&mut *self.limits, &mut self.stopped);
         let mut ended = |began: u64, evaluations: u64| {
             let now = Progress {

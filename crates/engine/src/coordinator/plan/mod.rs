@@ -120,6 +120,14 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Columns of the chosen and the spare.
+    fn members(&self) -> Vec<usize> {
+        let chosen = self.solution.selected.iter();
+        chosen.chain(&self.spares).copied().collect()
+    }
+}
+
 impl PlanRequest {
     fn named(&self, columns: impl IntoIterator<Item = usize>) -> BTreeSet<ExpertId> {
         columns
@@ -256,21 +264,11 @@ impl Engine {
             objective: plan.solution.objective,
             bound: plan.solution.bound,
             took,
-            infeasible: match &plan.solution.status {
-                Status::Infeasible(reason) => Some(reason.describe(&plan.request.problem)),
-                _ => None,
-            },
+            infeasible: plan.solution.infeasibility(&plan.request.problem),
             unserved: plan.request.unserved.clone(),
         });
         if !matches!(plan.solution.status, Status::Infeasible(_)) {
-            let members: Vec<usize> = plan
-                .solution
-                .selected
-                .iter()
-                .chain(&plan.spares)
-                .copied()
-                .collect();
-            self.select(&plan.request, &members);
+            self.select(&plan.request, &plan.members());
         }
         self.plan = Some(Arc::new(plan));
     }

@@ -1,7 +1,7 @@
 //! A plan for people: the certificate, who is in and who is not, and what would change that.
 
 use moe2_model::{ExpertId, Seconds, TenantId};
-use moe2_solve::{AdmissionRecord, SolveError, Status, admission, dropped, load, value};
+use moe2_solve::{AdmissionRecord, SolveError, admission, dropped, load, value};
 use serde::{Deserialize, Serialize};
 
 use super::Plan;
@@ -90,10 +90,6 @@ impl Plan {
     #[must_use]
     pub fn view(&self) -> PlanView {
         let (problem, solution) = (&self.request.problem, &self.solution);
-        let infeasible = match &solution.status {
-            Status::Infeasible(reason) => Some(reason.describe(problem)),
-            _ => None,
-        };
         PlanView {
             generation: self.request.generation,
             status: solution.status.name().to_owned(),
@@ -107,7 +103,7 @@ impl Plan {
             experts_per_query: problem.k(),
             prompts: problem.row_count(),
             asked: self.request.asked,
-            infeasible,
+            infeasible: solution.infeasibility(problem),
             superseded: false,
             active: Vec::new(),
             unserved: self.request.unserved.clone(),
@@ -153,13 +149,7 @@ impl Plan {
     }
 
     fn constraints(&self) -> Vec<ConstraintView> {
-        let active: Vec<usize> = self
-            .solution
-            .selected
-            .iter()
-            .chain(&self.spares)
-            .copied()
-            .collect();
+        let active = self.members();
         let rows = self.request.problem.constraints().iter().enumerate();
         rows.map(|(at, row)| ConstraintView {
             name: row.name.clone(),
