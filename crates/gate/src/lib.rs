@@ -6,14 +6,23 @@
 //! taken: its scores mean something else for each subset. Today's heads are Beta priors per topic;
 //! a trained gate is another kind in the same file format and behind the same [`Gate`].
 
+mod data;
+mod encode;
+mod eval;
 mod features;
 mod file;
 mod gate;
 mod priors;
 mod topic;
+mod train;
 
+pub use data::{
+    Item, Outcome, OutcomeError, Split, fingerprint, groups, normalise, read_outcomes,
+    read_questions,
+};
 pub use features::QueryFeatures;
 pub use file::GateError;
 pub use gate::{Gate, Quality};
 pub use priors::{Head, Priors, TopicPrior};
 pub use topic::{Detection, Topic, detect};
+pub use train::{Calibration, TrainError, Trained, TrainedHead, Training};

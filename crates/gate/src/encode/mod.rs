@@ -1,0 +1,31 @@
+//! From a question to numbers that heads can weigh.
+//!
+//! An encoder is trained, or downloaded, once and then frozen: that is what lets every expert have a
+//! head of its own that never has to change when another one comes or goes (MATH 3, theorem D).
+
+pub(crate) mod ngrams;
+pub(crate) mod topics;
+
+/// A vector that is mostly zero: indices in rising order, and the values there.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Sparse {
+    pub(crate) index: Vec<u32>,
+    pub(crate) value: Vec<f32>,
+}
+
+impl Sparse {
+    /// Scales it to length 1, unless it is zero.
+    pub(crate) fn normalise(&mut self) {
+        let norm = self.value.iter().map(|v| v * v).sum::<f32>().sqrt();
+        if norm > 0.0 {
+            self.value.iter_mut().for_each(|v| *v /= norm);
+        }
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, f32)> {
+        self.index
+            .iter()
+            .map(|&i| i as usize)
+            .zip(self.value.iter().copied())
+    }
+}

@@ -1,0 +1,84 @@
+//! The frozen part of a trained gate: from n-grams to a few numbers that say what a question is about and
+//! how hard it is.
+//!
+//! Heads on raw n-grams have tens of thousands of weights, and the noise of fifteen such heads drowns
+//! the differences between experts that routing needs. What those differences follow is mostly the
+//! subject. So the subject is learnt first, from labels that have nothing to do with experts, and the
+//! mean outcome beside it; a head then weighs a dozen numbers.
+
+use serde::{Deserialize, Serialize};
+
+use super::Sparse;
+use super::ngrams::{self, WIDTH};
+use crate::train::softmax::Softmax;
+
+/// A question as the gate sees it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Question<'q> {
+    pub(crate) text: &'q str,
+    pub(crate) options: &'q [String],
+}
+
+impl Question<'_> {
+    /// Weighted n-grams of the question with its options.
+    pub(crate) fn ngrams(&self, rarity: &[f32]) -> Sparse {
+        let mut whole = String::with_capacity(self.text.len() + 64);
+        whole.push_str(self.text);
+        for option in self.options {
+            whole.push('\n');
+            whole.push_str(option);
+        }
+        let mut sparse = ngrams::counts(&whole);
+        for (index, value) in sparse.index.iter().zip(&mut sparse.value) {
+            *value *= rarity[*index as usize];
+        }
+        sparse.normalise();
+        sparse
+    }
+}
+
+/// How telling each n-gram is: the logarithm of how few questions have it.
+pub(crate) fn rarity<'q>(counts: impl Iterator<Item = &'q Sparse>) -> Vec<f32> {
+    let mut with = vec![0u32; WIDTH];
+    let mut all = 0u32;
+    for sparse in counts {
+        all += 1;
+        sparse.index.iter().for_each(|&i| with[i as usize] += 1);
+    }
+    let idf = |&n: &u32| (f64::from(all + 1) / f64::from(n + 1)).ln() as f32 + 1.0;
+    with.iter().map(idf).collect()
+}
+
+/// Topics and difficulty.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Topics {
+    /// Names of the topics.
+    pub(crate) names: Vec<String>,
+    /// Of topics, from n-grams.
+    pub(crate) topic: Softmax,
+    /// Of "right" and "wrong", from n-grams: the mean outcome of the experts at hand.
+    pub(crate) difficulty: Softmax,
+}
+
+impl Topics {
+    /// Numbers for heads: 1, the topics' probabilities, the logit of being answered rightly, length and
+    /// options.
+    pub(crate) fn features(&self, ngrams: &Sparse, question: Question<'_>) -> Vec<f64> {
+        let mut features = vec![1.0];
+        features.extend(self.topic.predict(ngrams));
+        let right = self.difficulty.predict(ngrams)[0].clamp(1e-6, 1.0 - 1e-6);
+        features.push((right / (1.0 - right)).ln());
+        features.extend(shape(question));
+        features
+    }
+}
+
+/// Length and number of options, scaled to about 1.
+fn shape(question: Question<'_>) -> [f64; 2] {
+    let length = (question.text.len() as f64 + 1.0).ln() / 5.0 - 1.0;
+    let chance = match question.options.len() {
+        0 => 0.0,
+        options => 1.0 / options as f64,
+    };
+    [length, chance]
+}
