@@ -134,6 +134,17 @@ impl Client {
         }
     }
 
+    /// A POST that tells a refusal by its status from not getting through at all.
+    pub(crate) fn try_post(&self, path: &str, body: &Value) -> anyhow::Result<Answered> {
+        let mut reply = self.send(path, body)?;
+        let status = reply.status().as_u16();
+        let text = reply.body_mut().read_to_string()?;
+        if status >= 400 {
+            return Ok(Answered::Refused(status, message(&text)));
+        }
+        Ok(Answered::Reply(serde_json::from_str(&text)?))
+    }
+
     /// A chat completion as it comes: `each` sees every chunk.
     pub(crate) fn stream(&self, body: &Value, mut each: impl FnMut(&Value)) -> anyhow::Result<()> {
         let mut reply = self.send("/v1/chat/completions", body)?;
@@ -167,13 +178,28 @@ impl Client {
     }
 }
 
+/// What came of a request.
+#[derive(Debug)]
+pub(crate) enum Answered {
+    /// An answer.
+    Reply(Value),
+    /// A refusal: its status and message.
+    Refused(u16, String),
+}
+
+/// The message of an error envelope, or the text if it is none.
+fn message(text: &str) -> String {
+    let envelope: Value = serde_json::from_str(text).unwrap_or(Value::Null);
+    envelope["error"]["message"]
+        .as_str()
+        .unwrap_or(text)
+        .to_owned()
+}
+
 /// The envelope's message as an error.
 fn refused(text: &str, status: u16) -> anyhow::Error {
     let envelope: Value = serde_json::from_str(text).unwrap_or(Value::Null);
-    let message = envelope["error"]["message"]
-        .as_str()
-        .unwrap_or(text)
-        .to_owned();
+    let message = message(text);
     if envelope["error"]["code"] == "budget_infeasible" {
         return anyhow::Error::new(Infeasible(message));
     }

@@ -11,6 +11,7 @@ mod chat;
 mod client;
 mod duration;
 mod fleet;
+mod gate;
 mod input;
 mod join_token;
 mod models;
@@ -61,6 +62,8 @@ enum Command {
     Verify(verify::Args),
     /// Route prompts under budgets on the mean, with prices.
     Price(price::Args),
+    /// Collect outcomes, train a gate, and judge it.
+    Gate(gate::Args),
     /// List and fetch model files.
     Models(models::Args),
     /// Let a machine join the fleet.
@@ -120,6 +123,7 @@ fn main() -> ExitCode {
         Command::Solve(args) => solve::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Price(args) => price::run(&args),
+        Command::Gate(args) => gate::run(&args),
         Command::Models(args) => models::run(&args),
         Command::JoinToken(args) => join_token::run(&args),
 

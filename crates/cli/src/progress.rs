@@ -96,3 +96,39 @@ impl Watch {
         self.bar.finish_and_clear();
     }
 }
+
+/// A bar over a known number of equal pieces of work, with the time that is left.
+#[derive(Debug)]
+pub(crate) struct Count {
+    bar: ProgressBar,
+}
+
+impl Count {
+    pub(crate) fn new(what: &'static str, pieces: usize, quiet: bool) -> Self {
+        let target = if quiet {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr_with_hz(4)
+        };
+        let bar = ProgressBar::with_draw_target(Some(pieces as u64), target);
+        let style =
+            ProgressStyle::with_template("  {prefix} [{bar:30}] {pos}/{len}, {eta} left  {msg}");
+        if let Ok(style) = style {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_prefix(what);
+        Self { bar }
+    }
+
+    /// One more is done; `text` says what came of all so far.
+    pub(crate) fn step(&self, text: impl FnOnce() -> String) {
+        if !self.bar.is_hidden() {
+            self.bar.set_message(text());
+        }
+        self.bar.inc(1);
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

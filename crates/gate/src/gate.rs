@@ -10,6 +10,7 @@ use moe2_model::{ExpertName, ExpertOffer};
 
 use crate::features::QueryFeatures;
 use crate::file::{self, GateError};
+use crate::options::OptionRule;
 use crate::priors::{Head, Priors, TopicPrior};
 
 /// The priors compiled in, for the models that ship with the demo.
@@ -88,6 +89,25 @@ impl Gate {
     #[must_use]
     pub fn forecast(&self, query: &QueryFeatures, experts: &[ExpertName]) -> Vec<Quality> {
         experts.iter().map(|e| self.one(query, e)).collect()
+    }
+
+    /// How the expert's log-probabilities of options are read.
+    #[must_use]
+    pub fn option_rule(&self, _expert: &ExpertName) -> OptionRule {
+        match &self.kind {
+            Kind::Priors(_) => OptionRule::default(),
+        }
+    }
+
+    /// Forecast probability that the fused answer of several experts to a choice is right; the best
+    /// expert first. What fusion adds was measured on held-out outcomes; a gate that never saw any
+    /// promises nothing.
+    #[must_use]
+    pub fn forecast_fused(&self, ranked: &[Quality]) -> f64 {
+        let best = ranked.first().map_or(0.0, |q| q.probability);
+        match &self.kind {
+            Kind::Priors(_) => best,
+        }
     }
 
     /// Whether the gate has a head for this expert.

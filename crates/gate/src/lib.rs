@@ -12,9 +12,11 @@ mod eval;
 mod features;
 mod file;
 mod gate;
+mod options;
 mod priors;
 mod topic;
 mod train;
+mod vote;
 
 pub use data::{
     Item, Outcome, OutcomeError, Split, fingerprint, groups, normalise, read_outcomes,
@@ -23,6 +25,8 @@ pub use data::{
 pub use features::QueryFeatures;
 pub use file::GateError;
 pub use gate::{Gate, Quality};
+pub use options::{OptionRule, Scored, softmax};
 pub use priors::{Head, Priors, TopicPrior};
 pub use topic::{Detection, Topic, detect};
 pub use train::{Calibration, TrainError, Trained, TrainedHead, Training};
+pub use vote::vote_weight;

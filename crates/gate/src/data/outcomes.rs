@@ -33,7 +33,10 @@ pub struct Item {
     /// What it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
-    /// The question; empty in published records, whose texts are joined again by id.
+    /// [`Item::fingerprint`] in hexadecimal, where a record keeps no texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// The question; empty in records without texts, which are joined again by id.
     pub prompt: String,
     /// Options to choose from, if it is a choice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -87,6 +90,41 @@ impl Item {
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         fingerprint(self.texts())
+    }
+
+    /// Whether the question itself was left out.
+    #[must_use]
+    pub fn lacks_text(&self) -> bool {
+        self.prompt.is_empty()
+    }
+
+    /// Leaves the texts out and keeps their fingerprint: options stay, as empty strings, so that what
+    /// refers to them still does.
+    pub fn drop_texts(&mut self) {
+        self.fingerprint = Some(format!("{:016x}", self.fingerprint()));
+        self.prompt.clear();
+        self.choices.iter_mut().for_each(String::clear);
+    }
+
+    /// Puts the texts of a question back.
+    ///
+    /// # Errors
+    /// It is another question: says how.
+    pub fn take_texts(&mut self, question: &Self) -> Result<(), String> {
+        if self.choices.len() != question.choices.len() {
+            return Err(format!(
+                "it has {} choices, the question file has {}",
+                self.choices.len(),
+                question.choices.len()
+            ));
+        }
+        let found = format!("{:016x}", question.fingerprint());
+        if self.fingerprint.as_ref().is_some_and(|f| *f != found) {
+            return Err("the question file has another text under this id".to_owned());
+        }
+        self.prompt.clone_from(&question.prompt);
+        self.choices.clone_from(&question.choices);
+        Ok(())
     }
 }
 

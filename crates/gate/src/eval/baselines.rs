@@ -1,6 +1,7 @@
 //! What a gate has to beat.
 
 use crate::data::Item;
+use crate::vote::vote_weight;
 
 /// The answer most experts agree on, whatever the question: expected score, ties shared. `None` where the
 /// options' right one is not known or nobody chose.
@@ -47,16 +48,4 @@ pub(crate) fn weighted_vote(
     } else {
         0.0
     })
-}
-
-/// Probabilities are taken as no surer than this.
-const SURE: (f64, f64) = (0.02, 0.98);
-/// An expert that is no better than chance still breaks ties.
-const LEAST_WEIGHT: f64 = 1e-3;
-
-/// Weight of a vote for one of `options`, by an expert that is right with this probability.
-pub(crate) fn vote_weight(probability: f64, options: usize) -> f64 {
-    let p = probability.clamp(SURE.0, SURE.1);
-    let others = options.saturating_sub(1).max(1) as f64;
-    (p * others / (1.0 - p)).ln().max(LEAST_WEIGHT)
 }

@@ -7,7 +7,7 @@ use crate::http::error::ApiError;
 /// Each option is scored by every expert, so their number is a cost.
 const MAX_OPTIONS: usize = 64;
 /// Options are answers to pick from, not documents.
-const MAX_OPTION_BYTES: usize = 256;
+const MAX_OPTION_BYTES: usize = 1_024;
 
 /// The options to choose from, if this is a choice.
 pub(super) fn parse(fields: &Fields<'_>) -> Result<Option<Vec<String>>, ApiError> {
@@ -60,13 +60,13 @@ mod tests {
     }
 
     #[test]
-    fn exactly_64_options_of_256_bytes_are_the_most() {
-        let most: Vec<String> = (0..MAX_OPTIONS).map(|i| format!("{i:0>256}")).collect();
+    fn exactly_64_options_of_1024_bytes_are_the_most() {
+        let most: Vec<String> = (0..MAX_OPTIONS).map(|i| format!("{i:0>1024}")).collect();
         let options = parsed(&json!({ "guided_choice": most.clone() })).expect("at the limit");
         assert_eq!(options, Some(most.clone()));
         let mut many = most;
         many.push("one more".to_owned());
         assert!(parsed(&json!({ "guided_choice": many })).is_err());
-        assert!(parsed(&json!({ "guided_choice": ["x".repeat(257)] })).is_err());
+        assert!(parsed(&json!({ "guided_choice": ["x".repeat(1_025)] })).is_err());
     }
 }
