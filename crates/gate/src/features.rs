@@ -5,6 +5,7 @@
 
 use moe2_model::{Prompt, Query, Task};
 
+use crate::encode::topics::{Encoder, Question};
 use crate::topic::{Detection, Topic, detect};
 
 /// Bytes per token of an option, when nobody has tokenised it: options are short words, which
@@ -16,6 +17,16 @@ const OPTION_BYTES_PER_TOKEN: f64 = 3.0;
 pub struct QueryFeatures {
     detection: Detection,
     length: Length,
+    /// What a trained gate's heads see, in that gate's own terms.
+    learnt: Option<Learnt>,
+}
+
+/// Features of one encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Learnt {
+    pub(crate) features: Vec<f64>,
+    /// The likeliest topic and its probability, for people.
+    topic: (String, f64),
 }
 
 /// What is known about the answer's length whoever gives it.
@@ -35,6 +46,7 @@ impl QueryFeatures {
             Task::Choice { options } => Self {
                 detection: Detection::choice(options.len()),
                 length: Length::Exactly(options.iter().map(|o| option_tokens(o)).sum()),
+                learnt: None,
             },
             Task::Generate(sampling) => Self {
                 detection: detect(
@@ -42,6 +54,7 @@ impl QueryFeatures {
                     matches!(query.prompt, Prompt::Raw(_)),
                 ),
                 length: Length::AtMost(f64::from(sampling.max_tokens)),
+                learnt: None,
             },
         }
     }
@@ -52,10 +65,34 @@ impl QueryFeatures {
         self.detection.topic
     }
 
-    /// Topic and evidence in a line for people, e.g. `code: 'python', 'function'`.
+    /// The same with what an encoder makes of the question.
+    pub(crate) fn learnt(self, encoder: &Encoder, question: Question<'_>) -> Self {
+        let features = encoder.features(question);
+        let names = encoder.topics.names.iter();
+        // The first feature is the constant.
+        let topic = names
+            .zip(&features[1..])
+            .max_by(|a, b| a.1.total_cmp(b.1))
+            .map_or((String::new(), 0.0), |(name, p)| (name.clone(), *p));
+        Self {
+            learnt: Some(Learnt { features, topic }),
+            ..self
+        }
+    }
+
+    /// What a trained gate's heads see.
+    pub(crate) fn learned(&self) -> Option<&[f64]> {
+        self.learnt.as_ref().map(|l| l.features.as_slice())
+    }
+
+    /// Topic and evidence in a line for people, e.g. `code: 'python', 'function'`, or `choice: 4 options,
+    /// science 0.93`.
     #[must_use]
     pub fn explain(&self) -> String {
-        self.detection.to_string()
+        match &self.learnt {
+            None => self.detection.to_string(),
+            Some(Learnt { topic, .. }) => format!("{}, {} {:.2}", self.detection, topic.0, topic.1),
+        }
     }
 
     /// The expected output of an expert that would by itself write `usual` tokens.
@@ -74,6 +111,7 @@ impl QueryFeatures {
                 evidence: Vec::new(),
             },
             length: Length::AtMost(1e6),
+            learnt: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::gate::Kind;
 use crate::priors::Priors;
+use crate::trained::{Packed, TrainedGate};
 
 /// The format's name, before the slash and the version.
 const FORMAT: &str = "moe2-gate";
@@ -91,6 +92,7 @@ struct KindOnly {
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Body {
     Priors(Priors),
+    Trained(Box<Packed>),
 }
 
 /// Reads a file.
@@ -110,19 +112,28 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Kind, GateError> {
         problem: e.to_string(),
     };
     let KindOnly { kind } = serde_json::from_str(content).map_err(invalid)?;
-    if kind != "priors" {
+    if !["priors", "trained"].contains(&kind.as_str()) {
         return Err(GateError::UnknownKind { kind });
     }
-    let Body::Priors(priors) = serde_json::from_str(content).map_err(invalid)?;
-    priors.check()?;
-    Ok(Kind::Priors(priors))
+    match serde_json::from_str(content).map_err(invalid)? {
+        Body::Priors(priors) => {
+            priors.check()?;
+            Ok(Kind::Priors(priors))
+        }
+        Body::Trained(packed) => {
+            let gate = TrainedGate::unpack(*packed)?;
+            Ok(Kind::Trained(Box::new(gate)))
+        }
+    }
 }
 
 /// Writes a file.
 pub(crate) fn write(kind: &Kind) -> Vec<u8> {
-    let Kind::Priors(priors) = kind;
-    let gate = to_raw_value(&Body::Priors(priors.clone()))
-        .expect("names, texts and finite numbers are always JSON");
+    let body = match kind {
+        Kind::Priors(priors) => Body::Priors(priors.clone()),
+        Kind::Trained(gate) => Body::Trained(Box::new(gate.pack())),
+    };
+    let gate = to_raw_value(&body).expect("names, texts and finite numbers are always JSON");
     let envelope = Envelope {
         format: format!("{FORMAT}/{VERSION}"),
         sha256: sha256(gate.get().as_bytes()),

@@ -6,12 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use moe2_model::{ExpertName, ExpertOffer};
+use moe2_model::{ExpertName, ExpertOffer, Query, Task};
 
+use crate::encode::topics::Question;
 use crate::features::QueryFeatures;
 use crate::file::{self, GateError};
 use crate::options::OptionRule;
-use crate::priors::{Head, Priors, TopicPrior};
+use crate::priors::{Priors, TopicPrior};
+use crate::train::Trained;
+use crate::trained::{Provenance, TrainedGate};
 
 /// The priors compiled in, for the models that ship with the demo.
 const BUILTIN: &str = include_str!("priors.json");
@@ -32,6 +35,8 @@ pub struct Quality {
 pub(crate) enum Kind {
     /// Beta priors per expert and topic.
     Priors(Priors),
+    /// Heads trained on outcomes.
+    Trained(Box<TrainedGate>),
 }
 
 /// A gate.
@@ -60,6 +65,23 @@ impl Gate {
         Ok(Self::from(Kind::Priors(priors)))
     }
 
+    /// A gate from a training, with priors for what it was not trained for.
+    ///
+    /// # Errors
+    /// [`GateError::Invalid`] names the first prior that is not one.
+    pub fn from_trained(
+        trained: Trained,
+        provenance: Provenance,
+        priors: Priors,
+    ) -> Result<Self, GateError> {
+        priors.check()?;
+        Ok(Self::from(Kind::Trained(Box::new(TrainedGate {
+            provenance,
+            trained,
+            priors,
+        }))))
+    }
+
     /// Reads a gate file.
     ///
     /// # Errors
@@ -84,6 +106,22 @@ impl Gate {
         }
     }
 
+    /// What the heads see of a query, computed once for all of them.
+    #[must_use]
+    pub fn features(&self, query: &Query) -> QueryFeatures {
+        let features = QueryFeatures::of(query);
+        match (&self.kind, &query.task) {
+            (Kind::Trained(gate), Task::Choice { options }) => {
+                let question = Question {
+                    text: query.prompt.question(),
+                    options,
+                };
+                features.learnt(&gate.trained.encoder, question)
+            }
+            _ => features,
+        }
+    }
+
     /// What each of `experts` would make of the query, in the order asked. The forecast of one
     /// expert does not depend on which others are asked about.
     #[must_use]
@@ -93,9 +131,13 @@ impl Gate {
 
     /// How the expert's log-probabilities of options are read.
     #[must_use]
-    pub fn option_rule(&self, _expert: &ExpertName) -> OptionRule {
+    pub fn option_rule(&self, expert: &ExpertName) -> OptionRule {
         match &self.kind {
             Kind::Priors(_) => OptionRule::default(),
+            Kind::Trained(gate) => {
+                let head = gate.trained.heads.get(expert);
+                head.map_or_else(OptionRule::default, |head| head.options)
+            }
         }
     }
 
@@ -104,16 +146,47 @@ impl Gate {
     /// promises nothing.
     #[must_use]
     pub fn forecast_fused(&self, ranked: &[Quality]) -> f64 {
-        let best = ranked.first().map_or(0.0, |q| q.probability);
         match &self.kind {
-            Kind::Priors(_) => best,
+            Kind::Priors(_) => ranked.first().map_or(0.0, |q| q.probability),
+            Kind::Trained(gate) => {
+                let each: Vec<f64> = ranked.iter().map(|q| q.probability).collect();
+                gate.trained.fusion.forecast(&each)
+            }
         }
     }
 
-    /// Whether the gate has a head for this expert.
+    /// Whether the gate has a head or a stated prior for this expert.
     #[must_use]
     pub fn knows(&self, expert: &ExpertName) -> bool {
-        self.head(expert).is_some()
+        self.priors().experts.contains_key(expert)
+            || self.trained().is_some_and(|t| t.heads.contains_key(expert))
+    }
+
+    /// What was trained, if anything was.
+    #[must_use]
+    pub fn trained(&self) -> Option<&Trained> {
+        match &self.kind {
+            Kind::Priors(_) => None,
+            Kind::Trained(gate) => Some(&gate.trained),
+        }
+    }
+
+    /// How it was trained, if it was.
+    #[must_use]
+    pub fn training(&self) -> Option<&Provenance> {
+        match &self.kind {
+            Kind::Priors(_) => None,
+            Kind::Trained(gate) => Some(&gate.provenance),
+        }
+    }
+
+    /// What is believed where nothing was learnt.
+    #[must_use]
+    pub fn priors(&self) -> &Priors {
+        match &self.kind {
+            Kind::Priors(priors) => priors,
+            Kind::Trained(gate) => &gate.priors,
+        }
     }
 
     /// The kind of gate, as its file spells it.
@@ -121,6 +194,7 @@ impl Gate {
     pub const fn kind(&self) -> &'static str {
         match self.kind {
             Kind::Priors(_) => "priors",
+            Kind::Trained(_) => "trained",
         }
     }
 
@@ -129,18 +203,21 @@ impl Gate {
     pub fn provenance(&self) -> &str {
         match &self.kind {
             Kind::Priors(priors) => &priors.provenance,
-        }
-    }
-
-    fn head(&self, expert: &ExpertName) -> Option<&Head> {
-        match &self.kind {
-            Kind::Priors(priors) => priors.experts.get(expert),
+            Kind::Trained(gate) => &gate.provenance.summary,
         }
     }
 
     fn one(&self, query: &QueryFeatures, expert: &ExpertName) -> Quality {
-        let prior = self
-            .head(expert)
+        if let (Some(trained), Some(learnt)) = (self.trained(), query.learned())
+            && let Some(quality) = trained.quality(expert, learnt)
+        {
+            return Quality {
+                output_tokens: query.cap_output(quality.output_tokens),
+                ..quality
+            };
+        }
+        let head = self.priors().experts.get(expert);
+        let prior = head
             .and_then(|head| head.topics.get(&query.topic()).copied())
             .unwrap_or_else(|| {
                 TopicPrior::of_a_stranger(self.introduced.get(expert).copied(), query.topic())
@@ -165,6 +242,7 @@ impl From<Kind> for Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::priors::Head;
     use crate::topic::Topic;
     use moe2_model::Bytes;
     use proptest::prelude::*;
@@ -208,8 +286,7 @@ mod tests {
     #[test]
     fn the_builtin_gate_is_valid_and_says_that_it_was_not_measured() {
         let gate = Gate::builtin();
-        let Kind::Priors(priors) = &gate.kind;
-        assert_eq!(priors.check(), Ok(()));
+        assert_eq!(gate.priors().check(), Ok(()));
         assert!(gate.provenance().contains("not measured"));
         assert!(demo().iter().all(|expert| gate.knows(expert)));
     }
@@ -272,7 +349,7 @@ mod tests {
             topic in prop::sample::select(Topic::ALL.to_vec()), alpha in 0.1..50.0_f64, beta in 0.1..50.0_f64
         ) {
             let before = Gate::builtin();
-            let Kind::Priors(mut priors) = before.kind.clone();
+            let mut priors = before.priors().clone();
             let prior = TopicPrior { alpha, beta, output_tokens: 50.0 };
             let topics = Topic::ALL.into_iter().map(|t| (t, prior)).collect();
             priors.experts.insert(name("newcomer"), Head { topics });

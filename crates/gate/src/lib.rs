@@ -16,11 +16,13 @@ mod options;
 mod priors;
 mod topic;
 mod train;
+mod trained;
 mod vote;
 
-pub use data::{
-    Item, Outcome, OutcomeError, Split, fingerprint, groups, normalise, read_outcomes,
-    read_questions,
+pub use data::{Item, Outcome, OutcomeError, Split, groups, read_outcomes, read_questions, reread};
+pub use eval::{
+    Baseline, ExpertFigures, Figure, Figures, Forecasts, Judgement, Reference, Routed, baselines,
+    cross_fitted, judge,
 };
 pub use features::QueryFeatures;
 pub use file::GateError;
@@ -29,4 +31,5 @@ pub use options::{OptionRule, Scored, softmax};
 pub use priors::{Head, Priors, TopicPrior};
 pub use topic::{Detection, Topic, detect};
 pub use train::{Calibration, TrainError, Trained, TrainedHead, Training};
+pub use trained::{DataFile, Provenance};
 pub use vote::vote_weight;

@@ -63,6 +63,16 @@ impl OptionRule {
         softmax(&self.scores(logprobs, bytes))
     }
 
+    /// The likeliest option, the first of equals; 0 if there is none.
+    #[must_use]
+    pub fn choose(&self, logprobs: &[f64], bytes: impl Iterator<Item = usize>) -> usize {
+        let all = self.probabilities(logprobs, bytes);
+        let order = (0..all.len()).rev();
+        order
+            .max_by(|a, b| all[*a].total_cmp(&all[*b]))
+            .unwrap_or(0)
+    }
+
     fn scores(&self, logprobs: &[f64], bytes: impl Iterator<Item = usize>) -> Vec<f64> {
         let each = logprobs.iter().zip(bytes);
         each.map(|(logprob, bytes)| {

@@ -381,16 +381,13 @@ fn outcome(question: &Item, reply: &Value, latency_s: f64) -> anyhow::Result<Out
         );
     }
     let bytes = question.choices.iter().map(String::len);
-    let probabilities = OptionRule::default().probabilities(&logprobs, bytes);
-    let choice = (0..probabilities.len())
-        .rev()
-        .max_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]));
-    let right = choice.is_some() && choice == question.answer;
+    let choice = OptionRule::default().choose(&logprobs, bytes);
+    let right = Some(choice) == question.answer;
     let actual = &expert["actual"];
     let count = |field: &str| actual[field].as_u64();
     Ok(Outcome {
         score: f64::from(u8::from(right)),
-        choice,
+        choice: Some(choice),
         choice_logprobs: logprobs,
         prompt_tokens: count("prompt_tokens"),
         output_tokens: count("output_tokens"),

@@ -1,17 +1,127 @@
-//! Outcome and question files, read whole.
+//! Outcome, question and gate files, read whole.
 
 use std::collections::HashMap;
-use std::io::BufReader;
-use std::path::Path;
+use std::fmt::Write as _;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
 
-use moe2_gate::{Item, read_questions};
+use anyhow::Context;
+use moe2_gate::{DataFile, Gate, Item, read_outcomes, read_questions};
+use moe2_model::ExpertName;
+use sha2::{Digest, Sha256};
 
 use crate::{BadInput, input};
 
-/// Questions by id.
-///
-/// # Errors
-/// The file cannot be read or is wrong, or a question has no id.
+/// Largest gate file.
+const MAX_GATE_BYTES: u64 = 256 << 20;
+
+/// Which outcomes are read; the same for every command that reads some.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Data {
+    /// Outcome files, one JSON object a line, plain or zstd; repeat for more.
+    #[arg(long, required = true, value_name = "FILE")]
+    data: Vec<PathBuf>,
+    /// Question files with the texts of records that were made without.
+    #[arg(long, value_name = "FILE")]
+    questions: Vec<PathBuf>,
+    /// Only these experts.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    experts: Vec<ExpertName>,
+}
+
+impl Data {
+    /// All items, with their texts where there are any, and what they were read from.
+    pub(super) fn read(&self) -> anyhow::Result<(Vec<Item>, Vec<DataFile>)> {
+        let mut all: Vec<Item> = Vec::new();
+        let mut files = Vec::new();
+        for path in &self.data {
+            let items = outcomes(path)?;
+            files.push(DataFile {
+                name: path
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into(),
+                sha256: sha256(path)?,
+                questions: items.len(),
+            });
+            all.extend(items);
+        }
+        if self.data.len() > 1 {
+            refuse_twins(&all)?;
+        }
+        for path in &self.questions {
+            join(&mut all, &questions(path)?, path)?;
+        }
+        self.restrict(&mut all)?;
+        Ok((all, files))
+    }
+
+    /// The same with other outcome files.
+    pub(super) fn instead(&self, files: &[PathBuf]) -> Self {
+        Self {
+            data: files.to_vec(),
+            ..self.clone()
+        }
+    }
+
+    fn restrict(&self, items: &mut Vec<Item>) -> anyhow::Result<()> {
+        if self.experts.is_empty() {
+            return Ok(());
+        }
+        let has = |expert: &ExpertName| items.iter().any(|i| i.outcomes.contains_key(expert));
+        if let Some(unknown) = self.experts.iter().find(|e| !has(e)) {
+            let mut there: Vec<&str> = items
+                .iter()
+                .flat_map(|i| i.outcomes.keys().map(ExpertName::as_str))
+                .collect();
+            there.sort_unstable();
+            there.dedup();
+            let why = format!(
+                "--experts: no outcome of {unknown}; there are: {}",
+                there.join(", ")
+            );
+            return Err(BadInput(why).into());
+        }
+        for item in items.iter_mut() {
+            item.outcomes
+                .retain(|expert, _| self.experts.contains(expert));
+        }
+        items.retain(|item| !item.outcomes.is_empty());
+        Ok(())
+    }
+}
+
+/// Outcomes of one file; lines without any, of questions nobody could answer, are left out.
+fn outcomes(path: &Path) -> anyhow::Result<Vec<Item>> {
+    input::read(path, |text| read_outcomes(BufReader::new(text)))
+}
+
+/// The same id in two files is one question counted twice.
+fn refuse_twins(items: &[Item]) -> anyhow::Result<()> {
+    let mut seen = std::collections::HashSet::new();
+    let ids = items.iter().filter_map(|item| item.id.as_deref());
+    for id in ids {
+        if !seen.insert(id) {
+            return Err(BadInput(format!("--data: {id:?} stands in two files")).into());
+        }
+    }
+    Ok(())
+}
+
+fn join(items: &mut [Item], questions: &[Item], path: &Path) -> anyhow::Result<()> {
+    let place = by_id(questions);
+    for item in items.iter_mut().filter(|item| item.lacks_text()) {
+        let id = item.id.clone().unwrap_or_default();
+        if let Some(&at) = place.get(id.as_str()) {
+            item.take_texts(&questions[at])
+                .map_err(|why| BadInput(format!("{}: {id}: {why}", path.display())))?;
+        }
+    }
+    Ok(())
+}
+
+/// Questions, each with an id.
 pub(super) fn questions(path: &Path) -> anyhow::Result<Vec<Item>> {
     let items = input::read(path, |text| read_questions(BufReader::new(text)))?;
     if let Some(at) = items.iter().position(|item| item.id.is_none()) {
@@ -26,8 +136,50 @@ pub(super) fn questions(path: &Path) -> anyhow::Result<Vec<Item>> {
 }
 
 /// The place of every id.
-pub(super) fn by_id(items: &[Item]) -> HashMap<&str, usize> {
+fn by_id(items: &[Item]) -> HashMap<&str, usize> {
     let each = items.iter().enumerate();
     each.filter_map(|(at, item)| Some((item.id.as_deref()?, at)))
         .collect()
+}
+
+/// A gate.
+pub(super) fn gate(path: &Path) -> anyhow::Result<(Gate, u64)> {
+    let name = path.display();
+    let unreadable = |e: std::io::Error| BadInput(format!("cannot read {name}: {e}"));
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    let mut limited = file.take(MAX_GATE_BYTES + 1);
+    limited.read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_GATE_BYTES {
+        return Err(BadInput(format!("{name}: larger than {MAX_GATE_BYTES} bytes")).into());
+    }
+    let gate = Gate::from_bytes(&bytes).map_err(|e| BadInput(format!("{name}: {e}")))?;
+    Ok((gate, bytes.len() as u64))
+}
+
+/// Writes beside the file and renames, so that nobody reads half of one.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Of a file's bytes, in hexadecimal.
+fn sha256(path: &Path) -> anyhow::Result<String> {
+    let mut file = std::fs::File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => hash.update(&buffer[..n]),
+        }
+    }
+    let mut text = String::new();
+    for byte in hash.finalize() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    Ok(text)
 }

@@ -1,7 +1,11 @@
 //! `moe2 gate`: outcomes in, a gate out, and what it is worth.
 
 mod collect;
+mod eval;
 mod files;
+mod inspect;
+mod split;
+mod train;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -13,10 +17,22 @@ pub(crate) struct Args {
 enum Command {
     /// Ask every expert of a fleet questions and keep what came of it.
     Collect(collect::Args),
+    /// Keep some outcomes apart to judge a gate by.
+    Split(split::Args),
+    /// Train a gate on outcomes.
+    Train(train::Args),
+    /// Judge a gate on outcomes it has not seen, beside simpler ones.
+    Eval(eval::Args),
+    /// Show what is in a gate file.
+    Inspect(inspect::Args),
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Collect(args) => collect::run(args),
+        Command::Split(args) => split::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Inspect(args) => inspect::run(args),
     }
 }

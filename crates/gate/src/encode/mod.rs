@@ -22,6 +22,21 @@ impl Sparse {
         }
     }
 
+    /// Multiplies each entry with its feature's weight and drops those without any.
+    pub(crate) fn weigh(&mut self, weights: &[f32]) {
+        let mut kept = 0;
+        for at in 0..self.index.len() {
+            let weight = weights[self.index[at] as usize];
+            if weight != 0.0 {
+                self.index[kept] = self.index[at];
+                self.value[kept] = self.value[at] * weight;
+                kept += 1;
+            }
+        }
+        self.index.truncate(kept);
+        self.value.truncate(kept);
+    }
+
     pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, f32)> {
         self.index
             .iter()

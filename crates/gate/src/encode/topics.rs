@@ -6,11 +6,14 @@
 //! subject. So the subject is learnt first, from labels that have nothing to do with experts, and the
 //! mean outcome beside it; a head then weighs a dozen numbers.
 
-use serde::{Deserialize, Serialize};
-
 use super::Sparse;
 use super::ngrams::{self, WIDTH};
 use crate::train::softmax::Softmax;
+
+/// Questions that an n-gram must be in.
+const LEAST_QUESTIONS: u32 = 3;
+/// Steps of rarity, so that one takes a byte in a file.
+pub(crate) const RARITY_STEP: f32 = 0.0625;
 
 /// A question as the gate sees it.
 #[derive(Debug, Clone, Copy)]
@@ -29,15 +32,14 @@ impl Question<'_> {
             whole.push_str(option);
         }
         let mut sparse = ngrams::counts(&whole);
-        for (index, value) in sparse.index.iter().zip(&mut sparse.value) {
-            *value *= rarity[*index as usize];
-        }
+        sparse.weigh(rarity);
         sparse.normalise();
         sparse
     }
 }
 
-/// How telling each n-gram is: the logarithm of how few questions have it.
+/// How telling each n-gram is: the logarithm of how few questions have it, in steps of [`RARITY_STEP`].
+/// Those in hardly any question say nothing that would come again, and have none.
 pub(crate) fn rarity<'q>(counts: impl Iterator<Item = &'q Sparse>) -> Vec<f32> {
     let mut with = vec![0u32; WIDTH];
     let mut all = 0u32;
@@ -45,12 +47,18 @@ pub(crate) fn rarity<'q>(counts: impl Iterator<Item = &'q Sparse>) -> Vec<f32> {
         all += 1;
         sparse.index.iter().for_each(|&i| with[i as usize] += 1);
     }
-    let idf = |&n: &u32| (f64::from(all + 1) / f64::from(n + 1)).ln() as f32 + 1.0;
+    let idf = |&n: &u32| {
+        if n < LEAST_QUESTIONS {
+            return 0.0;
+        }
+        let idf = (f64::from(all + 1) / f64::from(n + 1)).ln() + 1.0;
+        ((idf / f64::from(RARITY_STEP)).round().min(255.0) as f32) * RARITY_STEP
+    };
     with.iter().map(idf).collect()
 }
 
 /// Topics and difficulty.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Topics {
     /// Names of the topics.
     pub(crate) names: Vec<String>,
@@ -81,4 +89,25 @@ fn shape(question: Question<'_>) -> [f64; 2] {
         options => 1.0 / options as f64,
     };
     [length, chance]
+}
+
+/// All that lies between a question and the heads.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Encoder {
+    /// By n-gram, 0 for those that count for nothing.
+    pub(crate) rarity: Vec<f32>,
+    pub(crate) topics: Topics,
+}
+
+impl Encoder {
+    /// Numbers for heads.
+    pub(crate) fn features(&self, question: Question<'_>) -> Vec<f64> {
+        self.topics
+            .features(&question.ngrams(&self.rarity), question)
+    }
+
+    /// How many.
+    pub(crate) fn width(&self) -> usize {
+        self.topics.names.len() + 4
+    }
 }

@@ -1,51 +1,116 @@
-//! What a gate has to beat.
+//! What a gate has to beat: no gate at all, and simpler gates.
 
-use crate::data::Item;
-use crate::vote::vote_weight;
+use std::collections::BTreeMap;
+
+use moe2_model::ExpertName;
+
+use super::Forecasts;
+use super::knn::Neighbours;
+use super::ridge::Ridge;
+use crate::data::{Item, Split, groups};
+use crate::encode::Sparse;
+use crate::encode::ngrams;
+use crate::encode::topics::rarity;
+use crate::train::fit::question;
+
+/// Folds within which baselines are trained if nothing else is given.
+const FOLDS: usize = 5;
+
+/// A simple gate.
+pub trait Baseline {
+    /// As it is printed.
+    fn name(&self) -> &'static str;
+    /// Probability of a good answer of every expert it was trained on.
+    fn forecast(&self, item: &Item) -> Forecasts;
+}
+
+/// Each expert's mean score, and the one with the best.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reference {
+    /// By expert.
+    pub means: BTreeMap<ExpertName, f64>,
+}
+
+impl Reference {
+    /// From training data.
+    #[must_use]
+    pub fn new(items: &[Item]) -> Self {
+        let mut sums: BTreeMap<ExpertName, (f64, f64)> = BTreeMap::new();
+        for (expert, outcome) in items.iter().flat_map(|item| &item.outcomes) {
+            let sum = sums.entry(expert.clone()).or_default();
+            *sum = (sum.0 + outcome.score, sum.1 + 1.0);
+        }
+        let means = sums.into_iter().map(|(e, (sum, count))| (e, sum / count));
+        Self {
+            means: means.collect(),
+        }
+    }
+
+    /// Which expert was best; the first of equals.
+    #[must_use]
+    pub fn best(&self) -> Option<&ExpertName> {
+        let order = self.means.iter().rev();
+        order.max_by(|a, b| a.1.total_cmp(b.1)).map(|(e, _)| e)
+    }
+}
+
+/// Every simple gate, trained on `items`.
+#[must_use]
+pub fn baselines(items: &[Item]) -> Vec<Box<dyn Baseline>> {
+    vec![
+        Box::new(Neighbours::new(items)),
+        Box::new(Ridge::new(items)),
+    ]
+}
+
+/// What baselines forecast of each item when trained on the other folds of the same data.
+#[must_use]
+pub fn cross_fitted(items: &[Item], seed: u64) -> Vec<(&'static str, Vec<Forecasts>)> {
+    let split = Split::new(&groups(items), FOLDS, seed);
+    let mut all: Vec<(&'static str, Vec<Forecasts>)> = Vec::new();
+    for fold in 0..FOLDS {
+        let others = split.outside(fold);
+        let train: Vec<Item> = others.into_iter().map(|at| items[at].clone()).collect();
+        for (n, baseline) in baselines(&train).iter().enumerate() {
+            if all.len() <= n {
+                all.push((baseline.name(), vec![Forecasts::new(); items.len()]));
+            }
+            for at in split.inside(fold) {
+                all[n].1[at] = baseline.forecast(&items[at]);
+            }
+        }
+    }
+    all
+}
+
+/// TF-IDF of questions: weighted n-grams of length 1.
+#[derive(Debug)]
+pub(super) struct TfIdf {
+    rarity: Vec<f32>,
+}
+
+impl TfIdf {
+    pub(super) fn new(items: &[Item]) -> Self {
+        let text = |item: &Item| item.texts().collect::<Vec<_>>().join("\n");
+        let counts: Vec<Sparse> = items.iter().map(|i| ngrams::counts(&text(i))).collect();
+        Self {
+            rarity: rarity(counts.iter()),
+        }
+    }
+
+    pub(super) fn vector(&self, item: &Item) -> Sparse {
+        question(item).ngrams(&self.rarity)
+    }
+}
 
 /// The answer most experts agree on, whatever the question: expected score, ties shared. `None` where the
-/// options' right one is not known or nobody chose.
-pub(crate) fn majority(item: &Item) -> Option<f64> {
+/// right option is not known; 0 where nobody chose.
+pub(super) fn majority(item: &Item) -> Option<f64> {
     let answer = item.answer?;
-    let mut votes = vec![0u32; item.choices.len()];
+    let mut votes = vec![0.0; item.choices.len()];
     item.outcomes
         .values()
         .filter_map(|outcome| outcome.choice)
-        .for_each(|choice| votes[choice] += 1);
-    let most = votes.iter().copied().max().filter(|most| *most > 0)?;
-    let tied = votes.iter().filter(|v| **v == most).count();
-    Some(if votes[answer] == most {
-        1.0 / tied as f64
-    } else {
-        0.0
-    })
-}
-
-/// A vote of the most promising experts, each with the logarithm of its odds against chance: the best
-/// rule there is if they err independently (Nitzan and Paroush 1982). Expected score, ties shared.
-pub(crate) fn weighted_vote(
-    item: &Item,
-    forecasts: &[(usize, Option<usize>, f64)],
-    k: usize,
-) -> Option<f64> {
-    let answer = item.answer?;
-    let options = item.choices.len();
-    let mut ranked = forecasts.to_vec();
-    ranked.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)));
-    let mut support = vec![0.0; options];
-    for (_, choice, probability) in ranked.iter().take(k) {
-        if let Some(choice) = choice {
-            support[*choice] += vote_weight(*probability, options);
-        }
-    }
-    let most = support.iter().copied().fold(0.0, f64::max);
-    if most == 0.0 {
-        return Some(0.0);
-    }
-    let tied = support.iter().filter(|s| **s == most).count();
-    Some(if support[answer] == most {
-        1.0 / tied as f64
-    } else {
-        0.0
-    })
+        .for_each(|choice| votes[choice] += 1.0);
+    Some(crate::vote::share_of_winner(&votes, answer).unwrap_or(0.0))
 }

@@ -3,35 +3,36 @@
 //! Every number that a head, a calibration or a penalty is chosen by comes from questions that the thing
 //! before it in the chain was not trained on: the topic layer of each fold is trained without that fold,
 //! heads see its answers on the fold only, and calibration sees logits of heads that were trained without
-//! the fold. The layers are the work, and independent: callers may run them on as many threads as they
-//! have.
+//! the fold.
 
 use std::collections::BTreeMap;
 
 use moe2_model::ExpertName;
 
-use super::calibrate::Calibration;
-use super::length::Length;
-use super::logistic::{Logistic, Prior, cross_entropy, sigmoid};
+use super::fusion::FusionGain;
+use super::heads::{self, Seen, TrainedHead};
+use super::logistic::Prior;
+use super::parallel;
 use super::softmax::Softmax;
-use crate::data::{Item, Split, groups};
+use super::trust;
+use crate::data::{Item, Split, groups, reread, scored};
 use crate::encode::Sparse;
 use crate::encode::ngrams::{self, WIDTH};
-use crate::encode::topics::{Question, Topics, rarity};
+use crate::encode::topics::{Encoder, Question, Topics, rarity};
+use crate::gate::Quality;
+use crate::options::OptionRule;
 
 /// Folds of the questions.
-const FOLDS: usize = 5;
-/// Penalties of a head that are tried: precision of the prior on each weight, in outcomes.
-const PENALTIES: [f64; 7] = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
+pub(crate) const FOLDS: usize = 5;
 /// Ridge penalty of the topic layer, per question.
 const TOPIC_PENALTY: f64 = 2e-5;
 const DIFFICULTY_PENALTY: f64 = 2e-4;
-/// Precision of a head's constant: hardly any.
-const FREE: f64 = 1e-3;
 /// Questions of a topic below which it is not one.
 const LEAST_TOPIC: usize = 20;
 /// Characters of a token, where only characters were counted.
 const CHARS_PER_TOKEN: f64 = 4.0;
+/// Questions needed for five folds to mean anything.
+const LEAST_ITEMS: usize = 50;
 
 /// Why a gate cannot be trained.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,96 +45,232 @@ pub enum TrainError {
         /// How many are needed.
         least: usize,
     },
+    /// A question without its text.
+    #[error(
+        "question {id} has no text: name the file of its text, as records without texts need it"
+    )]
+    NoText {
+        /// Its id.
+        id: String,
+    },
+    /// Nothing to learn.
+    #[error("the gate has a head for every expert in the data already")]
+    NothingNew,
 }
 
-/// Questions needed for five folds to mean anything.
-const LEAST_ITEMS: usize = 50;
+/// What a training gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained {
+    pub(crate) encoder: Encoder,
+    /// By expert.
+    pub heads: BTreeMap<ExpertName, TrainedHead>,
+    pub(crate) pool: Option<Prior>,
+    pub(crate) fusion: FusionGain,
+    /// How far an expert's forecast may leave its mean, from 0 to 1.
+    pub trust: f64,
+    /// Fingerprints of the questions, in order.
+    pub(crate) questions: Vec<u64>,
+}
 
-/// A training in progress.
+/// A training about to run.
 #[derive(Debug)]
-pub struct Training<'d> {
-    items: &'d [Item],
+pub struct Training {
+    items: Vec<Item>,
     split: Split,
     rarity: Vec<f32>,
     ngrams: Vec<Sparse>,
     topics: Vec<String>,
     /// Topic of each item among `topics`.
     topic: Vec<usize>,
+    rules: BTreeMap<ExpertName, OptionRule>,
+    base: Option<Trained>,
 }
 
-/// One expert's head.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrainedHead {
-    pub(crate) logistic: Logistic,
-    pub(crate) calibration: Calibration,
-    pub(crate) length: Option<Length>,
-    /// Outcomes it was trained on.
-    pub outcomes: usize,
-    /// Their mean score.
-    pub mean: f64,
-    /// Penalty chosen.
-    pub penalty: f64,
-    /// Cross-entropy on held-out folds, per outcome, and that of the mean alone.
-    pub held_out: (f64, f64),
-}
-
-/// What a training gives.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Trained {
-    pub(crate) rarity: Vec<f32>,
-    pub(crate) topics: Topics,
-    /// By expert.
-    pub heads: BTreeMap<ExpertName, TrainedHead>,
-}
-
-fn question(item: &Item) -> Question<'_> {
+pub(crate) fn question(item: &Item) -> Question<'_> {
     Question {
         text: &item.prompt,
         options: &item.choices,
     }
 }
 
-impl<'d> Training<'d> {
+impl Training {
     /// Looks at all questions and splits them; the seed decides how.
     ///
     /// # Errors
-    /// [`TrainError`] if there are too few.
-    pub fn new(items: &'d [Item], seed: u64) -> Result<Self, TrainError> {
-        if items.len() < LEAST_ITEMS {
-            return Err(TrainError::TooFew {
-                count: items.len(),
-                least: LEAST_ITEMS,
-            });
-        }
-        let counts: Vec<Sparse> = items
-            .iter()
-            .map(|item| ngrams::counts(&item.texts().collect::<Vec<_>>().join("\n")))
-            .collect();
+    /// [`TrainError`] if there are too few, or one lacks its text.
+    pub fn new(items: Vec<Item>, seed: u64) -> Result<Self, TrainError> {
+        let counts = usable(&items)?;
         let rarity = rarity(counts.iter());
+        let (topics, topic) = topics(&items, None);
+        Ok(Self::prepared(items, seed, rarity, (topics, topic), None))
+    }
+
+    /// Adds experts to a gate and leaves all else as it is: the encoder, the others' heads.
+    ///
+    /// # Errors
+    /// [`TrainError`] as for [`Self::new`], or if the data has no new expert.
+    pub fn onto(base: Trained, items: Vec<Item>, seed: u64) -> Result<Self, TrainError> {
+        usable(&items)?;
+        let known = |name: &ExpertName| base.heads.contains_key(name);
+        if items.iter().all(|item| item.outcomes.keys().all(known)) {
+            return Err(TrainError::NothingNew);
+        }
+        let topics = topics(&items, Some(&base.encoder.topics.names));
+        let rarity = base.encoder.rarity.clone();
+        Ok(Self::prepared(items, seed, rarity, topics, Some(base)))
+    }
+
+    fn prepared(
+        mut items: Vec<Item>,
+        seed: u64,
+        rarity: Vec<f32>,
+        (topics, topic): (Vec<String>, Vec<usize>),
+        base: Option<Trained>,
+    ) -> Self {
+        let mut experts: Vec<ExpertName> = items
+            .iter()
+            .flat_map(|item| item.outcomes.keys().cloned())
+            .collect();
+        experts.sort_unstable();
+        experts.dedup();
+        let rule = |expert: &ExpertName| {
+            let known = base.as_ref().and_then(|base| base.heads.get(expert));
+            known.map_or_else(|| OptionRule::fit(&scored(&items, expert)), |h| h.options)
+        };
+        let rules: BTreeMap<_, _> = experts.into_iter().map(|e| (e.clone(), rule(&e))).collect();
+        reread(&mut items, |expert| rules.get(expert).copied());
         let ngrams = items.iter().map(|item| question(item).ngrams(&rarity));
-        let (topics, topic) = topics(items);
-        Ok(Self {
-            items,
-            split: Split::new(&groups(items), FOLDS, seed),
+        Self {
+            split: Split::new(&groups(&items), FOLDS, seed),
             ngrams: ngrams.collect(),
+            items,
             rarity,
             topics,
             topic,
-        })
+            rules,
+            base,
+        }
     }
 
-    /// How many layers there are to train: one per fold, and one on everything.
+    /// Jobs that [`Self::run`] reports.
     #[must_use]
-    pub const fn layers(&self) -> usize {
-        FOLDS + 1
+    pub fn jobs(&self) -> usize {
+        self.layers() + self.rules.len()
     }
 
-    /// Trains one; this is where the time goes.
+    /// One per fold, and one on everything unless there is one.
+    fn layers(&self) -> usize {
+        FOLDS + usize::from(self.base.is_none())
+    }
+
+    /// Trains; `done` hears of every job that is. The result does not depend on the number of threads.
     #[must_use]
-    pub fn layer(&self, which: usize) -> Layer {
-        let kept: Vec<usize> = (0..self.items.len())
-            .filter(|&at| self.split.fold[at] != which)
+    pub fn run(mut self, threads: usize, done: impl Fn() + Sync) -> Trained {
+        let layers = parallel::map(self.layers(), threads, |which| {
+            let layer = self.layer(which);
+            done();
+            layer
+        });
+        let features: Vec<Vec<f64>> = self
+            .items
+            .iter()
+            .enumerate()
+            .map(|(at, item)| {
+                let layer = &layers[self.split.fold[at]];
+                layer.features(&self.ngrams[at], question(item))
+            })
             .collect();
+        let old = self.base.take();
+        let is_new = |expert: &&ExpertName| {
+            old.as_ref()
+                .is_none_or(|base| !base.heads.contains_key(*expert))
+        };
+        let experts: Vec<&ExpertName> = self.rules.keys().filter(is_new).collect();
+        let fitted = |pool: Option<&Prior>| {
+            parallel::map(experts.len(), threads, |n| {
+                let seen = self.seen(experts[n], &features);
+                let few = seen.len() < heads::FEW;
+                // Those that stand alone are trained first, the others on what they have in common.
+                let now = if pool.is_some() {
+                    few
+                } else {
+                    !few || old.is_some()
+                };
+                let pool = pool.or(old.as_ref().and_then(|base| base.pool.as_ref()));
+                now.then(|| {
+                    let own = scored(&self.items, experts[n]);
+                    let head = heads::head(&seen, FOLDS, &own, pool);
+                    done();
+                    head
+                })
+            })
+        };
+        let mut forecasts = vec![BTreeMap::new(); self.items.len()];
+        let mut heads = old
+            .as_ref()
+            .map(|base| base.heads.clone())
+            .unwrap_or_default();
+        let mut take = |results: Vec<Option<(TrainedHead, Vec<(usize, f64)>)>>| {
+            let mut added = BTreeMap::new();
+            for (expert, result) in experts.iter().zip(results) {
+                let Some((head, held_out)) = result else {
+                    continue;
+                };
+                for (at, p) in held_out {
+                    let forecasts: &mut BTreeMap<ExpertName, f64> = &mut forecasts[at];
+                    forecasts.insert((*expert).clone(), p);
+                }
+                added.insert((*expert).clone(), head);
+            }
+            added
+        };
+        heads.extend(take(fitted(None)));
+        let pool = match &old {
+            Some(base) => base.pool.clone(),
+            None => heads::pool(heads.values()),
+        };
+        if old.is_none() {
+            // Without any expert that stands alone, everyone starts from nothing.
+            let flat = Prior {
+                mean: vec![0.0; features.first().map_or(1, Vec::len)],
+                precision: vec![1.0; features.first().map_or(1, Vec::len)],
+            };
+            heads.extend(take(fitted(Some(pool.as_ref().unwrap_or(&flat)))));
+        }
+        let mut questions: Vec<u64> = self.items.iter().map(Item::fingerprint).collect();
+        if let Some(base) = old {
+            questions.extend(base.questions);
+            questions.sort_unstable();
+            questions.dedup();
+            return Trained {
+                heads,
+                questions,
+                ..base
+            };
+        }
+        questions.sort_unstable();
+        questions.dedup();
+        let means: BTreeMap<&ExpertName, f64> = heads.iter().map(|(e, h)| (e, h.mean)).collect();
+        let trust = trust::choose(&self.items, &forecasts, &means);
+        trust::apply(&mut forecasts, &means, trust);
+        let fusion = FusionGain::fit(&self.items, &forecasts, &self.rules);
+        let topics = layers.into_iter().next_back().expect("there are layers");
+        Trained {
+            encoder: Encoder {
+                rarity: self.rarity,
+                topics,
+            },
+            heads,
+            pool,
+            fusion,
+            trust,
+            questions,
+        }
+    }
+
+    /// Trains a topic layer without one fold.
+    fn layer(&self, without: usize) -> Topics {
+        let kept: Vec<usize> = self.split.outside(without);
         let rows: Vec<&Sparse> = kept.iter().map(|&at| &self.ngrams[at]).collect();
         let classes = self.topics.len();
         let topic = |at: usize| {
@@ -149,129 +286,54 @@ impl<'d> Training<'d> {
         };
         let targets =
             |of: &dyn Fn(usize) -> Vec<f64>| kept.iter().map(|&at| of(at)).collect::<Vec<_>>();
-        Layer(Topics {
+        Topics {
             names: self.topics.clone(),
-            topic: Softmax::fit(&rows, &targets(&topic), (WIDTH, classes), TOPIC_PENALTY),
-            difficulty: Softmax::fit(&rows, &targets(&right), (WIDTH, 2), DIFFICULTY_PENALTY),
-        })
-    }
-
-    /// Trains the heads on all layers, in order.
-    ///
-    /// # Panics
-    /// If a layer is missing.
-    #[must_use]
-    pub fn finish(self, layers: Vec<Layer>) -> Trained {
-        assert_eq!(layers.len(), self.layers(), "every layer was trained");
-        let features: Vec<Vec<f64>> = self
-            .items
-            .iter()
-            .enumerate()
-            .map(|(at, item)| {
-                let layer = &layers[self.split.fold[at]].0;
-                layer.features(&self.ngrams[at], question(item))
-            })
-            .collect();
-        let mut experts: Vec<&ExpertName> =
-            self.items.iter().flat_map(|i| i.outcomes.keys()).collect();
-        experts.sort_unstable();
-        experts.dedup();
-        let heads = experts.into_iter().map(|expert| {
-            let seen = self.items.iter().enumerate();
-            let seen = seen.filter_map(|(at, item)| {
-                let outcome = item.outcomes.get(expert)?;
-                let tokens = outcome.output_tokens.map(|t| t as f64);
-                let chars = outcome.output_chars.map(|c| c as f64 / CHARS_PER_TOKEN);
-                Some(Seen {
-                    features: &features[at],
-                    score: outcome.score,
-                    fold: self.split.fold[at],
-                    tokens: tokens.or(chars),
-                })
-            });
-            (expert.clone(), head(&seen.collect::<Vec<_>>()))
-        });
-        let heads = heads.collect();
-        let Layer(topics) = layers.into_iter().next_back().expect("there are layers");
-        Trained {
-            rarity: self.rarity,
-            topics,
-            heads,
+            topic: Softmax::fit(&rows, &targets(&topic), (WIDTH, classes), TOPIC_PENALTY).rounded(),
+            difficulty: Softmax::fit(&rows, &targets(&right), (WIDTH, 2), DIFFICULTY_PENALTY)
+                .rounded(),
         }
     }
-}
 
-/// A trained layer of the encoder.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Layer(Topics);
-
-/// One outcome of the expert a head is for.
-#[derive(Debug, Clone, Copy)]
-struct Seen<'f> {
-    features: &'f [f64],
-    score: f64,
-    fold: usize,
-    tokens: Option<f64>,
-}
-
-fn head(seen: &[Seen<'_>]) -> TrainedHead {
-    let width = seen.first().map_or(1, |s| s.features.len());
-    let count = seen.len();
-    let mean = seen.iter().map(|s| s.score).sum::<f64>() / count.max(1) as f64;
-    let share = (mean * count as f64 + 1.0) / (count as f64 + 2.0);
-    let prior = |penalty: f64| {
-        let mut prior = Prior {
-            mean: vec![0.0; width],
-            // Rare outcomes say less each, so the prior on what they say is weaker in proportion.
-            precision: vec![penalty * 4.0 * share * (1.0 - share); width],
-        };
-        prior.mean[0] = (share / (1.0 - share)).ln();
-        prior.precision[0] = FREE;
-        prior
-    };
-    let rows = |fold: usize| {
-        let others = seen.iter().filter(move |s| s.fold != fold);
-        others.map(|s| (s.features, s.score))
-    };
-    let logits = |penalty: f64| -> Vec<(f64, f64, usize)> {
-        let heads: Vec<Logistic> = (0..FOLDS)
-            .map(|fold| Logistic::fit(rows(fold), &prior(penalty)))
-            .collect();
-        seen.iter()
-            .map(|s| (heads[s.fold].logit(s.features).0, s.score, s.fold))
-            .collect()
-    };
-    let loss = |held_out: &[(f64, f64, usize)]| -> f64 {
-        held_out
-            .iter()
-            .map(|h| cross_entropy(h.0, h.1))
-            .sum::<f64>()
-            / count.max(1) as f64
-    };
-    let tried = PENALTIES.map(|penalty| (penalty, logits(penalty)));
-    let best = tried
-        .into_iter()
-        .min_by(|a, b| loss(&a.1).total_cmp(&loss(&b.1)));
-    let (penalty, held_out) = best.expect("there are penalties");
-    let constant = (mean.clamp(1e-6, 1.0 - 1e-6) / (1.0 - mean.clamp(1e-6, 1.0 - 1e-6))).ln();
-    let flat: Vec<(f64, f64, usize)> = seen.iter().map(|s| (constant, s.score, s.fold)).collect();
-    let lengths: Vec<(&[f64], f64)> = seen
-        .iter()
-        .filter_map(|s| Some((s.features, s.tokens?)))
-        .collect();
-    TrainedHead {
-        logistic: Logistic::fit(rows(FOLDS), &prior(penalty)),
-        calibration: Calibration::fit(&held_out),
-        length: Length::fit(&lengths),
-        outcomes: count,
-        mean,
-        penalty,
-        held_out: (loss(&held_out), loss(&flat)),
+    fn seen<'f>(&self, expert: &ExpertName, features: &'f [Vec<f64>]) -> Vec<Seen<'f>> {
+        let each = self.items.iter().enumerate();
+        each.filter_map(|(at, item)| {
+            let outcome = item.outcomes.get(expert)?;
+            let tokens = outcome.output_tokens.map(|t| t as f64);
+            let chars = outcome.output_chars.map(|c| c as f64 / CHARS_PER_TOKEN);
+            Some(Seen {
+                at,
+                features: &features[at],
+                score: outcome.score,
+                fold: self.split.fold[at],
+                tokens: tokens.or(chars),
+            })
+        })
+        .collect()
     }
 }
 
-/// Topics by the items' domains, or data sets, and which each item has; small ones are one.
-fn topics(items: &[Item]) -> (Vec<String>, Vec<usize>) {
+/// Counts of n-grams, if the questions can be trained on.
+fn usable(items: &[Item]) -> Result<Vec<Sparse>, TrainError> {
+    if items.len() < LEAST_ITEMS {
+        return Err(TrainError::TooFew {
+            count: items.len(),
+            least: LEAST_ITEMS,
+        });
+    }
+    if let Some(item) = items.iter().find(|item| item.lacks_text()) {
+        let id = item.id.clone().unwrap_or_default();
+        return Err(TrainError::NoText { id });
+    }
+    let text = |item: &Item| item.texts().collect::<Vec<_>>().join("\n");
+    Ok(items
+        .iter()
+        .map(|item| ngrams::counts(&text(item)))
+        .collect())
+}
+
+/// Topics by the items' domains, or data sets, and which each item has; small ones are one. Given names
+/// are kept.
+fn topics(items: &[Item], given: Option<&[String]>) -> (Vec<String>, Vec<usize>) {
     const OTHER: &str = "other";
     let label = |item: &Item| -> String {
         let stated = item.domain.as_deref().or(item.dataset.as_deref());
@@ -281,17 +343,17 @@ fn topics(items: &[Item]) -> (Vec<String>, Vec<usize>) {
     items
         .iter()
         .for_each(|item| *count.entry(label(item)).or_default() += 1);
-    let mut names: Vec<String> = count
-        .iter()
-        .filter(|(_, count)| **count >= LEAST_TOPIC)
-        .map(|(name, _)| name.clone())
-        .collect();
+    let mut names: Vec<String> = match given {
+        Some(names) => names.to_vec(),
+        None => count
+            .iter()
+            .filter(|(_, count)| **count >= LEAST_TOPIC)
+            .map(|(name, _)| name.clone())
+            .collect(),
+    };
     let place = |names: &[String], label: &str| names.iter().position(|n| n == label);
-    if items
-        .iter()
-        .any(|item| place(&names, &label(item)).is_none())
-        && place(&names, OTHER).is_none()
-    {
+    let homeless = |item: &Item| place(&names, &label(item)).is_none();
+    if given.is_none() && items.iter().any(homeless) && place(&names, OTHER).is_none() {
         names.push(OTHER.to_owned());
     }
     let other = place(&names, OTHER).unwrap_or(0);
@@ -306,19 +368,49 @@ impl Trained {
     /// What a head needs to see of a question.
     #[must_use]
     pub fn features(&self, item: &Item) -> Vec<f64> {
-        let question = question(item);
-        self.topics
-            .features(&question.ngrams(&self.rarity), question)
+        self.encoder.features(question(item))
     }
-}
 
-impl TrainedHead {
-    /// Probability of a right answer, and its standard deviation.
+    /// Probability that an expert with a head answers rightly, and its standard deviation.
     #[must_use]
-    pub fn forecast(&self, features: &[f64]) -> (f64, f64) {
-        let (logit, spread) = self.logistic.logit(features);
-        let probability = self.calibration.apply(logit);
-        let raw = sigmoid(logit);
-        (probability, (raw * (1.0 - raw) * spread).min(0.5))
+    pub fn forecast(&self, expert: &ExpertName, features: &[f64]) -> Option<(f64, f64)> {
+        let head = self.heads.get(expert)?;
+        let (p, deviation) = head.forecast(features);
+        Some((trust::blend(p, head.mean, self.trust), deviation))
+    }
+
+    /// What an expert would make of a question. Nothing if it has no head, or the features are those of
+    /// another encoder.
+    pub(crate) fn quality(&self, expert: &ExpertName, features: &[f64]) -> Option<Quality> {
+        if features.len() != self.encoder.width() {
+            return None;
+        }
+        let (probability, uncertainty) = self.forecast(expert, features)?;
+        let length = self.heads.get(expert).and_then(|h| h.length.as_ref());
+        Some(Quality {
+            probability,
+            output_tokens: length.map_or(1.0, |l| l.tokens(features)),
+            uncertainty,
+        })
+    }
+
+    /// Names of the encoder's topics.
+    #[must_use]
+    pub fn topics(&self) -> &[String] {
+        &self.encoder.topics.names
+    }
+
+    /// What fusing 2, 3, … experts gained over the best of them where they are equally good, and its
+    /// standard error.
+    #[must_use]
+    pub fn fusion_gains(&self) -> Vec<(f64, f64)> {
+        let lines = self.fusion.lines.iter();
+        lines.map(|line| (line.gain, line.error)).collect()
+    }
+
+    /// Whether it was trained on a question.
+    #[must_use]
+    pub fn has_seen(&self, item: &Item) -> bool {
+        self.questions.binary_search(&item.fingerprint()).is_ok()
     }
 }

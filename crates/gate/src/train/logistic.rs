@@ -4,6 +4,8 @@
 //! trained beside others the same as one trained alone. The curvature at the optimum is kept: it says
 //! how sure the head is of a question unlike those it was trained on (Laplace's approximation).
 
+use serde::{Deserialize, Serialize};
+
 use super::cholesky;
 
 /// Newton steps; six are usual.
@@ -12,7 +14,8 @@ const STEPS: usize = 50;
 const CONVERGED: f64 = 1e-10;
 
 /// What is believed of the weights before any outcome was seen: independent, normal.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Prior {
     pub(crate) mean: Vec<f64>,
     /// One over the variance of each.
@@ -20,7 +23,8 @@ pub(crate) struct Prior {
 }
 
 /// Weights, the most likely ones, with the Cholesky factor of their precision.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Logistic {
     pub(crate) weights: Vec<f64>,
     /// Lower triangle, row by row, `n × n`.

@@ -2,11 +2,17 @@
 
 pub(crate) mod calibrate;
 mod cholesky;
-mod descent;
-mod fit;
+pub(crate) mod descent;
+pub(crate) mod fit;
+pub(crate) mod fusion;
+pub(crate) mod heads;
 mod length;
 pub(crate) mod logistic;
+pub(crate) mod parallel;
 pub(crate) mod softmax;
+pub(crate) mod trust;
 
 pub use calibrate::Calibration;
-pub use fit::{TrainError, Trained, TrainedHead, Training};
+pub use fit::{TrainError, Trained, Training};
+pub use heads::TrainedHead;
+pub(crate) use length::Length;

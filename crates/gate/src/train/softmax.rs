@@ -3,13 +3,11 @@
 //! Minimised is the mean cross-entropy plus a ridge penalty; it is convex, so the result is the same
 //! whatever the order of the rows.
 
-use serde::{Deserialize, Serialize};
-
 use super::descent::{Stop, minimise};
 use crate::encode::Sparse;
 
 /// Weights by feature and class, then a bias per class.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Softmax {
     pub(crate) classes: usize,
     /// `weights[feature * classes + class]`.
@@ -72,6 +70,27 @@ impl Softmax {
             weights: single(x),
             bias: single(bias),
         }
+    }
+
+    /// Rounds every weight to one of 255 steps of its class, as a file keeps them: what is trained on top
+    /// sees what will be served.
+    pub(crate) fn rounded(mut self) -> Self {
+        for (class, step) in self.steps().into_iter().enumerate() {
+            let own = self.weights.iter_mut().skip(class).step_by(self.classes);
+            own.for_each(|w| *w = (*w / step).round().clamp(-127.0, 127.0) * step);
+        }
+        self
+    }
+
+    /// Step of each class: its largest weight is 127 of them.
+    pub(crate) fn steps(&self) -> Vec<f32> {
+        let largest = |class: usize| {
+            let own = self.weights.iter().skip(class).step_by(self.classes);
+            own.fold(0.0f32, |most, w| most.max(w.abs()))
+        };
+        (0..self.classes)
+            .map(|class| (largest(class) / 127.0).max(f32::MIN_POSITIVE))
+            .collect()
     }
 
     /// Probability of each class.
