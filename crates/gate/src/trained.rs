@@ -18,6 +18,7 @@ use crate::train::fusion::FusionGain;
 use crate::train::heads::TrainedHead;
 use crate::train::logistic::Prior;
 use crate::train::softmax::Softmax;
+use crate::train::trust::Common;
 use crate::train::{Calibration, Trained};
 
 /// Most topics a file may have.
@@ -75,6 +76,7 @@ pub(crate) struct Packed {
     heads: BTreeMap<ExpertName, TrainedHead>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pool: Option<Prior>,
+    common: Common,
     fusion: FusionGain,
     trust: f64,
     /// Fingerprints of the questions, as 64-bit little-endian numbers.
@@ -97,6 +99,7 @@ impl TrainedGate {
             encoder,
             heads,
             pool,
+            common,
             fusion,
             trust,
             questions,
@@ -120,6 +123,7 @@ impl TrainedGate {
             difficulty: pack(&encoder.topics.difficulty, &kept),
             heads: heads.clone(),
             pool: pool.clone(),
+            common: common.clone(),
             fusion: fusion.clone(),
             trust: *trust,
             questions: BASE64.encode(questions),
@@ -173,6 +177,13 @@ impl TrainedGate {
         if pool.as_ref().is_some_and(|pool| !proper(pool)) {
             return Err(invalid("pool", "one mean and one precision per feature"));
         }
+        let common = &packed.common;
+        if ![0, width].contains(&common.weights.len())
+            || !finite(&common.weights)
+            || !(0.0..=1.0).contains(&common.mean)
+        {
+            return Err(invalid("common", "one weight per feature and a mean"));
+        }
         let lines = &packed.fusion.lines;
         let level = |v: f64| v.is_finite() && v.abs() <= 10.0;
         if lines.len() > 64
@@ -197,6 +208,7 @@ impl TrainedGate {
                 encoder,
                 heads: packed.heads,
                 pool,
+                common: packed.common,
                 fusion: packed.fusion,
                 trust: packed.trust,
                 questions,

@@ -14,7 +14,7 @@ use super::heads::{self, Seen, TrainedHead};
 use super::logistic::Prior;
 use super::parallel;
 use super::softmax::Softmax;
-use super::trust;
+use super::trust::{self, Common};
 use crate::data::{Item, Split, groups, reread, scored};
 use crate::encode::Sparse;
 use crate::encode::ngrams::{self, WIDTH};
@@ -65,8 +65,9 @@ pub struct Trained {
     /// By expert.
     pub heads: BTreeMap<ExpertName, TrainedHead>,
     pub(crate) pool: Option<Prior>,
+    pub(crate) common: Common,
     pub(crate) fusion: FusionGain,
-    /// How far an expert's forecast may leave its mean, from 0 to 1.
+    /// How far an expert's forecast may leave what all have in common, from 0 to 1.
     pub trust: f64,
     /// Fingerprints of the questions, in order.
     pub(crate) questions: Vec<u64>,
@@ -251,8 +252,14 @@ impl Training {
         questions.sort_unstable();
         questions.dedup();
         let means: BTreeMap<&ExpertName, f64> = heads.iter().map(|(e, h)| (e, h.mean)).collect();
-        let trust = trust::choose(&self.items, &forecasts, &means);
-        trust::apply(&mut forecasts, &means, trust);
+        let shared = pool
+            .as_ref()
+            .map(|pool| pool.mean.clone())
+            .unwrap_or_default();
+        let common = Common::new(shared, &features);
+        let eases: Vec<f64> = features.iter().map(|row| common.ease(row)).collect();
+        let trust = trust::choose(&self.items, &forecasts, &eases, &means);
+        trust::apply(&mut forecasts, &eases, &means, trust);
         let fusion = FusionGain::fit(&self.items, &forecasts, &self.rules);
         let topics = layers.into_iter().next_back().expect("there are layers");
         Trained {
@@ -262,6 +269,7 @@ impl Training {
             },
             heads,
             pool,
+            common,
             fusion,
             trust,
             questions,
@@ -376,7 +384,8 @@ impl Trained {
     pub fn forecast(&self, expert: &ExpertName, features: &[f64]) -> Option<(f64, f64)> {
         let head = self.heads.get(expert)?;
         let (p, deviation) = head.forecast(features);
-        Some((trust::blend(p, head.mean, self.trust), deviation))
+        let ease = self.common.ease(features);
+        Some((trust::blend(p, head.mean, ease, self.trust), deviation))
     }
 
     /// What an expert would make of a question. Nothing if it has no head, or the features are those of
