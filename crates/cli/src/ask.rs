@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// The answer must be one of these; repeat for each.
     #[arg(long = "choice", value_name = "TEXT")]
     choices: Vec<String>,
-    /// How many experts: auto, single or fuse.
+    /// How many experts: auto, single, fuse or cascade.
     #[arg(long, default_value = "auto")]
     mode: String,
     /// Delay budget in milliseconds.

@@ -9,8 +9,8 @@ mod plans;
 
 use moe2_model::{Event, Outcome, Seconds};
 use prometheus::{
-    CounterVec, Encoder, Error, Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts,
-    Registry, TextEncoder,
+    Counter, CounterVec, Encoder, Error, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, Opts, Registry, TextEncoder,
 };
 
 use plans::Plans;
@@ -43,6 +43,8 @@ pub struct Metrics {
     joules: CounterVec,
     busy: CounterVec,
     forecast_error: HistogramVec,
+    early_exits: IntCounter,
+    saved_joules: Counter,
     nodes_joined: IntCounterVec,
     nodes_lost: IntCounterVec,
     plans: Plans,
@@ -109,6 +111,14 @@ impl Metrics {
                 &["expert"],
                 &[0.1, 0.25, 0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0, 4.0, 10.0],
             )?,
+            early_exits: IntCounter::new(
+                "moe2_early_exits_total",
+                "Queries answered before all their experts, because the rest could not change it.",
+            )?,
+            saved_joules: Counter::new(
+                "moe2_early_exit_saved_joules_total",
+                "Forecast minus reported energy of the work that early exits cancelled.",
+            )?,
             nodes_joined: counts(
                 "moe2_nodes_joined_total",
                 "Sessions opened.",
@@ -133,6 +143,8 @@ impl Metrics {
         registry.register(Box::new(self.joules.clone()))?;
         registry.register(Box::new(self.busy.clone()))?;
         registry.register(Box::new(self.forecast_error.clone()))?;
+        registry.register(Box::new(self.early_exits.clone()))?;
+        registry.register(Box::new(self.saved_joules.clone()))?;
         registry.register(Box::new(self.nodes_joined.clone()))?;
         registry.register(Box::new(self.nodes_lost.clone()))?;
         self.plans.register(registry)
@@ -200,6 +212,8 @@ impl Metrics {
                         .observe(ratio);
                 }
             }
+            Event::EarlyExit { .. } => self.early_exits.inc(),
+            Event::Saved { energy } => self.saved_joules.inc_by(energy.get()),
             Event::DispatchFailed { expert } => {
                 self.dispatch_failures
                     .with_label_values(&[expert.to_string().as_str()])
@@ -334,8 +348,15 @@ mod tests {
             first_delta: None,
             energy: Joules::ZERO,
         });
+        metrics.fold(&Event::EarlyExit { cancelled: 2 });
+        for joules in [1.5, 0.25] {
+            let energy = Joules::saturating(joules);
+            metrics.fold(&Event::Saved { energy });
+        }
         let text = metrics.encode().expect("encodes");
         for line in [
+            "moe2_early_exits_total 1",
+            "moe2_early_exit_saved_joules_total 1.75",
             "moe2_energy_joules_total{expert=\"m@n\",source=\"modelled\"} 20",
             "moe2_tokens_total{expert=\"m@n\",type=\"output\"} 5",
             "moe2_queries_total{outcome=\"budget_infeasible\",tenant=\"t\"} 1",

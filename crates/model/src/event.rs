@@ -88,6 +88,16 @@ pub enum Event {
         /// Measured delay.
         delay: Seconds,
     },
+    /// A query ended before everyone had answered, because the rest could not change the answer.
+    EarlyExit {
+        /// Dispatches that were cancelled.
+        cancelled: usize,
+    },
+    /// A dispatch that an early exit cancelled reported what it had used.
+    Saved {
+        /// The rest of its forecast.
+        energy: Joules,
+    },
     /// A dispatch ended without an answer.
     DispatchFailed {
         /// Who.

@@ -81,18 +81,49 @@ pub struct Candidate {
     pub verdict: Verdict,
 }
 
-/// One expert that worked on the query.
+/// What an expert was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// Its own answer.
+    #[default]
+    Answer,
+    /// Its scores of all answers.
+    Score,
+}
+
+impl Job {
+    /// Whether it is the usual one.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        *self == Self::Answer
+    }
+}
+
+/// How a cascade went.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Cascade {
+    /// Probability that the first answer is right, in [0, 1].
+    pub confidence: f64,
+    /// Experts asked because that was not enough.
+    pub escalated: u32,
+}
+
+/// One expert that worked on the query, once for each job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Participant {
     /// Who.
     pub expert: ExpertId,
-    /// Its weight in the fused answer; 0 if it was lost or cancelled.
+    /// What for.
+    pub job: Job,
+    /// Its weight in the decision, as the fusion rule used it; they add up to 1. 0 if it was lost or
+    /// cancelled, or if scores decided and this is the answer.
     pub weight: f64,
     /// What was forecast when it was dispatched.
     pub forecast: Forecast,
     /// What it used; `None` if it was lost before it could say.
     pub usage: Option<Usage>,
-    /// Log-probability of every option, for choice queries.
+    /// Log-probability of every option, for choice queries; of every different answer, for scores.
     pub option_logprobs: Option<Vec<f64>>,
     /// Why it gave no answer, if it gave none.
     pub failure: Option<String>,
@@ -109,8 +140,13 @@ pub struct Explanation {
     pub candidates: Vec<Candidate>,
     /// Those that worked on it, in order of dispatch.
     pub participants: Vec<Participant>,
-    /// How the answer was made: `single`, `mixture` or `vote`.
+    /// How the answer was made: `single`, `mixture`, `vote`, `best_of` or `best_of/unscored`.
     pub fusion: String,
+    /// How it went, for cascades.
+    pub cascade: Option<Cascade>,
+    /// Forecast energy of the work that was cancelled because it could not change the answer. What it
+    /// had used by then is not known yet and counts as saved here.
+    pub saved: Joules,
     /// Attempts beyond the first that losses made necessary.
     pub redispatches: u32,
     /// From submission to the last byte of answer.

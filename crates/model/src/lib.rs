@@ -20,7 +20,7 @@ pub use chat::{Message, Prompt, Role};
 pub use device::{DeviceInfo, DeviceKind, GpuInfo, Roofline};
 pub use event::{Event, Outcome, RefusalKind};
 pub use expert::{ExpertOffer, ExpertState};
-pub use explain::{Candidate, Explanation, Forecast, Participant, Prices, Verdict};
+pub use explain::{Candidate, Cascade, Explanation, Forecast, Job, Participant, Prices, Verdict};
 pub use id::{DispatchId, ExpertId, ExpertName, InvalidName, NodeId, QueryId, SessionId, TenantId};
 pub use query::{Budgets, Mode, Query, Sampling, Target, Task};
 pub use random::Rng;

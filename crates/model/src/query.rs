@@ -65,6 +65,8 @@ pub enum Mode {
     Single,
     /// Several experts, fused.
     Fuse,
+    /// The cheapest expert first, and others only if its confidence makes that worth it.
+    Cascade,
 }
 
 /// Budgets of one request; they tighten a tenant's, never loosen them.

@@ -43,7 +43,7 @@ pub(crate) fn ask(rng: &mut Rng, id: QueryId, nodes: usize) -> Query {
         target: target(rng, nodes),
         budgets: budgets(rng),
         max_experts: rng.between(1, 4),
-        mode: *rng.pick(&[Mode::Auto, Mode::Auto, Mode::Single, Mode::Fuse]),
+        mode: *rng.pick(&[Mode::Auto, Mode::Single, Mode::Fuse, Mode::Cascade]),
         stream: rng.chance(0.5),
     }
 }

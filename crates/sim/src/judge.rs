@@ -29,6 +29,8 @@ struct Client {
     started: bool,
     deltas: String,
     tried: BTreeSet<ExpertId>,
+    /// Asked to score answers.
+    scoring: BTreeSet<ExpertId>,
 }
 
 impl Client {
@@ -107,6 +109,7 @@ impl Judge {
             started: false,
             deltas: String::new(),
             tried: BTreeSet::new(),
+            scoring: BTreeSet::new(),
         };
         self.clients.insert(id, client);
     }
@@ -154,7 +157,13 @@ impl Judge {
         self.demand(current, || {
             format!("dispatch {dispatch} to session {session}, which is over")
         });
-        let ToExpert::Work { expert, prompt, .. } = work else {
+        let ToExpert::Work {
+            expert,
+            prompt,
+            task,
+            ..
+        } = work
+        else {
             self.blame(format!("dispatch {dispatch} carries no work"));
             return;
         };
@@ -179,12 +188,21 @@ impl Judge {
         };
         let wanted = client.query.target.admits(&expert);
         let waiting = !client.is_over() && !client.started;
-        let fresh = client.tried.insert(expert.clone());
+        // A choice among answers that is not the query's own is a round of scoring.
+        let scoring = matches!(task, Task::Choice { .. }) && *task != client.query.task;
+        let fresh = if scoring {
+            let answered = client.tried.contains(&expert);
+            answered && client.scoring.insert(expert.clone())
+        } else {
+            client.tried.insert(expert.clone())
+        };
         self.demand(wanted, || format!("query {query} does not admit {expert}"));
         self.demand(waiting, || {
             format!("query {query} needs no dispatch to {expert}")
         });
-        self.demand(fresh, || format!("query {query} asks {expert} again"));
+        self.demand(fresh, || {
+            format!("query {query} asks {expert} again, or for scores of answers it did not try")
+        });
     }
 
     /// A frame that the coordinator receives; the first terminal one of each dispatch is billed.

@@ -177,6 +177,7 @@ fn answer(text: &str) -> Answer {
     let participant = Participant {
         expert: expert.clone(),
         weight: 1.0,
+        job: Job::Answer,
         forecast,
         usage: Some(usage),
         option_logprobs: Some(vec![-0.5, -1.5]),
@@ -202,6 +203,8 @@ fn answer(text: &str) -> Answer {
             }],
             participants: vec![participant],
             fusion: "single".to_owned(),
+            cascade: None,
+            saved: joules(0.0),
             redispatches: 0,
             delay: seconds(1.5),
             energy: joules(2.0),

@@ -3,18 +3,20 @@
 //! Refusals are decided here, before anything is spent, and each says what would help: another
 //! model name, waiting, or a budget that is feasible now.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moe2_gate::QueryFeatures;
+use moe2_gate::{Quality, QueryFeatures};
 use moe2_model::{
-    Budgets, Candidate, Event, ExpertId, ExpertState, Forecast, Joules, Mode, Outcome, Query,
-    QueryId, RefusalKind, Seconds, Time, Verdict,
+    Budgets, Candidate, Event, ExpertId, ExpertState, Forecast, Job, Joules, Mode, Outcome, Query,
+    QueryId, RefusalKind, Seconds, Task, Time, Verdict,
 };
 
+use super::committee::{Committee, pool};
 use super::fleet::{Expert, Fleet, Node};
 use super::forecast::{Shape, forecast};
-use super::query::Running;
+use super::query::{Round, Running};
 use super::reply::{Refusal, Reply};
 use super::route::{Contender, Route, Terms, route};
 use super::view::NodeState;
@@ -25,6 +27,9 @@ use super::{Engine, Output, Timer};
 const RETRY_NO_EXPERT: Duration = Duration::from_secs(2);
 /// How long a client should wait when too many queries are under way.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
+
+/// What the gate forecast of each expert, which candidates carry only in part.
+pub(super) type Qualities = HashMap<ExpertId, Quality>;
 
 impl Engine {
     pub(super) fn submit(&mut self, now: Time, id: QueryId, mut query: Query) {
@@ -48,6 +53,11 @@ impl Engine {
         let limits = &self.config.plan;
         query.budgets = limits.tightened(&query.tenant, features.topic(), query.budgets);
         let running = Running {
+            round: Round::first(query.mode),
+            ballot: Vec::new(),
+            cascade: None,
+            spared: 0,
+            saved: Joules::ZERO,
             features,
             query: Arc::new(query),
             submitted: now,
@@ -84,12 +94,75 @@ impl Engine {
             return;
         }
         for candidate in route.chosen() {
-            self.dispatch(now, id, candidate);
+            self.dispatch(now, id, candidate, Job::Answer);
         }
     }
 
     fn choose(&self, now: Time, id: QueryId) -> Option<(Route, Budgets)> {
         let running = self.queries.get(&id)?;
+        let (contenders, qualities) = self.contenders(now, running);
+        let again = !running.attempts.is_empty();
+        let mode = running.query.mode;
+        let experts = match mode {
+            Mode::Cascade => 0,
+            Mode::Fuse if !again => self.most_experts(running),
+            Mode::Fuse | Mode::Auto | Mode::Single => 1,
+        };
+        let budgets = Budgets {
+            delay: running.delay_left(now),
+            energy: running.energy_left(),
+        };
+        let terms = Terms {
+            prices: running.prices,
+            budgets,
+            experts,
+        };
+        let mut route = route(contenders, &terms);
+        if mode == Mode::Cascade
+            && let Some(cheapest) = route.cheapest(&running.prices)
+        {
+            route.also(cheapest);
+        }
+        if mode == Mode::Auto && !again {
+            self.fuse_where_it_pays(running, &mut route, &qualities);
+        }
+        Some((route, budgets))
+    }
+
+    /// Chooses more experts beside the best one. For choices only: nothing forecasts what fusing texts
+    /// is worth, and where it was measured, committees of small models mostly lost to their best member.
+    fn fuse_where_it_pays(&self, running: &Running, route: &mut Route, qualities: &Qualities) {
+        let places = self.most_experts(running).saturating_sub(1);
+        let [best] = route.chosen() else { return };
+        if places == 0 || !matches!(running.query.task, Task::Choice { .. }) {
+            return;
+        }
+        let Some(quality) = qualities.get(&best.expert) else {
+            return;
+        };
+        let forecast = best.forecast;
+        let committee = Committee {
+            members: vec![*quality],
+            energy: forecast.energy,
+            delay: forecast.delay,
+            prices: running.prices,
+            energy_left: running.energy_left().map(|left| left - forecast.energy_p95),
+            places,
+        };
+        let pool = pool(&route.candidates, |expert| qualities.get(expert).copied());
+        for place in committee.grow(pool, |members| self.gate.forecast_fused(members)) {
+            route.also(place);
+        }
+    }
+
+    /// Most experts that may answer a query together.
+    pub(super) fn most_experts(&self, running: &Running) -> usize {
+        let most = self.config.plan.most_experts();
+        most.min(running.query.max_experts.max(1) as usize)
+    }
+
+    /// Everyone who hosts what is asked for and could start now, with what the gate thinks of them.
+    pub(super) fn contenders(&self, now: Time, running: &Running) -> (Vec<Contender>, Qualities) {
         let query = &running.query;
         let admitted: Vec<_> = self
             .fleet
@@ -97,45 +170,25 @@ impl Engine {
             .filter(|(id, _, _)| query.target.admits(id))
             .collect();
         let names: Vec<_> = admitted.iter().map(|(id, _, _)| id.name.clone()).collect();
-        let qualities = self.gate.forecast(&running.features, &names);
+        let forecasts = self.gate.forecast(&running.features, &names);
         let shape = Shape::of(query);
-        let contenders = admitted
-            .iter()
-            .zip(qualities)
-            .filter(|((_, node, expert), _)| takes_work(node, expert))
-            .map(|((id, node, expert), quality)| {
-                let queue = Fleet::backlog(node, now);
-                let forecast = forecast(shape, &expert.cost, &quality, queue);
-                Contender {
-                    expert: id.clone(),
-                    forecast,
-                    barred: barred(running, id, expert, &forecast),
-                }
-            })
-            .collect();
-        let experts = match query.mode {
-            Mode::Fuse if running.attempts.is_empty() => {
-                let most = self.config.plan.most_experts();
-                most.min(query.max_experts.max(1) as usize)
-            }
-            // Until a trained gate can forecast where fusion pays, `auto` takes one expert.
-            Mode::Fuse | Mode::Auto | Mode::Single => 1,
-        };
-        let spent = running
-            .attempts
-            .iter()
-            .map(|a| a.forecast.energy)
-            .sum::<Joules>();
-        let budgets = Budgets {
-            delay: running.delay_left(now),
-            energy: query.budgets.energy.map(|budget| budget - spent),
-        };
-        let terms = Terms {
-            prices: running.prices,
-            budgets,
-            experts,
-        };
-        Some((route(contenders, &terms), budgets))
+        let mut qualities = Qualities::new();
+        let mut contenders = Vec::with_capacity(admitted.len());
+        let ready = admitted
+            .into_iter()
+            .zip(forecasts)
+            .filter(|((_, node, expert), _)| takes_work(node, expert));
+        for ((id, node, expert), quality) in ready {
+            let queue = Fleet::backlog(node, now);
+            let forecast = forecast(shape, &expert.cost, &quality, queue);
+            contenders.push(Contender {
+                barred: barred(running, &id, expert, &forecast),
+                expert: id.clone(),
+                forecast,
+            });
+            qualities.insert(id, quality);
+        }
+        (contenders, qualities)
     }
 
     fn refuse_unadmitted(&mut self, id: QueryId, query: &Query, refusal: Refusal) {
@@ -151,7 +204,7 @@ impl Engine {
     }
 }
 
-fn takes_work(node: &Node, expert: &Expert) -> bool {
+pub(super) fn takes_work(node: &Node, expert: &Expert) -> bool {
     node.state == NodeState::Ready && expert.state == ExpertState::Ready
 }
 

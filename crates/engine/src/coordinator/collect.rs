@@ -5,14 +5,14 @@
 //! is over still reports what it used, and that is settled then.
 
 use moe2_model::{
-    DispatchId, EnergySource, Event, Explanation, FinishReason, Joules, Outcome, QueryId,
-    RefusalKind, Task, Time, Usage,
+    DispatchId, Event, FinishReason, Job, Joules, Outcome, QueryId, RefusalKind, Task, Time, Usage,
 };
 use moe2_wire::{FailureKind, FromExpert};
 
-use super::fuse::{self, Contribution, Fused};
-use super::query::{Attempt, Progress, Running};
-use super::reply::{Answer, Refusal, Reply};
+use super::answer::{answer, answers, energy};
+use super::fuse;
+use super::query::{Attempt, Progress, Round, Running};
+use super::reply::{Refusal, Reply};
 use super::{Engine, Open, Output, Timer};
 
 /// Longest token of any vocabulary in use is 512 bytes (runs of spaces); an agent that sends more than
@@ -58,10 +58,8 @@ impl Engine {
         let Some(running) = self.queries.get_mut(&id) else {
             return;
         };
-        let streams = running.query.stream
-            && running.attempts.iter().filter(|a| a.is_active()).count() == 1
-            && running.query.mode != moe2_model::Mode::Fuse;
-        let limit = match &running.query.task {
+        let streams = running.streams();
+        let most = match &running.query.task {
             Task::Generate(sampling) => MAX_TOKEN_BYTES * sampling.max_tokens as usize,
             Task::Choice { .. } => 0,
         };
@@ -69,6 +67,10 @@ impl Engine {
             return;
         };
         attempt.last_progress = now;
+        let limit = match attempt.job {
+            Job::Answer => most,
+            Job::Score => 0,
+        };
         if attempt.text.len() + text.len() > limit {
             self.outputs.push_back(Output::Cancel { dispatch });
             self.dispatch_failed(now, dispatch, "it sent more text than was asked for");
@@ -94,14 +96,12 @@ impl Engine {
         let Some(running) = self.queries.get_mut(&id) else {
             return;
         };
-        let wanted = match &running.query.task {
-            Task::Choice { options } => options.len(),
-            Task::Generate(_) => 0,
-        };
-        let valid = logprobs.len() == wanted && logprobs.iter().all(|l| !l.is_nan());
+        let wanted = [Job::Answer, Job::Score].map(|job| running.options_wanted(job));
         let Some(attempt) = running.attempt_mut(dispatch) else {
             return;
         };
+        let wanted = wanted[usize::from(attempt.job == Job::Score)];
+        let valid = logprobs.len() == wanted && logprobs.iter().all(|l| !l.is_nan());
         attempt.last_progress = now;
         if valid {
             attempt.options = Some(logprobs);
@@ -213,11 +213,10 @@ impl Engine {
         let Some(running) = self.queries.get_mut(&id) else {
             return;
         };
-        if running.active().next().is_some() {
-            return;
-        }
-        if running.attempts.iter().any(Attempt::is_done) {
+        if running.attempts.iter().any(Attempt::answered) {
             self.conclude(now, id);
+        } else if running.active().next().is_some() {
+            // One of the others may still answer.
         } else if running.first_delta.is_some() {
             let why = "the expert was lost while it answered; what was sent is incomplete";
             self.refuse(now, id, plain(RefusalKind::LostMidStream, why.to_owned()));
@@ -230,29 +229,47 @@ impl Engine {
         }
     }
 
-    /// Ends the query if everyone has answered, or if the rest cannot change the answer.
+    /// Ends the query if nothing more is needed, or if the rest cannot change the answer.
     fn conclude(&mut self, now: Time, id: QueryId) {
         let Some(running) = self.queries.get(&id) else {
             return;
         };
-        let outstanding: f64 = running.active().map(|a| a.forecast.quality).sum();
-        if outstanding > 0.0 {
-            let decided = matches!(running.query.task, Task::Generate(_))
-                && fuse::vote_is_decided(&contributions(running), outstanding);
-            if !decided {
+        let outstanding: Vec<f64> = running.active().map(|a| a.forecast.quality).collect();
+        if outstanding.is_empty() {
+            if self.next_round(now, id) {
                 return;
             }
+        } else if running.round != Round::Answers
+            || !fuse::is_settled(&answers(&self.gate, running), &outstanding)
+        {
+            return;
         }
         let Some(mut running) = self.queries.remove(&id) else {
             return;
         };
+        if !outstanding.is_empty() {
+            self.spare_rest(&mut running);
+        }
         self.cancel_rest(&mut running);
         self.finish(now, id, &running);
     }
 
+    /// Notes what an early exit is forecast to save.
+    fn spare_rest(&mut self, running: &mut Running) {
+        for attempt in running.attempts.iter().filter(|a| a.is_active()) {
+            running.spared += 1;
+            running.saved += attempt.forecast.energy;
+            if let Some(open) = self.open.get_mut(&attempt.dispatch) {
+                open.spared = Some(attempt.forecast.energy);
+            }
+        }
+        let cancelled = running.spared;
+        self.event(Event::EarlyExit { cancelled });
+    }
+
     fn finish(&mut self, now: Time, id: QueryId, running: &Running) {
         self.timers.disarm(Timer::Timeout(id));
-        let answer = answer(now, running);
+        let answer = answer(now, &self.gate, running);
         if running.query.stream && running.first_delta.is_none() {
             let model = answer.model.clone();
             self.outputs.push_back(Output::Reply {
@@ -290,7 +307,16 @@ impl Engine {
         self.end(now, id, Outcome::Abandoned);
     }
 
+    /// Whoever is still at work is not waited for any longer; what the others said is an answer.
     pub(super) fn time_out(&mut self, now: Time, id: QueryId) {
+        let answered = |running: &Running| running.attempts.iter().any(Attempt::answered);
+        if self.queries.get(&id).is_some_and(answered)
+            && let Some(mut running) = self.queries.remove(&id)
+        {
+            self.cancel_rest(&mut running);
+            self.finish(now, id, &running);
+            return;
+        }
         let limit = self.config.query_timeout.as_secs();
         let why = format!("no answer within {limit} s, the longest a query may take");
         self.refuse(now, id, plain(RefusalKind::DeadlineExceeded, why));
@@ -340,6 +366,10 @@ impl Engine {
     /// nothing about how fast it was.
     fn learn(&mut self, now: Time, dispatch: DispatchId, open: &Open, done: (FinishReason, Usage)) {
         let (finish, usage) = done;
+        if let Some(forecast) = open.spared {
+            let energy = forecast - usage.energy;
+            self.event(Event::Saved { energy });
+        }
         if finish != FinishReason::Cancelled
             && let Some(expert) = self.fleet.expert_mut(&open.expert)
         {
@@ -377,72 +407,5 @@ pub(super) fn plain(kind: RefusalKind, message: String) -> Refusal {
         smallest_delay: None,
         smallest_energy: None,
         retry_after: None,
-    }
-}
-
-fn contributions(running: &Running) -> Vec<Contribution<'_>> {
-    running
-        .attempts
-        .iter()
-        .filter(|a| a.is_done())
-        .map(|a| Contribution {
-            weight: a.forecast.quality,
-            text: &a.text,
-            options: a.options.as_deref(),
-        })
-        .collect()
-}
-
-/// Energy of all attempts that reported it, and the weakest source among them.
-fn energy(running: &Running) -> (Joules, EnergySource) {
-    let used = || {
-        running
-            .attempts
-            .iter()
-            .filter_map(|attempt| attempt.reported)
-    };
-    let weakest = used().map(|u| u.energy_source).max();
-    let joules = used().map(|u| u.energy).sum();
-    (joules, weakest.unwrap_or(EnergySource::Modelled))
-}
-
-/// Makes one answer of all that were given; at least one attempt is done.
-fn answer(now: Time, running: &Running) -> Answer {
-    let given = contributions(running);
-    let done: Vec<&Attempt> = running.attempts.iter().filter(|a| a.is_done()).collect();
-    let rule = fuse::rule_for(&running.query.task, given.len());
-    let decided = (rule.decide)(&given);
-    let (text, lead) = match (&decided, &running.query.task) {
-        (Fused::Option(index), Task::Choice { options }) => {
-            (options.get(*index).cloned().unwrap_or_default(), done[0])
-        }
-        (Fused::Contribution(index), _) => (done[*index].text.clone(), done[*index]),
-        (Fused::Option(_), Task::Generate(_)) => (done[0].text.clone(), done[0]),
-    };
-    let (finish, usage) = lead.outcome().expect("only done attempts are collected");
-    let model = if rule.name == "mixture" {
-        let names: Vec<String> = done.iter().map(|a| a.expert.to_string()).collect();
-        names.join("+")
-    } else {
-        lead.expert.to_string()
-    };
-    let (energy, energy_source) = energy(running);
-    Answer {
-        model,
-        text,
-        finish,
-        prompt_tokens: usage.prompt_tokens,
-        output_tokens: usage.output_tokens,
-        explanation: Explanation {
-            topic: running.features.explain(),
-            prices: running.prices,
-            candidates: running.candidates.clone(),
-            participants: running.participants(),
-            fusion: rule.name.to_owned(),
-            redispatches: running.redispatches,
-            delay: now.seconds_since(running.submitted),
-            energy,
-            energy_source,
-        },
     }
 }

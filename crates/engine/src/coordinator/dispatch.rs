@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use moe2_model::{Candidate, DispatchId, Event, QueryId, Task, Time};
+use moe2_model::{Candidate, DispatchId, Event, Job, QueryId, Task, Time};
 use moe2_wire::ToExpert;
 
 use super::query::{Attempt, Progress};
 use super::{Engine, Open, Output, Timer};
 
 impl Engine {
-    pub(super) fn dispatch(&mut self, now: Time, id: QueryId, candidate: &Candidate) {
+    pub(super) fn dispatch(&mut self, now: Time, id: QueryId, candidate: &Candidate, job: Job) {
         let dispatch = DispatchId(self.next_dispatch);
         let Some(running) = self.queries.get_mut(&id) else {
             return;
@@ -22,6 +22,7 @@ impl Engine {
         self.next_dispatch += 1;
         running.attempts.push(Attempt {
             dispatch,
+            job,
             expert: candidate.expert.clone(),
             forecast: candidate.forecast,
             sent: now,
@@ -32,6 +33,7 @@ impl Engine {
             reported: None,
         });
         let query = running.query.clone();
+        let task = running.task(job);
         if let Some(expert) = self.fleet.expert_mut(&candidate.expert) {
             let delay = candidate.forecast.delay;
             expert.in_flight.insert(dispatch, (now, delay));
@@ -43,15 +45,16 @@ impl Engine {
             Open {
                 query: id,
                 expert: candidate.expert.clone(),
-                choice: matches!(query.task, Task::Choice { .. }),
+                choice: matches!(task, Task::Choice { .. }),
                 prompt_bytes: query.prompt.text_bytes(),
+                spared: None,
             },
         );
         let work = ToExpert::Work {
             dispatch,
             expert: candidate.expert.name.clone(),
             prompt: query.prompt.clone(),
-            task: query.task.clone(),
+            task,
             deadline_ms: u32::try_from(self.config.query_timeout.as_millis()).unwrap_or(u32::MAX),
         };
         self.outputs.push_back(Output::Dispatch {

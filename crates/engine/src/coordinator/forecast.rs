@@ -28,6 +28,14 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    /// Scoring of given texts after a prompt.
+    pub(crate) fn scoring(prompt_bytes: usize) -> Self {
+        Self {
+            prompt_bytes,
+            answer: Answer::Option,
+        }
+    }
+
     pub(crate) fn of(query: &Query) -> Self {
         Self {
             prompt_bytes: query.prompt.text_bytes(),

@@ -4,10 +4,12 @@
 //! [`Engine::poll_output`] hands out what is to be done. It never waits, reads a clock or touches a
 //! socket, so the simulator drives it through any order of events, and the driver in `scheduler` is
 //! one loop. The file split follows the way of a query: `admit`, `route`, `dispatch`, `collect`,
-//! `fuse`, with `fleet`, `ledger`, `plan` and `timers` beside it.
+//! `rounds`, `fuse`, `answer`, with `fleet`, `ledger`, `plan` and `timers` beside it.
 
 mod admit;
+mod answer;
 mod collect;
+mod committee;
 mod config;
 mod dispatch;
 mod fleet;
@@ -19,6 +21,7 @@ mod membership;
 mod plan;
 mod query;
 mod reply;
+mod rounds;
 mod route;
 mod view;
 
@@ -26,7 +29,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use moe2_gate::Gate;
-use moe2_model::{DispatchId, Event, ExpertId, QueryId, SessionId, TenantId, Time};
+use moe2_model::{DispatchId, Event, ExpertId, Joules, QueryId, SessionId, TenantId, Time};
 
 pub use config::Config;
 pub use input::{Input, Output};
@@ -67,6 +70,8 @@ struct Open {
     choice: bool,
     /// Bytes of prompt text, from which token counts are forecast.
     prompt_bytes: usize,
+    /// Its forecast, if an early exit cancelled it.
+    spared: Option<Joules>,
 }
 
 /// Every decision of the coordinator.

@@ -1,4 +1,4 @@
-//! One query under way: the attempts made at it and what came of each.
+//! One query under way: its rounds, the attempts made at it and what came of each.
 //!
 //! An attempt is one dispatch to one expert. The states carry only their own data, so a finished
 //! attempt cannot be cancelled and a lost one has no usage to forget.
@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use moe2_gate::QueryFeatures;
 use moe2_model::{
-    Candidate, DispatchId, ExpertId, FinishReason, Forecast, Participant, Prices, Query, Seconds,
-    Time, Usage,
+    Candidate, Cascade, DispatchId, ExpertId, FinishReason, Forecast, Job, Joules, Mode,
+    Participant, Prices, Query, Seconds, Task, Time, Usage,
 };
 
 /// How far an attempt got.
@@ -24,10 +24,31 @@ pub(crate) enum Progress {
     Cancelled,
 }
 
+/// What is being waited for; each round begins when all of the one before have answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Round {
+    /// A cascade's first answer, after which others may be asked.
+    First,
+    /// Answers.
+    Answers,
+    /// Scores of the answers.
+    Scores,
+}
+
+impl Round {
+    pub(crate) fn first(mode: Mode) -> Self {
+        match mode {
+            Mode::Cascade => Self::First,
+            Mode::Auto | Mode::Single | Mode::Fuse => Self::Answers,
+        }
+    }
+}
+
 /// One dispatch.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) dispatch: DispatchId,
+    pub(crate) job: Job,
     pub(crate) expert: ExpertId,
     pub(crate) forecast: Forecast,
     pub(crate) sent: Time,
@@ -48,6 +69,20 @@ impl Attempt {
         matches!(self.progress, Progress::Done { .. })
     }
 
+    /// Whether its own answer is there.
+    pub(crate) fn answered(&self) -> bool {
+        self.is_done() && self.job == Job::Answer
+    }
+
+    /// The most it may still turn out to have used, as far as a budget goes.
+    fn bound(&self) -> Joules {
+        match (self.reported, self.is_active()) {
+            (Some(usage), _) => usage.energy,
+            (None, true) => self.forecast.energy_p95,
+            (None, false) => self.forecast.energy,
+        }
+    }
+
     pub(crate) fn outcome(&self) -> Option<(FinishReason, Usage)> {
         match (&self.progress, self.reported) {
             (Progress::Done { finish }, Some(usage)) => Some((*finish, usage)),
@@ -55,15 +90,16 @@ impl Attempt {
         }
     }
 
-    fn participant(&self, weight: f64) -> Participant {
+    pub(crate) fn participant(&self, weight: f64) -> Participant {
         let failure = match &self.progress {
             Progress::Done { .. } => None,
             Progress::Failed { why } => Some(why.clone()),
-            Progress::Cancelled => Some("cancelled: the others had decided".to_owned()),
+            Progress::Cancelled => Some("cancelled: its answer was not needed any more".to_owned()),
             Progress::Active => Some("still at work".to_owned()),
         };
         Participant {
             expert: self.expert.clone(),
+            job: self.job,
             weight,
             forecast: self.forecast,
             usage: self.reported,
@@ -84,6 +120,13 @@ pub(crate) struct Running {
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) redispatches: u32,
+    pub(crate) round: Round,
+    /// Different answers, while and after they are scored.
+    pub(crate) ballot: Vec<String>,
+    pub(crate) cascade: Option<Cascade>,
+    /// Attempts cancelled because they could not change the answer, and their forecast energy.
+    pub(crate) spared: usize,
+    pub(crate) saved: Joules,
     /// The longest context that was too short, and the prompt's tokens there.
     pub(crate) too_long: Option<(u32, u32)>,
 }
@@ -116,24 +159,35 @@ impl Running {
             .map(|budget| budget - now.seconds_since(self.submitted))
     }
 
-    /// Everyone who worked on it, with the weights of those that answered.
-    pub(crate) fn participants(&self) -> Vec<Participant> {
-        let total: f64 = self
-            .attempts
-            .iter()
-            .filter(|a| a.is_done())
-            .map(|a| a.forecast.quality)
-            .sum();
-        self.attempts
-            .iter()
-            .map(|a| {
-                let weight = if a.is_done() && total > 0.0 {
-                    a.forecast.quality / total
-                } else {
-                    0.0
-                };
-                a.participant(weight)
-            })
-            .collect()
+    /// What is left of the energy budget.
+    pub(crate) fn energy_left(&self) -> Option<Joules> {
+        let used = || self.attempts.iter().map(Attempt::bound).sum();
+        self.query.budgets.energy.map(|budget| budget - used())
+    }
+
+    /// What an expert is asked to do.
+    pub(crate) fn task(&self, job: Job) -> Task {
+        match job {
+            Job::Answer => self.query.task.clone(),
+            Job::Score => Task::Choice {
+                options: self.ballot.clone(),
+            },
+        }
+    }
+
+    /// How many log-probabilities make a whole reply to a job.
+    pub(crate) fn options_wanted(&self, job: Job) -> usize {
+        match (job, &self.query.task) {
+            (Job::Score, _) => self.ballot.len(),
+            (Job::Answer, Task::Choice { options }) => options.len(),
+            (Job::Answer, Task::Generate(_)) => 0,
+        }
+    }
+
+    /// Whether text may be sent on as it comes: not if others may still change the answer.
+    pub(crate) fn streams(&self) -> bool {
+        self.query.stream
+            && matches!(self.query.mode, Mode::Auto | Mode::Single)
+            && self.active().count() == 1
     }
 }

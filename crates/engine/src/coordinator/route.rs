@@ -22,7 +22,7 @@ pub(crate) struct Terms {
     pub(crate) prices: Prices,
     /// What is left of the request's budgets.
     pub(crate) budgets: Budgets,
-    /// Most experts at once; at least 1.
+    /// Most experts chosen by score.
     pub(crate) experts: usize,
 }
 
@@ -38,6 +38,33 @@ pub(crate) struct Route {
 impl Route {
     pub(crate) fn chosen(&self) -> &[Candidate] {
         &self.candidates[..self.chosen]
+    }
+
+    /// Chooses one more, by its place among the candidates; it must be admissible and not chosen yet.
+    pub(crate) fn also(&mut self, place: usize) {
+        debug_assert!(
+            self.candidates[place].verdict == Verdict::Outscored && place >= self.chosen,
+            "only who is admissible and not chosen yet is chosen"
+        );
+        self.candidates[place].verdict = Verdict::Chosen;
+        self.candidates[self.chosen..=place].rotate_right(1);
+        self.chosen += 1;
+    }
+
+    /// The place of the admissible expert with the lowest price, λ·joules + μ·seconds; the thriftiest
+    /// one if nothing has a price.
+    pub(crate) fn cheapest(&self, prices: &Prices) -> Option<usize> {
+        let price = |c: &Candidate| {
+            prices.per_joule * c.forecast.energy.get() + prices.per_second * c.forecast.delay.get()
+        };
+        let open = self.candidates.iter().enumerate();
+        let open = open.filter(|(_, c)| c.verdict == Verdict::Outscored);
+        open.min_by(|(_, a), (_, b)| {
+            price(a)
+                .total_cmp(&price(b))
+                .then_with(|| a.forecast.energy.get().total_cmp(&b.forecast.energy.get()))
+        })
+        .map(|(place, _)| place)
     }
 
     /// Budgets under which some expert that was dropped for its cost would fit: those of the expert
@@ -90,22 +117,24 @@ pub(crate) fn route(contenders: Vec<Contender>, terms: &Terms) -> Route {
             .then(b.score.total_cmp(&a.score))
             .then_with(|| a.expert.cmp(&b.expert))
     });
+    let mut route = Route {
+        candidates,
+        chosen: 0,
+    };
     let mut left = terms.budgets.energy;
-    let mut chosen = 0;
-    for index in 0..candidates.len() {
-        if chosen == terms.experts || candidates[index].verdict != Verdict::Outscored {
+    for place in 0..route.candidates.len() {
+        let candidate = &route.candidates[place];
+        if route.chosen == terms.experts || candidate.verdict != Verdict::Outscored {
             break;
         }
-        let cost = candidates[index].forecast.energy_p95;
+        let cost = candidate.forecast.energy_p95;
         if left.is_some_and(|left| cost > left) {
             continue;
         }
         left = left.map(|left| left - cost);
-        candidates[index].verdict = Verdict::Chosen;
-        candidates[chosen..=index].rotate_right(1);
-        chosen += 1;
+        route.also(place);
     }
-    Route { candidates, chosen }
+    route
 }
 
 fn judge(contender: Contender, terms: &Terms) -> Candidate {
@@ -199,6 +228,23 @@ mod tests {
             route.smallest_feasible(&terms(Some(1.0), None, 1).budgets),
             (Some(Seconds::saturating(3.0)), None)
         );
+    }
+
+    #[test]
+    fn a_cascade_starts_with_the_lowest_price_or_the_fewest_joules() {
+        let rows = || vec![contender(1, 0.9, 1.0, 9.0), contender(2, 0.5, 3.0, 2.0)];
+        let route = route(rows(), &terms(None, None, 0));
+        let name = |prices| {
+            let place = route.cheapest(&prices).expect("both are admissible");
+            route.candidates[place].expert.name.to_string()
+        };
+        let prices = |per_joule, per_second| Prices {
+            per_joule,
+            per_second,
+        };
+        assert_eq!(name(prices(0.001, 0.01)), "m1");
+        assert_eq!(name(prices(0.01, 0.001)), "m2");
+        assert_eq!(name(prices(0.0, 0.0)), "m2");
     }
 
     proptest! {

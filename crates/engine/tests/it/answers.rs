@@ -85,9 +85,9 @@ fn three_experts_on_a_choice_are_mixed() {
             ..question("Is water wet?")
         },
     );
-    // One is nearly sure of the second option, two lean to the first: the mixture follows the sure.
+    // One is quite sure of the second option, two lean to the first: the mixture follows the sure.
     for (index, sent) in sent.iter().enumerate() {
-        let first: f64 = if index == 0 { 0.02 } else { 0.55 };
+        let first: f64 = if index == 0 { 0.15 } else { 0.6 };
         bench.says(
             sent,
             FromExpert::Options(vec![first.ln(), (1.0 - first).ln()]),

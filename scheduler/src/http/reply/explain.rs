@@ -4,18 +4,25 @@
 //! candidates that were not taken and the log-probabilities only on request, because they grow with
 //! the fleet.
 
-use moe2_model::{Candidate, EnergySource, Explanation, Forecast, Participant, Usage, Verdict};
+use moe2_model::{
+    Candidate, Cascade, EnergySource, Explanation, Forecast, Job, Participant, Usage, Verdict,
+};
 use serde::Serialize;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Moe2<'a> {
     experts: Vec<Expert<'a>>,
     fusion: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cascade: Option<Cascade>,
     topic: &'a str,
     prices: moe2_model::Prices,
     delay_s: f64,
     energy_j: f64,
     energy_source: EnergySource,
+    /// Forecast of the work that an early exit cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saved_j: Option<f64>,
     redispatches: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     candidates: Option<Vec<Considered>>,
@@ -24,12 +31,14 @@ pub(super) struct Moe2<'a> {
 #[derive(Debug, Serialize)]
 struct Expert<'a> {
     expert: String,
+    #[serde(skip_serializing_if = "Job::is_answer")]
+    job: Job,
     weight: f64,
     gate_score: f64,
     predicted: Predicted,
     actual: Option<Actual>,
     failure: Option<&'a str>,
-    /// In the order of the request's options.
+    /// In the order of the request's options; of a scorer, in that of the different answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     option_logprobs: Option<&'a [f64]>,
 }
@@ -81,11 +90,13 @@ impl<'a> Moe2<'a> {
                 .map(|p| Expert::new(p, explain))
                 .collect(),
             fusion: &explanation.fusion,
+            cascade: explanation.cascade,
             topic: &explanation.topic,
             prices: explanation.prices,
             delay_s: explanation.delay.get(),
             energy_j: explanation.energy.get(),
             energy_source: explanation.energy_source,
+            saved_j: Some(explanation.saved.get()).filter(|joules| *joules > 0.0),
             redispatches: explanation.redispatches,
             candidates: explain
                 .then(|| explanation.candidates.iter().map(Considered::new).collect()),
@@ -98,6 +109,7 @@ impl<'a> Expert<'a> {
         let forecast = &participant.forecast;
         Self {
             expert: participant.expert.to_string(),
+            job: participant.job,
             weight: participant.weight,
             gate_score: forecast.quality,
             predicted: Predicted {

@@ -17,7 +17,8 @@ const KEYS: &[&str] = &[
 ];
 /// Most experts one query may occupy.
 const MAX_EXPERTS: u32 = 8;
-/// Experts in a fusion when the request does not say: the fewest that can outvote one mistake.
+/// Most experts when the request does not say: the fewest that can outvote one mistake. Only `fuse`
+/// takes as many in any case.
 const FUSED_EXPERTS: u32 = 3;
 
 /// What the client wishes beyond OpenAI's fields.
@@ -34,7 +35,7 @@ pub(super) fn parse(request: &Fields<'_>) -> Result<Wishes, ApiError> {
     let Some(fields) = request.object("moe2")? else {
         return Ok(Wishes {
             budgets: Budgets::default(),
-            max_experts: 1,
+            max_experts: FUSED_EXPERTS,
             mode: Mode::Auto,
             explain: false,
         });
@@ -44,8 +45,8 @@ pub(super) fn parse(request: &Fields<'_>) -> Result<Wishes, ApiError> {
     }
     let mode = mode(&fields)?;
     let default_experts = match mode {
-        Mode::Fuse => FUSED_EXPERTS,
-        Mode::Auto | Mode::Single => 1,
+        Mode::Auto | Mode::Fuse | Mode::Cascade => FUSED_EXPERTS,
+        Mode::Single => 1,
     };
     let max_experts = fields
         .integer("max_experts", 1, MAX_EXPERTS)?
@@ -76,11 +77,8 @@ fn mode(fields: &Fields<'_>) -> Result<Mode, ApiError> {
         None | Some("auto") => Ok(Mode::Auto),
         Some("single") => Ok(Mode::Single),
         Some("fuse") => Ok(Mode::Fuse),
-        Some("cascade") => {
-            let message = "`moe2.mode` \"cascade\" is not supported yet; use \"auto\", \"single\" or \"fuse\".";
-            Err(ApiError::bad_request(Some("moe2.mode"), message).with_code("unsupported_value"))
-        }
-        Some(_) => Err(fields.wrong("mode", "\"auto\", \"single\" or \"fuse\"")),
+        Some("cascade") => Ok(Mode::Cascade),
+        Some(_) => Err(fields.wrong("mode", "\"auto\", \"single\", \"fuse\" or \"cascade\"")),
     }
 }
 

@@ -66,7 +66,7 @@ fn a_minimal_chat_gets_the_defaults() {
         }),
         target: Target::Auto,
         budgets: moe2_model::Budgets::default(),
-        max_experts: 1,
+        max_experts: 3,
         mode: Mode::Auto,
         stream: false,
     };
@@ -178,7 +178,7 @@ fn wrong_options_are_refused_by_name() {
             "moe2.energy_budget_j",
         ),
         (json!({"moe2": {"max_experts": 9}}), "moe2.max_experts"),
-        (json!({"moe2": {"mode": "cascade"}}), "moe2.mode"),
+        (json!({"moe2": {"mode": "cascades"}}), "moe2.mode"),
         (json!({"moe2": {"mode": "best"}}), "moe2.mode"),
         (json!({"moe2": {"explain": "yes"}}), "moe2.explain"),
     ];
@@ -296,6 +296,9 @@ fn our_own_wishes_are_taken_over() {
         (parsed.query.mode, parsed.query.max_experts),
         (Mode::Fuse, 3)
     );
+    let cascade = chat(&json!({"moe2": {"mode": "cascade"}}));
+    let cascade = cascade.expect("a valid request").query;
+    assert_eq!((cascade.mode, cascade.max_experts), (Mode::Cascade, 3));
     let two = chat(&json!({"moe2": {"mode": "single", "max_experts": 2}}));
     let two = two.expect("a valid request").query;
     assert_eq!((two.mode, two.max_experts), (Mode::Single, 2));

@@ -1,0 +1,123 @@
+//! The answer of a query whose experts have said enough, and its explanation.
+
+use moe2_gate::Gate;
+use moe2_model::{EnergySource, Explanation, Job, Joules, Participant, Task, Time};
+
+use super::fuse::{self, Answers, Contribution, Decision, Scores, Winner};
+use super::query::{Attempt, Running};
+use super::reply::Answer;
+
+/// What experts have said so far, as the fusion rules read it.
+pub(crate) fn answers<'a>(gate: &Gate, running: &'a Running) -> Answers<'a> {
+    let answered = running.attempts.iter().filter(|a| a.answered());
+    let scored = |a: &'a Attempt| {
+        let logprobs = a.options.as_deref()?;
+        let quality = a.forecast.quality;
+        is_score(a).then_some(Scores { quality, logprobs })
+    };
+    Answers {
+        given: answered
+            .map(|a| Contribution {
+                quality: a.forecast.quality,
+                text: &a.text,
+                options: probabilities(gate, running, a),
+            })
+            .collect(),
+        spared: running.spared,
+        ballot: &running.ballot,
+        scores: running.attempts.iter().filter_map(scored).collect(),
+    }
+}
+
+/// Whether it is a score that counts.
+fn is_score(attempt: &Attempt) -> bool {
+    attempt.job == Job::Score && attempt.is_done() && attempt.options.is_some()
+}
+
+/// How likely an expert finds each option of a choice.
+pub(crate) fn probabilities(gate: &Gate, running: &Running, attempt: &Attempt) -> Option<Vec<f64>> {
+    let Task::Choice { options } = &running.query.task else {
+        return None;
+    };
+    let rule = gate.option_rule(&attempt.expert.name);
+    let logprobs = attempt.options.as_deref()?;
+    Some(rule.probabilities(logprobs, options.iter().map(String::len)))
+}
+
+/// Energy of all attempts that reported it, and the weakest source among them.
+pub(crate) fn energy(running: &Running) -> (Joules, EnergySource) {
+    let used = || {
+        running
+            .attempts
+            .iter()
+            .filter_map(|attempt| attempt.reported)
+    };
+    let weakest = used().map(|u| u.energy_source).max();
+    let joules = used().map(|u| u.energy).sum();
+    (joules, weakest.unwrap_or(EnergySource::Modelled))
+}
+
+/// Makes one answer of all that were given; at least one attempt has answered.
+pub(crate) fn answer(now: Time, gate: &Gate, running: &Running) -> Answer {
+    let answers = answers(gate, running);
+    let done: Vec<&Attempt> = running.attempts.iter().filter(|a| a.answered()).collect();
+    let rule = fuse::rule_for(&answers);
+    let decision = (rule.decide)(&answers);
+    let (text, lead) = match (decision.winner, &running.query.task) {
+        (Winner::Option(index), Task::Choice { options }) => {
+            (options.get(index).cloned().unwrap_or_default(), done[0])
+        }
+        (Winner::Contribution(index), _) => (done[index].text.clone(), done[index]),
+        (Winner::Option(_), Task::Generate(_)) => (done[0].text.clone(), done[0]),
+    };
+    let (finish, usage) = lead
+        .outcome()
+        .expect("only attempts that are done have answered");
+    let model = match decision.winner {
+        Winner::Option(_) => {
+            let names: Vec<String> = done.iter().map(|a| a.expert.to_string()).collect();
+            names.join("+")
+        }
+        Winner::Contribution(_) => lead.expert.to_string(),
+    };
+    let (energy, energy_source) = energy(running);
+    Answer {
+        model,
+        text,
+        finish,
+        prompt_tokens: usage.prompt_tokens,
+        output_tokens: usage.output_tokens,
+        explanation: Explanation {
+            topic: running.features.explain(),
+            prices: running.prices,
+            candidates: running.candidates.clone(),
+            participants: participants(running, &decision),
+            fusion: rule.name.to_owned(),
+            cascade: running.cascade,
+            saved: running.saved,
+            redispatches: running.redispatches,
+            delay: now.seconds_since(running.submitted),
+            energy,
+            energy_source,
+        },
+    }
+}
+
+/// Everyone who worked on it, with their weights in the decision.
+fn participants(running: &Running, decision: &Decision) -> Vec<Participant> {
+    let (mut given, mut scores) = (decision.given.iter(), decision.scores.iter());
+    running
+        .attempts
+        .iter()
+        .map(|attempt| {
+            let weight = if attempt.answered() {
+                given.next()
+            } else if is_score(attempt) {
+                scores.next()
+            } else {
+                None
+            };
+            attempt.participant(weight.copied().unwrap_or(0.0))
+        })
+        .collect()
+}
