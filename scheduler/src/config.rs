@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     /// How long an agent's certificate is good for, in hours.
     pub(crate) certificate_hours: u32,
+    /// Gate file, read again when it changes; by default the gate that ships.
+    pub(crate) gate: Option<PathBuf>,
     pub(crate) limits: Limits,
     pub(crate) prices: ConfigPrices,
     pub(crate) plan: Plan,
@@ -102,6 +104,7 @@ impl Default for Config {
             advertise: None,
             state_dir: PathBuf::from("/var/lib/moe2"),
             certificate_hours: 90 * 24,
+            gate: None,
             limits: Limits::default(),
             prices: ConfigPrices::default(),
             plan: Plan::default(),

@@ -7,6 +7,7 @@
 mod admin;
 mod config;
 mod driver;
+mod gates;
 mod handle;
 mod http;
 mod join;
@@ -25,7 +26,6 @@ use anyhow::{Context, Result};
 use axum::serve::ListenerExt;
 use clap::Parser;
 use moe2_engine::coordinator::Engine;
-use moe2_gate::Gate;
 use moe2_metrics::Metrics;
 use moe2_model::TenantId;
 use moe2_net::{Accepted, Listener};
@@ -135,8 +135,11 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
         .unwrap_or_else(|| dialable(quic_addr));
 
     let metrics = Metrics::new()?;
-    let engine = Engine::new(config.engine(), Gate::builtin());
+    let engine = Engine::new(config.engine(), gates::first(config.gate.as_deref())?);
     let (engine, driver) = driver::spawn(engine, metrics.clone());
+    if let Some(path) = config.gate.clone() {
+        tokio::spawn(gates::watch(path, engine.clone()));
+    }
     let lifetime = Duration::from_secs(u64::from(config.certificate_hours) * 3_600);
     let registrar = Arc::new(Registrar {
         authority,

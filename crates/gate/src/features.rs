@@ -25,6 +25,8 @@ pub struct QueryFeatures {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Learnt {
     pub(crate) features: Vec<f64>,
+    /// Whose.
+    encoder: u64,
     /// The likeliest topic and its probability, for people.
     topic: (String, f64),
 }
@@ -75,14 +77,19 @@ impl QueryFeatures {
             .max_by(|a, b| a.1.total_cmp(b.1))
             .map_or((String::new(), 0.0), |(name, p)| (name.clone(), *p));
         Self {
-            learnt: Some(Learnt { features, topic }),
+            learnt: Some(Learnt {
+                features,
+                encoder: encoder.id,
+                topic,
+            }),
             ..self
         }
     }
 
-    /// What a trained gate's heads see.
-    pub(crate) fn learned(&self) -> Option<&[f64]> {
-        self.learnt.as_ref().map(|l| l.features.as_slice())
+    /// What the heads of this encoder's gate see; nothing after another gate was loaded.
+    pub(crate) fn learned(&self, encoder: &Encoder) -> Option<&[f64]> {
+        let learnt = self.learnt.as_ref().filter(|l| l.encoder == encoder.id);
+        learnt.map(|l| l.features.as_slice())
     }
 
     /// Topic and evidence in a line for people, e.g. `code: 'python', 'function'`, or `choice: 4 options,

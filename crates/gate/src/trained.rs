@@ -153,14 +153,12 @@ impl TrainedGate {
             rarity[i] = f32::from(step) * RARITY_STEP;
         }
         let classes = packed.topics.len();
-        let encoder = Encoder {
-            rarity,
-            topics: Topics {
-                names: packed.topics,
-                topic: unpack("topic", packed.topic, &kept, classes)?,
-                difficulty: unpack("difficulty", packed.difficulty, &kept, 2)?,
-            },
+        let topics = Topics {
+            names: packed.topics,
+            topic: unpack("topic", packed.topic, &kept, classes)?,
+            difficulty: unpack("difficulty", packed.difficulty, &kept, 2)?,
         };
+        let encoder = Encoder::new(rarity, topics);
         let width = encoder.width();
         for (expert, head) in &packed.heads {
             check(head, width).map_err(|field| {

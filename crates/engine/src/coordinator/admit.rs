@@ -48,7 +48,7 @@ impl Engine {
             self.refuse_unadmitted(id, &query, unknown);
             return;
         }
-        let features = QueryFeatures::of(&query);
+        let features = self.gate.features(&query);
         self.calibration.note(&query, &features);
         let limits = &self.config.plan;
         query.budgets = limits.tightened(&query.tenant, features.topic(), query.budgets);

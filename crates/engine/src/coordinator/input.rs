@@ -1,5 +1,6 @@
 //! Everything that can wake the coordinator's engine, and everything it can ask for.
 
+use moe2_gate::Gate;
 use moe2_model::{DispatchId, Event, NodeId, Query, QueryId, Seconds, SessionId};
 use moe2_solve::Solution;
 use moe2_wire::{FromAgent, FromExpert, ToAgent, ToExpert};
@@ -75,6 +76,8 @@ pub enum Input {
         /// Why, for people.
         reason: String,
     },
+    /// Another gate, read and checked; it judges every query from now on.
+    GateLoaded(Box<Gate>),
     /// Time passed; timers may be due.
     Tick,
 }

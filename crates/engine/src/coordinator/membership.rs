@@ -1,5 +1,6 @@
 //! Agents coming, going and falling silent.
 
+use moe2_gate::Gate;
 use moe2_model::{
     DeviceInfo, DispatchId, Event, ExpertOffer, ExpertState, NodeId, SessionId, Time,
 };
@@ -12,6 +13,16 @@ use super::{Engine, Output, Timer};
 const MAX_EXPERTS_PER_NODE: usize = 64;
 
 impl Engine {
+    /// Judges by another gate from now on. It hears of the fleet's experts first, so that none is a
+    /// stranger to it for a moment.
+    pub(super) fn take_gate(&mut self, now: Time, mut gate: Gate) {
+        for (_, _, expert) in self.fleet.experts() {
+            gate.introduce(&expert.offer);
+        }
+        self.gate = gate;
+        self.replan(now);
+    }
+
     pub(super) fn agent_said(
         &mut self,
         now: Time,

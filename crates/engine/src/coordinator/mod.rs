@@ -137,6 +137,7 @@ impl Engine {
             } => self.planned(*request, *solution, took),
             Input::Proven { generation, cases } => self.proven(generation, cases),
             Input::PlanFailed { generation, reason } => self.plan_failed(generation, reason),
+            Input::GateLoaded(gate) => self.take_gate(now, *gate),
             Input::Tick => {}
         }
     }

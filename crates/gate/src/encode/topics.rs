@@ -97,9 +97,20 @@ pub(crate) struct Encoder {
     /// By n-gram, 0 for those that count for nothing.
     pub(crate) rarity: Vec<f32>,
     pub(crate) topics: Topics,
+    /// Tells features of one encoder from those of another.
+    pub(crate) id: u64,
 }
 
 impl Encoder {
+    pub(crate) fn new(rarity: Vec<f32>, topics: Topics) -> Self {
+        let numbers = topics.topic.bias.iter().chain(&topics.topic.weights);
+        let bits = numbers.chain(&rarity).map(|v| u64::from(v.to_bits()));
+        let id = bits.fold(0xcbf2_9ce4_8422_2325, |hash: u64, bits| {
+            (hash ^ bits).wrapping_mul(0x0100_0000_01b3)
+        });
+        Self { rarity, topics, id }
+    }
+
     /// Numbers for heads.
     pub(crate) fn features(&self, question: Question<'_>) -> Vec<f64> {
         self.topics

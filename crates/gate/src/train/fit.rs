@@ -263,10 +263,7 @@ impl Training {
         let fusion = FusionGain::fit(&self.items, &forecasts, &self.rules);
         let topics = layers.into_iter().next_back().expect("there are layers");
         Trained {
-            encoder: Encoder {
-                rarity: self.rarity,
-                topics,
-            },
+            encoder: Encoder::new(self.rarity, topics),
             heads,
             pool,
             common,
@@ -388,12 +385,8 @@ impl Trained {
         Some((trust::blend(p, head.mean, ease, self.trust), deviation))
     }
 
-    /// What an expert would make of a question. Nothing if it has no head, or the features are those of
-    /// another encoder.
+    /// What an expert would make of a question. Nothing if it has no head.
     pub(crate) fn quality(&self, expert: &ExpertName, features: &[f64]) -> Option<Quality> {
-        if features.len() != self.encoder.width() {
-            return None;
-        }
         let (probability, uncertainty) = self.forecast(expert, features)?;
         let length = self.heads.get(expert).and_then(|h| h.length.as_ref());
         Some(Quality {

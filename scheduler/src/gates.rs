@@ -1,0 +1,101 @@
+//! The gate in force: the shipped one, or a file that is read again whenever it changes.
+//!
+//! A new file is read and checked beside the old gate, which stays if anything is wrong with it.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, ensure};
+use moe2_engine::coordinator::Input;
+use moe2_gate::Gate;
+
+use crate::handle::EngineHandle;
+
+/// How often the file is looked at.
+const EVERY: Duration = Duration::from_secs(2);
+/// Largest file.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// The gate to start with.
+///
+/// # Errors
+/// The file cannot be read or is no gate.
+pub(crate) fn first(path: Option<&Path>) -> anyhow::Result<Gate> {
+    let gate = match path {
+        Some(path) => read(path)?,
+        None => Gate::shipped(),
+    };
+    tracing::info!(kind = gate.kind(), from = gate.provenance(), "gate");
+    Ok(gate)
+}
+
+fn read(path: &Path) -> anyhow::Result<Gate> {
+    let whose = || format!("the gate {}", path.display());
+    let file = std::fs::File::open(path).with_context(whose)?;
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes);
+    read.with_context(whose)?;
+    ensure!(
+        bytes.len() as u64 <= MAX_BYTES,
+        "{}: larger than {MAX_BYTES} bytes",
+        whose()
+    );
+    Gate::from_bytes(&bytes).with_context(whose)
+}
+
+/// What tells one state of a file from another without reading it.
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.modified().ok()?, meta.len()))
+}
+
+/// Loads the file again when it changes, until the engine is gone.
+pub(crate) async fn watch(path: PathBuf, engine: EngineHandle) {
+    let mut known = stamp(&path);
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let now = stamp(&path);
+        if now == known || now.is_none() {
+            continue;
+        }
+        known = now;
+        let from = path.clone();
+        // Large files take a while to check, and the runtime has other work.
+        let loaded = tokio::task::spawn_blocking(move || read(&from)).await;
+        match loaded {
+            Ok(Ok(gate)) => {
+                tracing::info!(kind = gate.kind(), from = gate.provenance(), "gate loaded");
+                if engine
+                    .input(Input::GateLoaded(Box::new(gate)))
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            Ok(Err(error)) => tracing::warn!("the old gate stays: {error:#}"),
+            Err(error) => tracing::warn!("the old gate stays: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_gate_is_refused_with_its_path() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("gate.json");
+        let refused = |text: &str| {
+            std::fs::write(&path, text).expect("the file is written");
+            format!("{:#}", first(Some(&path)).expect_err("it is no gate"))
+        };
+        assert!(refused("hello").contains("gate.json: not a gate file"));
+        assert!(refused(r#"{"format": "moe2-gate/2"}"#).contains("version 2"));
+        std::fs::write(&path, Gate::builtin().to_bytes()).expect("the file is written");
+        assert_eq!(first(Some(&path)).expect("it is a gate").kind(), "priors");
+        assert_eq!(first(None).expect("one ships").kind(), "trained");
+    }
+}
