@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::Setting;
+use crate::gate;
 use crate::solver::{ablation, growth, real, routing, targets};
 
 /// How an experiment runs.
@@ -46,6 +47,16 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         name: "routing-dominance",
         what: "priced routing on a grid of budgets, against worst cases and HiGHS",
         action: Action::Measure(routing::measure),
+    },
+    Experiment {
+        name: "gate-mmlu-pro",
+        what: "a trained gate on MMLU-Pro answers of 15 models up to 13B, five folds, beside simpler gates",
+        action: Action::Measure(gate::mmlu_pro),
+    },
+    Experiment {
+        name: "gate-demo-models",
+        what: "a trained gate on recorded outcomes of the demo's three models, five folds",
+        action: Action::Measure(gate::local),
     },
     Experiment {
         name: "overhead",
@@ -124,7 +135,13 @@ mod tests {
         };
         for experiment in EXPERIMENTS {
             if let Action::Measure(measure) = experiment.action {
-                let needs_data = ["solver-real", "routing-dominance"].contains(&experiment.name);
+                let needs_data = [
+                    "solver-real",
+                    "routing-dominance",
+                    "gate-mmlu-pro",
+                    "gate-demo-models",
+                ]
+                .contains(&experiment.name);
                 if needs_data && setting.data.is_none() {
                     continue;
                 }
