@@ -3,6 +3,7 @@
 mod agent;
 mod answers;
 mod budgets;
+mod fusion;
 mod losses;
 mod membership;
 mod plan;

@@ -1,3 +1,5 @@
+//! The rules one by one, and the promise that what is settled stays so whatever else comes.
+
 use super::*;
 use proptest::prelude::*;
 
