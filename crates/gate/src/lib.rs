@@ -19,10 +19,12 @@ mod train;
 mod trained;
 mod vote;
 
-pub use data::{Item, Outcome, OutcomeError, Split, groups, read_outcomes, read_questions, reread};
+pub use data::{
+    Item, Outcome, OutcomeError, Split, groups, read_outcomes, read_questions, reread, scored,
+};
 pub use eval::{
-    Baseline, ExpertFigures, Figure, Figures, Forecasts, Judgement, Reference, Routed, baselines,
-    cross_fitted, judge,
+    Against, Baseline, ExpertFigures, Figure, Figures, Forecasts, Judgement, Reference, Routed,
+    baselines, cross_fitted, judge,
 };
 pub use features::QueryFeatures;
 pub use file::GateError;

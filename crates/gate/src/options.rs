@@ -76,6 +76,9 @@ impl OptionRule {
     fn scores(&self, logprobs: &[f64], bytes: impl Iterator<Item = usize>) -> Vec<f64> {
         let each = logprobs.iter().zip(bytes);
         each.map(|(logprob, bytes)| {
+            if *logprob == f64::NEG_INFINITY {
+                return *logprob;
+            }
             let length = (bytes as f64 + OFFSET_BYTES).powf(self.length);
             self.sharpness * logprob / length
         })

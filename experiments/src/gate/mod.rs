@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use moe2_gate::{
-    Forecasts, Item, OptionRule, Reference, Split, Trained, Training, baselines, groups, judge,
-    read_outcomes, read_questions, reread,
+    Against, Forecasts, Item, OptionRule, Reference, Split, Trained, Training, baselines, groups,
+    judge, read_outcomes, read_questions, reread,
 };
 use moe2_model::ExpertName;
 use serde_json::{Value, json};
@@ -128,9 +128,12 @@ fn cross_validate(mut items: Vec<Item>, setting: &Setting) -> anyhow::Result<Val
     }
     // The best single expert is far ahead of the second in every fold, so the folds' choices are one.
     let reference = Reference::new(&items);
+    let against = Against {
+        reference: &reference,
+        others: &others,
+    };
     let rule = |e: &ExpertName| rules.get(e).copied().unwrap_or_default();
-    let judged =
-        judge(&items, &forecasts, &reference, &others, rule, SEED).context("nothing to judge")?;
+    let judged = judge(&items, &forecasts, &against, rule, SEED).context("nothing to judge")?;
     let bests: BTreeSet<String> = (0..FOLDS)
         .filter_map(|fold| {
             let train: Vec<Item> = split

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use moe2_gate::{
-    Figure, Forecasts, Item, Judgement, Reference, Routed, baselines, cross_fitted, judge, reread,
+    Against, Figure, Forecasts, Item, Judgement, Reference, Routed, baselines, cross_fitted, judge,
+    reread,
 };
 
 use super::files::{self, Data};
@@ -74,8 +75,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         each.map(|b| (b.name(), items.iter().map(|i| b.forecast(i)).collect()))
             .collect()
     };
+    let against = Against {
+        reference: &reference,
+        others: &others,
+    };
     let rule = |expert: &_| gate.option_rule(expert);
-    let judged = judge(&items, &forecasts, &reference, &others, rule, args.seed);
+    let judged = judge(&items, &forecasts, &against, rule, args.seed);
     let Some(judged) = judged else {
         let why = "no question has an outcome of an expert that the gate has a head for";
         return Err(BadInput(why.to_owned()).into());

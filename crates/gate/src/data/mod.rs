@@ -8,4 +8,3 @@ mod text;
 pub use outcomes::{Item, Outcome, OutcomeError, read_outcomes, read_questions};
 pub use reread::{reread, scored};
 pub use split::{Split, groups};
-pub use text::{fingerprint, normalise};

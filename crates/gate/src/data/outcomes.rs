@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::text::fingerprint;
 
 /// Longest line, in bytes.
-pub const MAX_LINE_BYTES: usize = 1 << 20;
+pub(crate) const MAX_LINE_BYTES: usize = 1 << 20;
 /// Most lines of one file.
-pub const MAX_ITEMS: usize = 1 << 22;
+pub(crate) const MAX_ITEMS: usize = 1 << 22;
 /// Most experts in one file.
-pub const MAX_EXPERTS: usize = 4096;
+pub(crate) const MAX_EXPERTS: usize = 4096;
 /// Most options of one question.
 const MAX_CHOICES: usize = 1024;
 
@@ -140,7 +140,7 @@ pub struct OutcomeError {
 
 /// Reads items one by one; blank lines are skipped.
 #[derive(Debug)]
-pub struct Reader<R> {
+pub(crate) struct Reader<R> {
     input: R,
     line: usize,
     buffer: Vec<u8>,
@@ -150,7 +150,7 @@ pub struct Reader<R> {
 
 impl<R: BufRead> Reader<R> {
     /// Reads from the beginning of a file.
-    pub fn new(input: R) -> Self {
+    pub(crate) fn new(input: R) -> Self {
         Self {
             input,
             line: 0,
@@ -160,16 +160,11 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    /// Number of the line read last, from 1.
-    pub const fn line(&self) -> usize {
-        self.line
-    }
-
     /// The next item, or nothing at the end of the file.
     ///
     /// # Errors
     /// [`OutcomeError`] names the line and the field.
-    pub fn next_item(&mut self) -> Result<Option<Item>, OutcomeError> {
+    pub(crate) fn next_item(&mut self) -> Result<Option<Item>, OutcomeError> {
         loop {
             self.line += 1;
             if self.line > MAX_ITEMS {

@@ -192,6 +192,7 @@ mod tests {
 
     fn item(prompt: &str, choices: &[&str]) -> Item {
         Item {
+            fingerprint: None,
             id: None,
             dataset: None,
             domain: None,

@@ -3,8 +3,7 @@
 use sha2::{Digest, Sha256};
 
 /// Lower case, single spaces, nothing at the ends.
-#[must_use]
-pub fn normalise(text: &str) -> String {
+pub(crate) fn normalise(text: &str) -> String {
     let mut normal = String::with_capacity(text.len());
     for word in text.split_whitespace() {
         if !normal.is_empty() {
@@ -17,8 +16,7 @@ pub fn normalise(text: &str) -> String {
 
 /// 64 bits of the SHA-256 of normalised texts: what a gate file keeps of each question it was trained
 /// on. Among a million questions two share one by chance with probability 3·10⁻⁸.
-#[must_use]
-pub fn fingerprint<'a>(texts: impl IntoIterator<Item = &'a str>) -> u64 {
+pub(crate) fn fingerprint<'a>(texts: impl IntoIterator<Item = &'a str>) -> u64 {
     let mut hash = Sha256::new();
     for text in texts {
         hash.update(normalise(text).as_bytes());

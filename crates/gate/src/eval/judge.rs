@@ -102,6 +102,15 @@ pub struct Judgement {
     pub epsilon: f64,
 }
 
+/// What forecasts are judged beside.
+#[derive(Debug, Clone, Copy)]
+pub struct Against<'a> {
+    /// Means of the training data.
+    pub reference: &'a Reference,
+    /// Forecasts of other gates, by name.
+    pub others: &'a [(&'static str, Vec<Forecasts>)],
+}
+
 /// Judges forecasts of items, one map per item; the reference is from the training data.
 ///
 /// `None` without any item that has an outcome of the reference's best expert.
@@ -109,11 +118,11 @@ pub struct Judgement {
 pub fn judge(
     items: &[Item],
     forecasts: &[Forecasts],
-    reference: &Reference,
-    others: &[(&'static str, Vec<Forecasts>)],
+    against: &Against<'_>,
     rule: impl Fn(&ExpertName) -> OptionRule,
     seed: u64,
 ) -> Option<Judgement> {
+    let Against { reference, others } = against;
     let resamples = Resamples::new(&groups(items), seed);
     let bench = Bench { items, resamples };
     let best = reference.best()?.clone();

@@ -8,7 +8,7 @@ mod knn;
 mod ridge;
 
 pub use baselines::{Baseline, Reference, baselines, cross_fitted};
-pub use judge::{ExpertFigures, Figure, Figures, Judgement, Routed, judge};
+pub use judge::{Against, ExpertFigures, Figure, Figures, Judgement, Routed, judge};
 
 /// Forecasts of one question: for each expert the probability of a good answer.
 pub type Forecasts = std::collections::BTreeMap<moe2_model::ExpertName, f64>;

@@ -39,12 +39,6 @@ pub enum Calibration {
 }
 
 impl Calibration {
-    /// As it is.
-    pub(crate) const NONE: Self = Self::Platt {
-        slope: 1.0,
-        shift: 0.0,
-    };
-
     /// The probability for a logit.
     #[must_use]
     pub fn apply(&self, logit: f64) -> f64 {

@@ -9,7 +9,7 @@ pub(crate) fn factor(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
             let shared: f64 = (0..j).map(|k| l[i * n + k] * l[j * n + k]).sum();
             let rest = matrix[i * n + j] - shared;
             l[i * n + j] = if i == j {
-                if !(rest > 0.0) {
+                if rest.is_nan() || rest <= 0.0 {
                     return None;
                 }
                 rest.sqrt()

@@ -15,16 +15,20 @@ const HALVINGS: usize = 40;
 
 /// When to stop.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stop {
+pub(crate) struct Stop {
     /// Largest component of the gradient.
-    pub gradient: f64,
+    pub(crate) gradient: f64,
     /// Steps.
-    pub steps: usize,
+    pub(crate) steps: usize,
 }
 
 /// Minimises `f` from `x` in place and returns its value there. `f` gets a point and fills in the
 /// gradient.
-pub fn minimise(x: &mut [f64], stop: Stop, mut f: impl FnMut(&[f64], &mut [f64]) -> f64) -> f64 {
+pub(crate) fn minimise(
+    x: &mut [f64],
+    stop: Stop,
+    mut f: impl FnMut(&[f64], &mut [f64]) -> f64,
+) -> f64 {
     let n = x.len();
     let mut gradient = vec![0.0; n];
     let mut value = f(x, &mut gradient);
@@ -60,7 +64,7 @@ pub fn minimise(x: &mut [f64], stop: Stop, mut f: impl FnMut(&[f64], &mut [f64])
             length *= 0.5;
         }
         // Not a number, or no decrease that arithmetic can show.
-        if !(next < value) {
+        if next.is_nan() || next >= value {
             break;
         }
         memory.push(

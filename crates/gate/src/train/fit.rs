@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use moe2_model::ExpertName;
 
 use super::fusion::FusionGain;
-use super::heads::{self, Seen, TrainedHead};
+use super::heads::{self, HeldOut, Seen, TrainedHead};
 use super::logistic::Prior;
 use super::parallel;
 use super::softmax::Softmax;
@@ -211,7 +211,7 @@ impl Training {
             .as_ref()
             .map(|base| base.heads.clone())
             .unwrap_or_default();
-        let mut take = |results: Vec<Option<(TrainedHead, Vec<(usize, f64)>)>>| {
+        let mut take = |results: Vec<Option<HeldOut>>| {
             let mut added = BTreeMap::new();
             for (expert, result) in experts.iter().zip(results) {
                 let Some((head, held_out)) = result else {

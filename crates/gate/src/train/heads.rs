@@ -73,13 +73,16 @@ pub(super) fn pool<'h>(heads: impl Iterator<Item = &'h TrainedHead>) -> Option<P
     })
 }
 
+/// A head, and its forecasts of items that it was not trained on.
+pub(super) type HeldOut = (TrainedHead, Vec<(usize, f64)>);
+
 /// Trains one, and says what it forecast of each outcome without having seen its fold.
 pub(super) fn head(
     seen: &[Seen<'_>],
     folds: usize,
     scored: &[Scored],
     pool: Option<&Prior>,
-) -> (TrainedHead, Vec<(usize, f64)>) {
+) -> HeldOut {
     let width = seen.first().map_or(1, |s| s.features.len());
     let count = seen.len();
     let mean = seen.iter().map(|s| s.score).sum::<f64>() / count.max(1) as f64;

@@ -15,11 +15,11 @@ const ENOUGH: usize = 50;
 /// Weights of the features, and the spread of what they do not explain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Length {
+pub(crate) struct Length {
     /// One per feature.
-    pub weights: Vec<f64>,
+    pub(crate) weights: Vec<f64>,
     /// Variance of the logarithm around the line.
-    pub variance: f64,
+    pub(crate) variance: f64,
 }
 
 impl Length {
@@ -57,8 +57,7 @@ impl Length {
     }
 
     /// Expected tokens.
-    #[must_use]
-    pub fn tokens(&self, features: &[f64]) -> f64 {
+    pub(crate) fn tokens(&self, features: &[f64]) -> f64 {
         let line: f64 = features.iter().zip(&self.weights).map(|(x, w)| x * w).sum();
         (line + 0.5 * self.variance).exp().clamp(1.0, 1e6)
     }

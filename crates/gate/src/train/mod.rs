@@ -10,6 +10,8 @@ mod length;
 pub(crate) mod logistic;
 pub(crate) mod parallel;
 pub(crate) mod softmax;
+#[cfg(test)]
+mod theorems;
 pub(crate) mod trust;
 
 pub use calibrate::Calibration;

@@ -77,19 +77,22 @@ impl Softmax {
     pub(crate) fn rounded(mut self) -> Self {
         for (class, step) in self.steps().into_iter().enumerate() {
             let own = self.weights.iter_mut().skip(class).step_by(self.classes);
-            own.for_each(|w| *w = (*w / step).round().clamp(-127.0, 127.0) * step);
+            // A file knows no negative zero.
+            own.for_each(|w| *w = (*w / step).round().clamp(-127.0, 127.0) * step + 0.0);
         }
         self
     }
 
-    /// Step of each class: its largest weight is 127 of them.
+    /// Step of each class: its largest weight is about 127 of them. Rounded up to 16 binary digits, so that
+    /// 127 steps are exact and rounded weights give the same steps again.
     pub(crate) fn steps(&self) -> Vec<f32> {
         let largest = |class: usize| {
             let own = self.weights.iter().skip(class).step_by(self.classes);
             own.fold(0.0f32, |most, w| most.max(w.abs()))
         };
+        let round_up = |step: f32| f32::from_bits((step.to_bits() + 0xff) & !0xff);
         (0..self.classes)
-            .map(|class| (largest(class) / 127.0).max(f32::MIN_POSITIVE))
+            .map(|class| round_up((largest(class) / 127.0).max(f32::MIN_POSITIVE)))
             .collect()
     }
 
