@@ -367,10 +367,9 @@ enum Given {
 /// Reads a reply that was asked to explain itself.
 fn outcome(question: &Item, reply: &Value, latency_s: f64) -> anyhow::Result<Outcome> {
     let own = &reply["moe2"];
-    let answered = own["experts"].as_array().into_iter().flatten();
+    let mut answered = own["experts"].as_array().into_iter().flatten();
     let expert = answered
-        .filter(|e| e["option_logprobs"].is_array())
-        .next_back()
+        .rfind(|e| e["option_logprobs"].is_array())
         .context("the reply has no option_logprobs: is the coordinator of this release?")?;
     let logprobs: Vec<f64> = serde_json::from_value(expert["option_logprobs"].clone())?;
     if logprobs.len() != question.choices.len() {

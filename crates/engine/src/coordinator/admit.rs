@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moe2_gate::{Quality, QueryFeatures};
+use moe2_gate::Quality;
 use moe2_model::{
     Budgets, Candidate, Event, ExpertId, ExpertState, Forecast, Job, Joules, Mode, Outcome, Query,
     QueryId, RefusalKind, Seconds, Task, Time, Verdict,
