@@ -23,6 +23,7 @@ mod price;
 mod progress;
 mod solve;
 mod table;
+mod threads;
 mod up;
 mod verify;
 mod zstd;

@@ -32,6 +32,6 @@ pub use gate::{Gate, Quality};
 pub use options::{OptionRule, Scored, softmax};
 pub use priors::{Head, Priors, TopicPrior};
 pub use topic::{Detection, Topic, detect};
-pub use train::{Calibration, TrainError, Trained, TrainedHead, Training};
+pub use train::{Calibration, InTurn, Runner, TrainError, Trained, TrainedHead, Training};
 pub use trained::{DataFile, Provenance};
 pub use vote::vote_weight;

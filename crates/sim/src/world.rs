@@ -293,6 +293,7 @@ impl<'a> World<'a> {
             | Input::Planned { .. }
             | Input::Proven { .. }
             | Input::PlanFailed { .. }
+            | Input::GateLoaded(_)
             | Input::Tick => {}
         }
         if let Some(input) = self.mutate(input) {

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use moe2_gate::{
-    Against, Forecasts, Item, OptionRule, Reference, Split, Trained, Training, baselines, groups,
-    judge, read_outcomes, read_questions, reread,
+    Against, Forecasts, InTurn, Item, OptionRule, Reference, Split, Trained, Training, baselines,
+    groups, judge, read_outcomes, read_questions, reread,
 };
 use moe2_model::ExpertName;
 use serde_json::{Value, json};
@@ -100,7 +100,6 @@ fn cross_validate(mut items: Vec<Item>, setting: &Setting) -> anyhow::Result<Val
     let mut forecasts = vec![Forecasts::new(); items.len()];
     let mut others: Vec<(&'static str, Vec<Forecasts>)> = Vec::new();
     let mut folds = Vec::new();
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     for fold in 0..FOLDS {
         setting.say(&format!("fold {} of {FOLDS}", fold + 1));
         let train: Vec<Item> = split
@@ -110,7 +109,7 @@ fn cross_validate(mut items: Vec<Item>, setting: &Setting) -> anyhow::Result<Val
             .collect();
         let simple = baselines(&train);
         let began = std::time::Instant::now();
-        let trained = Training::new(train, SEED)?.run(threads, || {});
+        let trained = Training::new(train, SEED)?.run(&InTurn, || {});
         folds.push(
             json!({"train": split.outside(fold).len(), "test": split.inside(fold).len(),
             "trust": trained.trust, "seconds": began.elapsed().as_secs_f64(),

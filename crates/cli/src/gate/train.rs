@@ -9,6 +9,7 @@ use serde_json::json;
 use super::files::{self, Data};
 use crate::progress::Count;
 use crate::table::Table;
+use crate::threads::Threads;
 use crate::{BadInput, out};
 
 #[derive(Debug, clap::Args)]
@@ -64,7 +65,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let threads = args
         .threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-    let trained = training.run(threads, || bar.step(String::new));
+    let trained = training.run(&Threads(threads), || bar.step(String::new));
     bar.finish();
     let (mut provenance, priors) = match onto {
         Some(onto) => onto,

@@ -12,7 +12,7 @@ use moe2_model::ExpertName;
 use super::fusion::FusionGain;
 use super::heads::{self, HeldOut, Seen, TrainedHead};
 use super::logistic::Prior;
-use super::parallel;
+use super::parallel::{self, Runner};
 use super::softmax::Softmax;
 use super::trust::{self, Common};
 use crate::data::{Item, Split, groups, reread, scored};
@@ -164,10 +164,10 @@ impl Training {
         FOLDS + usize::from(self.base.is_none())
     }
 
-    /// Trains; `done` hears of every job that is. The result does not depend on the number of threads.
+    /// Trains; `done` hears of every job that is. The result does not depend on the runner.
     #[must_use]
-    pub fn run(mut self, threads: usize, done: impl Fn() + Sync) -> Trained {
-        let layers = parallel::map(self.layers(), threads, |which| {
+    pub fn run(mut self, runner: &dyn Runner, done: impl Fn() + Sync) -> Trained {
+        let layers = parallel::map(runner, self.layers(), |which| {
             let layer = self.layer(which);
             done();
             layer
@@ -181,87 +181,80 @@ impl Training {
                 layer.features(&self.ngrams[at], question(item))
             })
             .collect();
-        let old = self.base.take();
-        let is_new = |expert: &&ExpertName| {
-            old.as_ref()
-                .is_none_or(|base| !base.heads.contains_key(*expert))
-        };
-        let experts: Vec<&ExpertName> = self.rules.keys().filter(is_new).collect();
-        let fitted = |pool: Option<&Prior>| {
-            parallel::map(experts.len(), threads, |n| {
-                let seen = self.seen(experts[n], &features);
-                let few = seen.len() < heads::FEW;
-                // Those that stand alone are trained first, the others on what they have in common.
-                let now = if pool.is_some() {
-                    few
-                } else {
-                    !few || old.is_some()
-                };
-                let pool = pool.or(old.as_ref().and_then(|base| base.pool.as_ref()));
-                now.then(|| {
-                    let own = scored(&self.items, experts[n]);
-                    let head = heads::head(&seen, FOLDS, &own, pool);
-                    done();
-                    head
-                })
-            })
-        };
-        let mut forecasts = vec![BTreeMap::new(); self.items.len()];
-        let mut heads = old
-            .as_ref()
-            .map(|base| base.heads.clone())
-            .unwrap_or_default();
-        let mut take = |results: Vec<Option<HeldOut>>| {
-            let mut added = BTreeMap::new();
-            for (expert, result) in experts.iter().zip(results) {
-                let Some((head, held_out)) = result else {
-                    continue;
-                };
-                for (at, p) in held_out {
-                    let forecasts: &mut BTreeMap<ExpertName, f64> = &mut forecasts[at];
-                    forecasts.insert((*expert).clone(), p);
-                }
-                added.insert((*expert).clone(), head);
-            }
-            added
-        };
-        heads.extend(take(fitted(None)));
-        let pool = match &old {
-            Some(base) => base.pool.clone(),
-            None => heads::pool(heads.values()),
-        };
-        if old.is_none() {
-            // Without any expert that stands alone, everyone starts from nothing.
-            let flat = Prior {
-                mean: vec![0.0; features.first().map_or(1, Vec::len)],
-                precision: vec![1.0; features.first().map_or(1, Vec::len)],
-            };
-            heads.extend(take(fitted(Some(pool.as_ref().unwrap_or(&flat)))));
-        }
         let mut questions: Vec<u64> = self.items.iter().map(Item::fingerprint).collect();
-        if let Some(base) = old {
+        if let Some(base) = self.base.take() {
+            let new = |e: &&ExpertName| !base.heads.contains_key(*e);
+            let experts: Vec<&ExpertName> = self.rules.keys().filter(new).collect();
+            let added = self.heads(&experts, &features, base.pool.as_ref(), (runner, &done));
+            let mut heads = base.heads;
+            heads.extend(added.into_iter().map(|(expert, (head, _))| (expert, head)));
             questions.extend(base.questions);
-            questions.sort_unstable();
-            questions.dedup();
             return Trained {
                 heads,
-                questions,
+                questions: in_order(questions),
                 ..base
             };
         }
-        questions.sort_unstable();
-        questions.dedup();
-        let means: BTreeMap<&ExpertName, f64> = heads.iter().map(|(e, h)| (e, h.mean)).collect();
-        let shared = pool
-            .as_ref()
-            .map(|pool| pool.mean.clone())
-            .unwrap_or_default();
-        let common = Common::new(shared, &features);
+        // Those that can stand alone come first, the others start from what they have in common.
+        let enough = |e: &&ExpertName| self.count(e) >= heads::FEW;
+        let (known, few): (Vec<&ExpertName>, Vec<&ExpertName>) =
+            self.rules.keys().partition(enough);
+        let mut all = self.heads(&known, &features, None, (runner, &done));
+        let pool = heads::pool(all.values().map(|(head, _)| head));
+        all.extend(self.heads(&few, &features, pool.as_ref(), (runner, &done)));
+        let topics = layers.into_iter().next_back().expect("there are layers");
+        self.finished(all, pool, &features, (topics, in_order(questions)))
+    }
+
+    /// Outcomes of an expert.
+    fn count(&self, expert: &ExpertName) -> usize {
+        let has = |item: &&Item| item.outcomes.contains_key(expert);
+        self.items.iter().filter(has).count()
+    }
+
+    fn heads(
+        &self,
+        experts: &[&ExpertName],
+        features: &[Vec<f64>],
+        pool: Option<&Prior>,
+        (runner, done): (&dyn Runner, &(dyn Fn() + Sync)),
+    ) -> BTreeMap<ExpertName, HeldOut> {
+        let fitted = parallel::map(runner, experts.len(), |n| {
+            let seen = self.seen(experts[n], features);
+            let head = heads::head(&seen, FOLDS, &scored(&self.items, experts[n]), pool);
+            done();
+            head
+        });
+        let named = experts.iter().map(|e| (*e).clone());
+        named.zip(fitted).collect()
+    }
+
+    /// What is chosen by the heads' held-out forecasts together: trust and the gain of fusion.
+    fn finished(
+        self,
+        all: BTreeMap<ExpertName, HeldOut>,
+        pool: Option<Prior>,
+        features: &[Vec<f64>],
+        (topics, questions): (Topics, Vec<u64>),
+    ) -> Trained {
+        let mut forecasts = vec![BTreeMap::new(); self.items.len()];
+        let mut heads = BTreeMap::new();
+        for (expert, (head, held_out)) in all {
+            for (at, p) in held_out {
+                forecasts[at].insert(expert.clone(), p);
+            }
+            heads.insert(expert, head);
+        }
+        let means: BTreeMap<&ExpertName, f64> = heads
+            .iter()
+            .map(|(expert, head): (_, &TrainedHead)| (expert, head.mean))
+            .collect();
+        let shared = pool.as_ref().map(|pool| pool.mean.clone());
+        let common = Common::new(shared.unwrap_or_default(), features);
         let eases: Vec<f64> = features.iter().map(|row| common.ease(row)).collect();
         let trust = trust::choose(&self.items, &forecasts, &eases, &means);
         trust::apply(&mut forecasts, &eases, &means, trust);
         let fusion = FusionGain::fit(&self.items, &forecasts, &self.rules);
-        let topics = layers.into_iter().next_back().expect("there are layers");
         Trained {
             encoder: Encoder::new(self.rarity, topics),
             heads,
@@ -315,6 +308,12 @@ impl Training {
         })
         .collect()
     }
+}
+
+fn in_order(mut all: Vec<u64>) -> Vec<u64> {
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// Counts of n-grams, if the questions can be trained on.

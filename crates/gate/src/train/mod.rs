@@ -18,3 +18,4 @@ pub use calibrate::Calibration;
 pub use fit::{TrainError, Trained, Training};
 pub use heads::TrainedHead;
 pub(crate) use length::Length;
+pub use parallel::{InTurn, Runner};

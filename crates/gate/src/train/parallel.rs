@@ -1,34 +1,36 @@
-//! Independent jobs on several threads, results in order: the same whatever the number of threads.
+//! Independent jobs, run by whoever may start threads; results in order, the same however they are run.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::OnceLock;
 
-/// Runs `job` for 0..count.
-pub(crate) fn map<T: Send>(
+/// Runs jobs that do not depend on each other.
+pub trait Runner {
+    /// Calls `job` once with each number below `count`, in any order, on any thread, and returns when all
+    /// have ended.
+    fn run(&self, count: usize, job: &(dyn Fn(usize) + Sync));
+}
+
+/// One after the other.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InTurn;
+
+impl Runner for InTurn {
+    fn run(&self, count: usize, job: &(dyn Fn(usize) + Sync)) {
+        (0..count).for_each(job);
+    }
+}
+
+/// What `job` makes of each number below `count`.
+pub(crate) fn map<T: Send + Sync>(
+    runner: &dyn Runner,
     count: usize,
-    threads: usize,
     job: impl Fn(usize) -> T + Sync,
 ) -> Vec<T> {
-    let next = AtomicUsize::new(0);
-    let done: Vec<Mutex<Option<T>>> = (0..count).map(|_| Mutex::new(None)).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, count.max(1)) {
-            scope.spawn(|| {
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(slot) = done.get(at) else { return };
-                    let result = job(at);
-                    *slot
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(result);
-                }
-            });
-        }
+    let done: Vec<OnceLock<T>> = (0..count).map(|_| OnceLock::new()).collect();
+    runner.run(count, &|at| {
+        // A runner that calls twice gets the first result.
+        let _ = done[at].set(job(at));
     });
-    let take = |slot: Mutex<Option<T>>| {
-        slot.into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .expect("the scope ends when every job has")
-    };
-    done.into_iter().map(take).collect()
+    done.into_iter()
+        .map(|slot| slot.into_inner().expect("a runner runs every job"))
+        .collect()
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::descent::{Stop, minimise};
 use super::logistic::sigmoid;
-use super::{TrainError, Trained, Training};
+use super::{InTurn, Runner, TrainError, Trained, Training};
 use crate::data::{Item, Outcome};
 use crate::{Gate, Provenance};
 
@@ -52,16 +52,25 @@ pub(crate) fn questions(count: usize) -> Vec<Item> {
     (0..count).map(one).collect()
 }
 
-fn trained(items: Vec<Item>, threads: usize) -> Trained {
+fn trained(items: Vec<Item>, runner: &dyn Runner) -> Trained {
     let training = Training::new(items, 3).expect("they can be trained on");
-    training.run(threads, || ())
+    training.run(runner, || ())
+}
+
+/// The last job first.
+struct Backwards;
+
+impl Runner for Backwards {
+    fn run(&self, count: usize, job: &(dyn Fn(usize) + Sync)) {
+        (0..count).rev().for_each(job);
+    }
 }
 
 #[test]
-fn a_gate_is_the_same_whatever_the_threads_reads_back_exactly_and_routes() {
+fn a_gate_is_the_same_however_its_jobs_are_run_reads_back_exactly_and_routes() {
     let items = questions(300);
-    let gate = trained(items.clone(), 1);
-    assert_eq!(gate, trained(items.clone(), 3));
+    let gate = trained(items.clone(), &InTurn);
+    assert_eq!(gate, trained(items.clone(), &Backwards));
     let priors = Gate::builtin().priors().clone();
     let written = Gate::from_trained(gate.clone(), Provenance::default(), priors);
     let written = written.expect("the priors are proper");
@@ -79,11 +88,11 @@ fn a_gate_is_the_same_whatever_the_threads_reads_back_exactly_and_routes() {
 #[test]
 fn theorem_d_a_head_added_to_a_gate_is_that_of_a_training_with_all_and_changes_no_other() {
     let items = questions(300);
-    let all = trained(items.clone(), 2);
+    let all = trained(items.clone(), &InTurn);
     let mut base = all.clone();
     base.heads.remove(&name("c"));
     let grown = Training::onto(base.clone(), items.clone(), 3).expect("c is new");
-    let grown = grown.run(2, || ());
+    let grown = grown.run(&InTurn, || ());
     assert_eq!(grown.heads[&name("a")], all.heads[&name("a")]);
     let (again, once) = (&grown.heads[&name("c")], &all.heads[&name("c")]);
     let weights = again.logistic.weights.iter().zip(&once.logistic.weights);
