@@ -59,6 +59,11 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         action: Action::Measure(gate::local),
     },
     Experiment {
+        name: "gate-cost",
+        what: "microseconds of encoder and heads for 64 experts and a prompt of about 100 tokens",
+        action: Action::Measure(gate::cost::measure),
+    },
+    Experiment {
         name: "overhead",
         what: "coordinator time per request at 500/s with stub experts",
         action: Action::Moe2(&[

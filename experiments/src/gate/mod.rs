@@ -1,5 +1,7 @@
 //! What a gate is worth on questions it was not trained on, fold by fold.
 
+pub(crate) mod cost;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Read};

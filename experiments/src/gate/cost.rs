@@ -1,0 +1,85 @@
+//! What a decision costs: encoder and heads, on one thread.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use moe2_gate::{Gate, Provenance};
+use moe2_model::{Budgets, ExpertName, Message, Mode, Prompt, Query, Role, Target, Task, TenantId};
+use serde_json::{Value, json};
+
+use crate::Setting;
+
+/// Experts asked about.
+const EXPERTS: usize = 64;
+/// About 100 tokens.
+const TEXT: &str = "A researcher measures how long a wooden block slides on a rough horizontal table after it is \
+    released from a compressed spring with a known stiffness. She repeats the measurement with blocks of \
+    different masses and finds that the heavier blocks stop sooner, although the spring was compressed by the \
+    same length every time. Which of the following statements explains her observation best, if the \
+    coefficient of friction is the same for all of the blocks and the resistance of the air can be neglected?";
+/// Options of the question.
+const OPTIONS: [&str; 4] = [
+    "The same energy is spent over a shorter distance by a larger friction force.",
+    "The spring gives less energy to a heavier block.",
+    "A heavier block has more inertia and keeps its speed.",
+    "Friction does not depend on mass.",
+];
+
+/// The shipped encoder with 64 heads.
+pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
+    let shipped = Gate::shipped();
+    let mut trained = shipped
+        .trained()
+        .context("the shipped gate is trained")?
+        .clone();
+    let head = trained
+        .heads
+        .values()
+        .next()
+        .context("it has heads")?
+        .clone();
+    let names: Vec<ExpertName> = (0..EXPERTS)
+        .map(|n| ExpertName::new(&format!("expert-{n}")))
+        .collect::<Result<_, _>>()?;
+    trained.heads = names
+        .iter()
+        .map(|name| (name.clone(), head.clone()))
+        .collect();
+    let priors = shipped.priors().clone();
+    let gate = Gate::from_trained(trained, Provenance::default(), priors)?;
+    let query = Query {
+        tenant: TenantId::new("bench")?,
+        prompt: Prompt::Chat(vec![Message {
+            role: Role::User,
+            content: TEXT.to_owned(),
+        }]),
+        task: Task::Choice {
+            options: OPTIONS.map(str::to_owned).into(),
+        },
+        target: Target::Auto,
+        budgets: Budgets::default(),
+        max_experts: 1,
+        mode: Mode::Single,
+        stream: false,
+    };
+    let runs = if setting.smoke { 100 } else { 50_000 };
+    let mut encode = Vec::with_capacity(runs);
+    let mut whole = Vec::with_capacity(runs);
+    for _ in 0..runs {
+        let began = Instant::now();
+        let features = gate.features(&query);
+        encode.push(began.elapsed().as_secs_f64() * 1e6);
+        let forecasts = gate.forecast(&features, &names);
+        whole.push(began.elapsed().as_secs_f64() * 1e6);
+        anyhow::ensure!(forecasts.len() == EXPERTS, "every expert was asked about");
+    }
+    let quantiles = |all: &mut Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        let at = |part: f64| all[((all.len() - 1) as f64 * part) as usize];
+        json!({"p50_us": at(0.5), "p99_us": at(0.99), "max_us": at(1.0)})
+    };
+    Ok(
+        json!({"experts": EXPERTS, "runs": runs, "prompt_bytes": TEXT.len(),
+        "encoder": quantiles(&mut encode), "encoder_and_heads": quantiles(&mut whole)}),
+    )
+}
