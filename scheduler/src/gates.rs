@@ -2,11 +2,10 @@
 //!
 //! A new file is read and checked beside the old gate, which stays if anything is wrong with it.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use moe2_engine::coordinator::Input;
 use moe2_gate::Gate;
 
@@ -14,8 +13,6 @@ use crate::handle::EngineHandle;
 
 /// How often the file is looked at.
 const EVERY: Duration = Duration::from_secs(2);
-/// Largest file.
-const MAX_BYTES: u64 = 256 << 20;
 
 /// The gate to start with.
 ///
@@ -33,15 +30,8 @@ pub(crate) fn first(path: Option<&Path>) -> anyhow::Result<Gate> {
 fn read(path: &Path) -> anyhow::Result<Gate> {
     let whose = || format!("the gate {}", path.display());
     let file = std::fs::File::open(path).with_context(whose)?;
-    let mut bytes = Vec::new();
-    let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes);
-    read.with_context(whose)?;
-    ensure!(
-        bytes.len() as u64 <= MAX_BYTES,
-        "{}: larger than {MAX_BYTES} bytes",
-        whose()
-    );
-    Gate::from_bytes(&bytes).with_context(whose)
+    let (gate, _) = Gate::from_reader(file).with_context(whose)?;
+    Ok(gate)
 }
 
 /// What tells one state of a file from another without reading it.

@@ -6,6 +6,8 @@
 //! damaged file is refused, and each reason is a variant of its own, because people do different
 //! things about a wrong path, an old binary and a broken disk.
 
+use std::io::Read;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest, Sha256};
@@ -19,9 +21,21 @@ const FORMAT: &str = "moe2-gate";
 /// The version written, and the newest one read.
 const VERSION: u64 = 1;
 
+/// Largest file that is read.
+const MAX_BYTES: u64 = 256 << 20;
+
 /// Why a gate file gives no gate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GateError {
+    /// It cannot be read.
+    #[error("cannot be read: {problem}")]
+    Unreadable {
+        /// What the system says.
+        problem: String,
+    },
+    /// It is larger than any gate.
+    #[error("larger than {MAX_BYTES} bytes: that is no gate file")]
+    TooLarge,
     /// It is not a gate file at all.
     #[error("not a gate file ({found}): give the path of a `{FORMAT}/{VERSION}` file")]
     Foreign {
@@ -93,6 +107,19 @@ struct KindOnly {
 enum Body {
     Priors(Priors),
     Trained(Box<Packed>),
+}
+
+/// The bytes of a file, unless there are too many.
+pub(crate) fn bytes(input: impl Read) -> Result<Vec<u8>, GateError> {
+    let mut bytes = Vec::new();
+    let read = input.take(MAX_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|error| GateError::Unreadable {
+        problem: error.to_string(),
+    })?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(GateError::TooLarge);
+    }
+    Ok(bytes)
 }
 
 /// Reads a file.

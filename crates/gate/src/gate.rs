@@ -5,6 +5,7 @@
 //! written to a file and read back, which only a closed set can.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 
 use moe2_model::{ExpertName, ExpertOffer, Query, Task};
 
@@ -100,6 +101,15 @@ impl Gate {
     /// written.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, GateError> {
         file::read(bytes).map(Self::from)
+    }
+
+    /// Reads a gate file as it arrives, and says how many bytes it has.
+    ///
+    /// # Errors
+    /// As [`Self::from_bytes`]; also if it cannot be read or is larger than any gate.
+    pub fn from_reader(input: impl Read) -> Result<(Self, u64), GateError> {
+        let bytes = file::bytes(input)?;
+        Ok((Self::from_bytes(&bytes)?, bytes.len() as u64))
     }
 
     /// Writes the gate file: JSON with its format, checksum and content.

@@ -29,7 +29,7 @@ pub use eval::{
 pub use features::QueryFeatures;
 pub use file::GateError;
 pub use gate::{Gate, Quality};
-pub use options::{OptionRule, Scored, softmax};
+pub use options::{OptionRule, Scored};
 pub use priors::{Head, Priors, TopicPrior};
 pub use topic::{Detection, Topic, detect};
 pub use train::{Calibration, InTurn, Runner, TrainError, Trained, TrainedHead, Training};

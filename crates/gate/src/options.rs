@@ -129,8 +129,7 @@ fn default_sharpness(length: f64) -> f64 {
 }
 
 /// Probabilities of scores; all equal if none is finite.
-#[must_use]
-pub fn softmax(scores: &[f64]) -> Vec<f64> {
+fn softmax(scores: &[f64]) -> Vec<f64> {
     let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if !top.is_finite() {
         return vec![1.0 / scores.len().max(1) as f64; scores.len()];

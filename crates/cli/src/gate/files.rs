@@ -12,9 +12,6 @@ use sha2::{Digest, Sha256};
 
 use crate::{BadInput, input};
 
-/// Largest gate file.
-const MAX_GATE_BYTES: u64 = 256 << 20;
-
 /// Which outcomes are read; the same for every command that reads some.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Data {
@@ -92,7 +89,7 @@ impl Data {
     }
 }
 
-/// Outcomes of one file; lines without any, of questions nobody could answer, are left out.
+/// Outcomes of one file; every line needs one.
 fn outcomes(path: &Path) -> anyhow::Result<Vec<Item>> {
     input::read(path, |text| read_outcomes(BufReader::new(text)))
 }
@@ -142,19 +139,12 @@ fn by_id(items: &[Item]) -> HashMap<&str, usize> {
         .collect()
 }
 
-/// A gate.
+/// A gate, and how many bytes its file has.
 pub(super) fn gate(path: &Path) -> anyhow::Result<(Gate, u64)> {
     let name = path.display();
-    let unreadable = |e: std::io::Error| BadInput(format!("cannot read {name}: {e}"));
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut bytes = Vec::new();
-    let mut limited = file.take(MAX_GATE_BYTES + 1);
-    limited.read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_GATE_BYTES {
-        return Err(BadInput(format!("{name}: larger than {MAX_GATE_BYTES} bytes")).into());
-    }
-    let gate = Gate::from_bytes(&bytes).map_err(|e| BadInput(format!("{name}: {e}")))?;
-    Ok((gate, bytes.len() as u64))
+    let file =
+        std::fs::File::open(path).map_err(|e| BadInput(format!("cannot read {name}: {e}")))?;
+    Gate::from_reader(file).map_err(|e| BadInput(format!("{name}: {e}")).into())
 }
 
 /// Writes beside the file and renames, so that nobody reads half of one.

@@ -61,6 +61,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
     };
     let (training, onto) = prepared.map_err(|error| BadInput(advise(&error)))?;
+    let folds = training.folds();
     let bar = Count::new("training", training.jobs(), args.quiet);
     let threads = args
         .threads
@@ -72,7 +73,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         None => (
             Provenance {
                 seed: args.seed,
-                folds: 5,
+                folds,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 ..Provenance::default()
             },

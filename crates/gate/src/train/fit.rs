@@ -153,6 +153,12 @@ impl Training {
         }
     }
 
+    /// Folds of the questions by which everything is chosen.
+    #[must_use]
+    pub const fn folds(&self) -> usize {
+        FOLDS
+    }
+
     /// Jobs that [`Self::run`] reports.
     #[must_use]
     pub fn jobs(&self) -> usize {
