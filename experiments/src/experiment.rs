@@ -59,6 +59,16 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         action: Action::Measure(gate::local),
     },
     Experiment {
+        name: "gate-encoders",
+        what: "the gate on every encoder, on the same folds, beside what each costs",
+        action: Action::Measure(gate::encoders::measure),
+    },
+    Experiment {
+        name: "gate-subsets",
+        what: "a gate trained once against one trained anew, on every subset of experts",
+        action: Action::Measure(gate::subsets::measure),
+    },
+    Experiment {
         name: "gate-cost",
         what: "microseconds of encoder and heads for 64 experts and a prompt of about 100 tokens",
         action: Action::Measure(gate::cost::measure),
@@ -135,6 +145,7 @@ mod tests {
     fn the_measurements_run_at_smoke_size() {
         let setting = Setting {
             data: crate::data(),
+            encoders: None,
             smoke: true,
             quiet: true,
         };
@@ -145,6 +156,8 @@ mod tests {
                     "routing-dominance",
                     "gate-mmlu-pro",
                     "gate-demo-models",
+                    "gate-encoders",
+                    "gate-subsets",
                 ]
                 .contains(&experiment.name);
                 if needs_data && setting.data.is_none() {

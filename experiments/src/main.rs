@@ -12,9 +12,11 @@ mod solver;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
+use moe2_gate::Embedder;
 use serde_json::Value;
 
 use experiment::{Action, EXPERIMENTS};
@@ -48,6 +50,9 @@ enum Subcommands {
         /// Folder with the public data sets that some experiments need.
         #[arg(long, env = "MOE2_DATA", value_name = "DIR")]
         data: Option<PathBuf>,
+        /// Folder with the files of text encoders, a folder each; without it only hashed n-grams are there.
+        #[arg(long, env = "MOE2_ENCODERS", value_name = "DIR")]
+        encoders: Option<PathBuf>,
         /// Small sizes, to see that it runs.
         #[arg(long)]
         smoke: bool,
@@ -99,6 +104,7 @@ enum Subcommands {
 #[derive(Debug)]
 pub(crate) struct Setting {
     data: Option<PathBuf>,
+    encoders: Option<PathBuf>,
     pub(crate) smoke: bool,
     quiet: bool,
 }
@@ -109,6 +115,12 @@ impl Setting {
         self.data
             .as_deref()
             .context("this needs public data sets: name their folder with --data")
+    }
+
+    /// The encoders that there are files for; none where their folder is not named.
+    pub(crate) fn embedders(&self) -> anyhow::Result<Vec<Arc<dyn Embedder>>> {
+        let opened = self.encoders.as_deref().map(moe2_embed::open_all);
+        Ok(opened.transpose()?.unwrap_or_default())
     }
 
     /// A line of progress.
@@ -157,10 +169,12 @@ fn run(command: Subcommands) -> anyhow::Result<()> {
             name,
             record,
             data,
+            encoders,
             smoke,
         } => {
             let setting = Setting {
                 data,
+                encoders,
                 smoke,
                 quiet: false,
             };

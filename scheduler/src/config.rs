@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) certificate_hours: u32,
     /// Gate file, read again when it changes; by default the gate that ships.
     pub(crate) gate: Option<PathBuf>,
+    /// Folder with files of text encoders, a folder each, for a gate that needs one.
+    pub(crate) encoders: Option<PathBuf>,
     pub(crate) limits: Limits,
     pub(crate) prices: ConfigPrices,
     pub(crate) plan: Plan,
@@ -105,6 +107,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/moe2"),
             certificate_hours: 90 * 24,
             gate: None,
+            encoders: None,
             limits: Limits::default(),
             prices: ConfigPrices::default(),
             plan: Plan::default(),

@@ -135,10 +135,14 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
         .unwrap_or_else(|| dialable(quic_addr));
 
     let metrics = Metrics::new()?;
-    let engine = Engine::new(config.engine(), gates::first(config.gate.as_deref())?);
+    let embedders = gates::embedders(config.encoders.as_deref())?;
+    let engine = Engine::new(
+        config.engine(),
+        gates::first(config.gate.as_deref(), &embedders)?,
+    );
     let (engine, driver) = driver::spawn(engine, metrics.clone());
     if let Some(path) = config.gate.clone() {
-        tokio::spawn(gates::watch(path, engine.clone()));
+        tokio::spawn(gates::watch(path, embedders, engine.clone()));
     }
     let lifetime = Duration::from_secs(u64::from(config.certificate_hours) * 3_600);
     let registrar = Arc::new(Registrar {

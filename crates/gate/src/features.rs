@@ -5,7 +5,8 @@
 
 use moe2_model::{Prompt, Query, Task};
 
-use crate::encode::topics::{Encoder, Question};
+use crate::encode::base::Question;
+use crate::encode::topics::Encoder;
 use crate::topic::{Detection, Topic, detect};
 
 /// Bytes per token of an option, when nobody has tokenised it: options are short words, which

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::gate::Kind;
 use crate::priors::Priors;
-use crate::trained::{Packed, TrainedGate};
+use crate::trained::{Embedders, Packed, TrainedGate};
 
 /// The format's name, before the slash and the version.
 const FORMAT: &str = "moe2-gate";
@@ -74,6 +74,14 @@ pub enum GateError {
         /// As the content has.
         actual: String,
     },
+    /// It reads questions with an encoder that was not given.
+    #[error(
+        "the gate reads questions with the encoder {name:?}: give the folder of its files as `encoders`"
+    )]
+    NeedsEncoder {
+        /// The encoder's name.
+        name: String,
+    },
     /// It is intact, but what it states cannot be.
     #[error("the gate cannot be used: {problem}")]
     Invalid {
@@ -122,8 +130,8 @@ pub(crate) fn bytes(input: impl Read) -> Result<Vec<u8>, GateError> {
     Ok(bytes)
 }
 
-/// Reads a file.
-pub(crate) fn read(bytes: &[u8]) -> Result<Kind, GateError> {
+/// Reads a file; gates that need an encoder from outside find it among `embedders`.
+pub(crate) fn read(bytes: &[u8], embedders: Embedders<'_>) -> Result<Kind, GateError> {
     check_format(bytes)?;
     let envelope: Envelope = serde_json::from_slice(bytes).map_err(|e| damaged(&e))?;
     let content = envelope.gate.get();
@@ -148,7 +156,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Kind, GateError> {
             Ok(Kind::Priors(priors))
         }
         Body::Trained(packed) => {
-            let gate = TrainedGate::unpack(*packed)?;
+            let gate = TrainedGate::unpack(*packed, embedders)?;
             Ok(Kind::Trained(Box::new(gate)))
         }
     }

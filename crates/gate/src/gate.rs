@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::Arc;
 
 use moe2_model::{ExpertName, ExpertOffer, Query, Task};
 
-use crate::encode::topics::Question;
+use crate::encode::base::{Embedder, Question};
 use crate::features::QueryFeatures;
 use crate::file::{self, GateError};
 use crate::options::OptionRule;
@@ -100,16 +101,31 @@ impl Gate {
     /// states something impossible. A damaged file never gives a gate that differs from the one
     /// written.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, GateError> {
-        file::read(bytes).map(Self::from)
+        Self::from_bytes_with(bytes, &[])
+    }
+
+    /// The same for a gate that may need an encoder from outside.
+    ///
+    /// # Errors
+    /// As [`Self::from_bytes`]; [`GateError::NeedsEncoder`] if it is not among `embedders`.
+    pub fn from_bytes_with(
+        bytes: &[u8],
+        embedders: &[Arc<dyn Embedder>],
+    ) -> Result<Self, GateError> {
+        file::read(bytes, embedders).map(Self::from)
     }
 
     /// Reads a gate file as it arrives, and says how many bytes it has.
     ///
     /// # Errors
-    /// As [`Self::from_bytes`]; also if it cannot be read or is larger than any gate.
-    pub fn from_reader(input: impl Read) -> Result<(Self, u64), GateError> {
+    /// As [`Self::from_bytes_with`]; also if it cannot be read or is larger than any gate.
+    pub fn from_reader(
+        input: impl Read,
+        embedders: &[Arc<dyn Embedder>],
+    ) -> Result<(Self, u64), GateError> {
         let bytes = file::bytes(input)?;
-        Ok((Self::from_bytes(&bytes)?, bytes.len() as u64))
+        let gate = Self::from_bytes_with(&bytes, embedders)?;
+        Ok((gate, bytes.len() as u64))
     }
 
     /// Writes the gate file: JSON with its format, checksum and content.

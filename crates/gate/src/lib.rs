@@ -11,6 +11,8 @@ mod encode;
 mod eval;
 mod features;
 mod file;
+#[cfg(test)]
+mod forged;
 mod gate;
 mod options;
 mod priors;
@@ -22,6 +24,7 @@ mod vote;
 pub use data::{
     Item, Outcome, OutcomeError, Split, groups, read_outcomes, read_questions, reread, scored,
 };
+pub use encode::base::Embedder;
 pub use eval::{
     Against, Baseline, ExpertFigures, Figure, Figures, Forecasts, Judgement, Reference, Routed,
     baselines, cross_fitted, judge,
@@ -32,6 +35,6 @@ pub use gate::{Gate, Quality};
 pub use options::{OptionRule, Scored};
 pub use priors::{Head, Priors, TopicPrior};
 pub use topic::{Detection, Topic, detect};
-pub use train::{Calibration, InTurn, Runner, TrainError, Trained, TrainedHead, Training};
+pub use train::{Calibration, Fitted, InTurn, Runner, TrainError, Trained, TrainedHead, Training};
 pub use trained::{DataFile, Provenance};
 pub use vote::vote_weight;

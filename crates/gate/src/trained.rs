@@ -4,14 +4,16 @@
 //! they were rounded before anything was trained on top, so that nothing changes by writing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use moe2_model::ExpertName;
 use serde::{Deserialize, Serialize};
 
+use crate::encode::base::{Base, Embedder, RARITY_STEP};
 use crate::encode::ngrams::WIDTH;
-use crate::encode::topics::{Encoder, RARITY_STEP, Topics};
+use crate::encode::topics::{Encoder, Topics};
 use crate::file::GateError;
 use crate::priors::Priors;
 use crate::train::fusion::FusionGain;
@@ -20,6 +22,9 @@ use crate::train::logistic::Prior;
 use crate::train::softmax::Softmax;
 use crate::train::trust::Common;
 use crate::train::{Calibration, Trained};
+
+/// Encoders from outside, for gates that need one.
+pub(crate) type Embedders<'e> = &'e [Arc<dyn Embedder>];
 
 /// Most topics a file may have.
 const MAX_TOPICS: usize = 512;
@@ -66,16 +71,11 @@ pub(crate) struct TrainedGate {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Packed {
     provenance: Provenance,
+    encoder: PackedBase,
     topics: Vec<String>,
-    /// N-grams that count, as 16-bit little-endian numbers.
-    ngrams: String,
-    /// Rarity of each of them, a byte in steps.
-    rarity: String,
     topic: PackedSoftmax,
     difficulty: PackedSoftmax,
     heads: BTreeMap<ExpertName, TrainedHead>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pool: Option<Prior>,
     common: Common,
     fusion: FusionGain,
     trust: f64,
@@ -85,11 +85,24 @@ pub(crate) struct Packed {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, tag = "kind", rename_all = "snake_case")]
+enum PackedBase {
+    Hashed {
+        /// N-grams that count, as 16-bit little-endian numbers.
+        ngrams: String,
+        /// Rarity of each of them, a byte in steps.
+        rarity: String,
+    },
+    /// Whoever reads the file has to bring it.
+    Dense { name: String, width: usize },
+}
+
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PackedSoftmax {
     steps: Vec<f32>,
     bias: Vec<f32>,
-    /// A signed byte per n-gram and class.
+    /// A signed byte per number of a row that counts, and class.
     weights: String,
 }
 
@@ -98,31 +111,20 @@ impl TrainedGate {
         let Trained {
             encoder,
             heads,
-            pool,
             common,
             fusion,
             trust,
             questions,
         } = &self.trained;
-        let kept: Vec<usize> = (0..WIDTH).filter(|&i| encoder.rarity[i] != 0.0).collect();
-        let index: Vec<u8> = kept
-            .iter()
-            .flat_map(|&i| u16::try_from(i).unwrap_or(u16::MAX).to_le_bytes())
-            .collect();
-        let rarity: Vec<u8> = kept
-            .iter()
-            .map(|&i| (encoder.rarity[i] / RARITY_STEP).round() as u8)
-            .collect();
+        let kept = encoder.base.kept();
         let questions: Vec<u8> = questions.iter().flat_map(|q| q.to_le_bytes()).collect();
         Packed {
             provenance: self.provenance.clone(),
+            encoder: PackedBase::pack(&encoder.base, &kept),
             topics: encoder.topics.names.clone(),
-            ngrams: BASE64.encode(index),
-            rarity: BASE64.encode(rarity),
             topic: pack(&encoder.topics.topic, &kept),
             difficulty: pack(&encoder.topics.difficulty, &kept),
             heads: heads.clone(),
-            pool: pool.clone(),
             common: common.clone(),
             fusion: fusion.clone(),
             trust: *trust,
@@ -131,56 +133,39 @@ impl TrainedGate {
         }
     }
 
-    pub(crate) fn unpack(packed: Packed) -> Result<Self, GateError> {
+    pub(crate) fn unpack(packed: Packed, embedders: Embedders<'_>) -> Result<Self, GateError> {
         packed.priors.check()?;
         if packed.topics.is_empty() || packed.topics.len() > MAX_TOPICS {
             return Err(invalid("topics", "give 1 to 512"));
         }
-        let index = bytes("ngrams", &packed.ngrams)?;
-        let kept: Vec<usize> = index
-            .chunks_exact(2)
-            .map(|pair| usize::from(u16::from_le_bytes([pair[0], pair[1]])))
-            .collect();
-        if index.len() % 2 != 0 || kept.windows(2).any(|pair| pair[0] >= pair[1]) {
-            return Err(invalid("ngrams", "the numbers must rise"));
-        }
-        let steps = bytes("rarity", &packed.rarity)?;
-        if steps.len() != kept.len() {
-            return Err(invalid("rarity", "one byte per n-gram"));
-        }
-        let mut rarity = vec![0.0; WIDTH];
-        for (&i, &step) in kept.iter().zip(&steps) {
-            rarity[i] = f32::from(step) * RARITY_STEP;
-        }
+        let base = packed.encoder.unpack(embedders)?;
+        let kept = base.kept();
+        let width = base.width();
         let classes = packed.topics.len();
         let topics = Topics {
             names: packed.topics,
-            topic: unpack("topic", packed.topic, &kept, classes)?,
-            difficulty: unpack("difficulty", packed.difficulty, &kept, 2)?,
+            topic: unpack("topic", packed.topic, (&kept, width), classes)?,
+            difficulty: unpack("difficulty", packed.difficulty, (&kept, width), 2)?,
         };
-        let encoder = Encoder::new(rarity, topics);
+        let encoder = Encoder::new(base, topics);
         let width = encoder.width();
         for (expert, head) in &packed.heads {
             check(head, width).map_err(|field| {
                 invalid(&format!("heads.{expert}.{field}"), "train the gate again")
             })?;
         }
-        let pool = packed.pool;
+        let common = &packed.common;
         let proper = |p: &Prior| {
             p.mean.len() == width
                 && p.precision.len() == width
                 && finite(&p.mean)
                 && p.precision.iter().all(|v| v.is_finite() && *v > 0.0)
         };
-        if pool.as_ref().is_some_and(|pool| !proper(pool)) {
-            return Err(invalid("pool", "one mean and one precision per feature"));
-        }
-        let common = &packed.common;
-        if ![0, width].contains(&common.weights.len())
-            || !finite(&common.weights)
-            || !(0.0..=1.0).contains(&common.mean)
-        {
-            return Err(invalid("common", "one weight per feature and a mean"));
+        if !common.prior.as_ref().is_none_or(proper) || !(0.0..=1.0).contains(&common.mean) {
+            return Err(invalid(
+                "common",
+                "one mean and one precision per feature, and a mean",
+            ));
         }
         let lines = &packed.fusion.lines;
         let level = |v: f64| v.is_finite() && v.abs() <= 10.0;
@@ -205,7 +190,6 @@ impl TrainedGate {
             trained: Trained {
                 encoder,
                 heads: packed.heads,
-                pool,
                 common: packed.common,
                 fusion: packed.fusion,
                 trust: packed.trust,
@@ -213,6 +197,60 @@ impl TrainedGate {
             },
             priors: packed.priors,
         })
+    }
+}
+
+impl PackedBase {
+    fn pack(base: &Base, kept: &[usize]) -> Self {
+        match base {
+            Base::Hashed(rarity) => {
+                let index = kept
+                    .iter()
+                    .flat_map(|&i| u16::try_from(i).unwrap_or(u16::MAX).to_le_bytes());
+                let rarity = kept
+                    .iter()
+                    .map(|&i| (rarity[i] / RARITY_STEP).round() as u8);
+                Self::Hashed {
+                    ngrams: BASE64.encode(index.collect::<Vec<u8>>()),
+                    rarity: BASE64.encode(rarity.collect::<Vec<u8>>()),
+                }
+            }
+            Base::Dense(embedder) => Self::Dense {
+                name: embedder.name().to_owned(),
+                width: embedder.width(),
+            },
+        }
+    }
+
+    fn unpack(self, embedders: Embedders<'_>) -> Result<Base, GateError> {
+        let (ngrams, rarity) = match self {
+            Self::Hashed { ngrams, rarity } => (ngrams, rarity),
+            Self::Dense { name, width } => {
+                let found = embedders.iter().find(|e| e.name() == name);
+                let Some(embedder) = found else {
+                    return Err(GateError::NeedsEncoder { name });
+                };
+                if embedder.width() != width {
+                    return Err(invalid("encoder.width", "the encoder has another"));
+                }
+                return Ok(Base::Dense(embedder.clone()));
+            }
+        };
+        let index = bytes("encoder.ngrams", &ngrams)?;
+        let (pairs, rest) = index.as_chunks::<2>();
+        let kept: Vec<u16> = pairs.iter().map(|pair| u16::from_le_bytes(*pair)).collect();
+        if !rest.is_empty() || kept.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return Err(invalid("encoder.ngrams", "the numbers must rise"));
+        }
+        let steps = bytes("encoder.rarity", &rarity)?;
+        if steps.len() != kept.len() || steps.contains(&0) {
+            return Err(invalid("encoder.rarity", "one byte per n-gram, above 0"));
+        }
+        let mut rarity = vec![0.0; WIDTH];
+        for (i, step) in kept.into_iter().zip(steps) {
+            rarity[usize::from(i)] = f32::from(step) * RARITY_STEP;
+        }
+        Ok(Base::Hashed(rarity))
     }
 }
 
@@ -250,7 +288,7 @@ fn pack(softmax: &Softmax, kept: &[usize]) -> PackedSoftmax {
 fn unpack(
     field: &str,
     packed: PackedSoftmax,
-    kept: &[usize],
+    (kept, width): (&[usize], usize),
     classes: usize,
 ) -> Result<Softmax, GateError> {
     let given = bytes(field, &packed.weights)?;
@@ -258,7 +296,7 @@ fn unpack(
     if !sane(&packed.steps) || !sane(&packed.bias) || given.len() != kept.len() * classes {
         return Err(invalid(field, "steps, biases and weights of every class"));
     }
-    let mut weights = vec![0.0; WIDTH * classes];
+    let mut weights = vec![0.0; width * classes];
     for (&i, row) in kept.iter().zip(given.chunks_exact(classes)) {
         let own = &mut weights[i * classes..(i + 1) * classes];
         for ((weight, byte), step) in own.iter_mut().zip(row).zip(&packed.steps) {
@@ -277,6 +315,9 @@ fn check(head: &TrainedHead, width: usize) -> Result<(), &'static str> {
     let weights = &head.logistic.weights;
     if weights.len() != width || !finite(weights) {
         return Err("logistic.weights");
+    }
+    if head.network.as_ref().is_some_and(|n| !n.fits(width)) {
+        return Err("network");
     }
     let factor = &head.logistic.factor;
     let diagonal = |i: usize| factor[i * width + i] > 0.0;

@@ -29,23 +29,37 @@ pub(crate) fn fuse(
     members: &[(&ExpertName, f64)],
     rule: impl Fn(&ExpertName) -> OptionRule,
 ) -> Option<f64> {
-    let given = members
-        .iter()
-        .filter_map(|(e, p)| Some((*e, *p, item.outcomes.get(*e)?)));
-    let given: Vec<(&ExpertName, f64, &Outcome)> = given.collect();
-    let scored = !given.is_empty() && given.iter().all(|g| !g.2.choice_logprobs.is_empty());
+    let given: Vec<(&ExpertName, f64, &Outcome)> = given(item, members).collect();
+    if given.is_empty() || given.iter().any(|g| g.2.choice_logprobs.is_empty()) {
+        return vote(item, members);
+    }
+    let mut support = vec![0.0; item.choices.len()];
+    for (expert, p, outcome) in given {
+        let bytes = item.choices.iter().map(String::len);
+        let own = rule(expert).probabilities(&outcome.choice_logprobs, bytes);
+        support.iter_mut().zip(own).for_each(|(s, q)| *s += p * q);
+    }
+    share_of_winner(&support, item.answer?)
+}
+
+/// Expected score of the members' weighted vote; `None` without a known answer or any choice.
+pub(crate) fn vote(item: &Item, members: &[(&ExpertName, f64)]) -> Option<f64> {
     let options = item.choices.len();
     let mut support = vec![0.0; options];
-    for (expert, p, outcome) in given {
-        if scored {
-            let bytes = item.choices.iter().map(String::len);
-            let own = rule(expert).probabilities(&outcome.choice_logprobs, bytes);
-            support.iter_mut().zip(own).for_each(|(s, q)| *s += p * q);
-        } else if let Some(choice) = outcome.choice {
+    for (_, p, outcome) in given(item, members) {
+        if let Some(choice) = outcome.choice {
             support[choice] += vote_weight(p, options);
         }
     }
     share_of_winner(&support, item.answer?)
+}
+
+fn given<'i>(
+    item: &'i Item,
+    members: &'i [(&'i ExpertName, f64)],
+) -> impl Iterator<Item = (&'i ExpertName, f64, &'i Outcome)> {
+    let each = members.iter();
+    each.filter_map(|(e, p)| Some((*e, *p, item.outcomes.get(*e)?)))
 }
 
 /// 1 if the answer alone has most support, a share of it if it ties, else 0; `None` without support.

@@ -12,7 +12,7 @@ use crate::Setting;
 /// Experts asked about.
 const EXPERTS: usize = 64;
 /// About 100 tokens.
-const TEXT: &str = "A researcher measures how long a wooden block slides on a rough horizontal table after it is \
+pub(super) const TEXT: &str = "A researcher measures how long a wooden block slides on a rough horizontal table after it is \
     released from a compressed spring with a known stiffness. She repeats the measurement with blocks of \
     different masses and finds that the heavier blocks stop sooner, although the spring was compressed by the \
     same length every time. Which of the following statements explains her observation best, if the \
@@ -73,13 +73,15 @@ pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
         whole.push(began.elapsed().as_secs_f64() * 1e6);
         anyhow::ensure!(forecasts.len() == EXPERTS, "every expert was asked about");
     }
-    let quantiles = |all: &mut Vec<f64>| {
-        all.sort_by(f64::total_cmp);
-        let at = |part: f64| all[((all.len() - 1) as f64 * part) as usize];
-        json!({"p50_us": at(0.5), "p99_us": at(0.99), "max_us": at(1.0)})
-    };
     Ok(
         json!({"experts": EXPERTS, "runs": runs, "prompt_bytes": TEXT.len(),
         "encoder": quantiles(&mut encode), "encoder_and_heads": quantiles(&mut whole)}),
     )
+}
+
+/// Median, 99th percentile and largest of some microseconds.
+pub(super) fn quantiles(all: &mut [f64]) -> Value {
+    all.sort_by(f64::total_cmp);
+    let at = |part: f64| all[((all.len() - 1) as f64 * part) as usize];
+    json!({"p50_us": at(0.5), "p99_us": at(0.99), "max_us": at(1.0)})
 }

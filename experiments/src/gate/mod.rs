@@ -1,18 +1,20 @@
 //! What a gate is worth on questions it was not trained on, fold by fold.
 
 pub(crate) mod cost;
+mod data;
+pub(crate) mod encoders;
+pub(crate) mod subsets;
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufReader, Read};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use anyhow::Context;
 use moe2_gate::{
-    Against, Forecasts, InTurn, Item, OptionRule, Reference, Split, Trained, Training, baselines,
-    groups, judge, read_outcomes, read_questions, reread,
+    Against, Embedder, Forecasts, Item, OptionRule, Reference, Split, Training, baselines, groups,
+    judge, reread,
 };
 use moe2_model::ExpertName;
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use crate::Setting;
@@ -21,136 +23,135 @@ use crate::Setting;
 const FOLDS: usize = 5;
 /// Seed of the folds and of everything trained.
 const SEED: u64 = 7;
-/// Models of at most 13 billion parameters.
-const SMALL: [&str; 15] = [
-    "llama-2-13b",
-    "llama-2-7b",
-    "llama-3-8b",
-    "llama-3.1-8b",
-    "llama-3.1-8b-instruct",
-    "mistral-7b-instruct-v0.1",
-    "mistral-7b-instruct-v0.2",
-    "mistral-7b-v0.1",
-    "mistral-7b-v0.2",
-    "phi-3-mini-4k-instruct",
-    "qwen1.5-7b-chat",
-    "yi-6b",
-    "yi-6b-chat",
-    "gemma-7b",
-    "mathstral-7b",
-];
-/// Where the record of the demo's models lies, from the repository's root.
-const LOCAL: &str = "experiments/record/outcomes-demo-models/outcomes.jsonl.zst";
-
 /// MMLU-Pro, models of 13B and below, five folds.
 pub(crate) fn mmlu_pro(setting: &Setting) -> anyhow::Result<Value> {
-    let small: BTreeSet<&str> = SMALL.into();
-    let mut items = outcomes(&setting.data()?.join("mmlu_pro_29llm.jsonl.zst"))?;
-    for item in &mut items {
-        item.outcomes.retain(|e, _| small.contains(e.as_str()));
-    }
-    items.retain(|item| !item.outcomes.is_empty());
-    cross_validate(items, setting)
+    let judged = Judged::new(data::mmlu_pro(setting)?, setting);
+    judged.report(None, true, setting)
 }
 
 /// The demo's models on the recorded sample, five folds.
 pub(crate) fn local(setting: &Setting) -> anyhow::Result<Value> {
-    let questions = setting.data()?.join("questions.jsonl.zst");
-    let texts = read_questions(open(&questions)?).context("the questions")?;
-    let mut items = outcomes(&root().join(LOCAL))?;
-    let by_id: std::collections::HashMap<_, _> =
-        texts.iter().map(|q| (q.id.as_deref(), q)).collect();
-    for item in &mut items {
-        let question = by_id
-            .get(&item.id.as_deref())
-            .context("a question is missing")?;
-        item.take_texts(question).map_err(anyhow::Error::msg)?;
-    }
-    cross_validate(items, setting)
+    let judged = Judged::new(data::demo_models(setting)?, setting);
+    judged.report(None, true, setting)
 }
 
-fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+/// Jobs on every core.
+fn on_all_cores(count: usize, job: &(dyn Fn(usize) + Sync)) {
+    (0..count).into_par_iter().for_each(job);
 }
 
-fn open(path: &Path) -> anyhow::Result<BufReader<Box<dyn Read>>> {
-    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let text = ruzstd::decoding::StreamingDecoder::new(file)
-        .map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
-    Ok(BufReader::new(Box::new(text)))
+/// Questions with outcomes, in folds.
+struct Judged {
+    items: Vec<Item>,
+    rules: BTreeMap<ExpertName, OptionRule>,
+    split: Split,
 }
 
-fn outcomes(path: &Path) -> anyhow::Result<Vec<Item>> {
-    read_outcomes(open(path)?).with_context(|| format!("in {}", path.display()))
-}
-
-fn cross_validate(mut items: Vec<Item>, setting: &Setting) -> anyhow::Result<Value> {
-    if setting.smoke {
-        items.truncate(400);
-    }
-    // Two parameters per expert: read once, for training and judging alike.
-    let experts: BTreeSet<ExpertName> = items
-        .iter()
-        .flat_map(|i| i.outcomes.keys().cloned())
-        .collect();
-    let rules: std::collections::BTreeMap<ExpertName, OptionRule> = experts
-        .iter()
-        .map(|e| (e.clone(), OptionRule::fit(&moe2_gate::scored(&items, e))))
-        .collect();
-    reread(&mut items, |e| rules.get(e).copied());
-    let split = Split::new(&groups(&items), FOLDS, SEED);
-    let mut forecasts = vec![Forecasts::new(); items.len()];
-    let mut others: Vec<(&'static str, Vec<Forecasts>)> = Vec::new();
-    let mut folds = Vec::new();
-    for fold in 0..FOLDS {
-        setting.say(&format!("fold {} of {FOLDS}", fold + 1));
-        let train: Vec<Item> = split
-            .outside(fold)
-            .into_iter()
-            .map(|i| items[i].clone())
+impl Judged {
+    fn new(mut items: Vec<Item>, setting: &Setting) -> Self {
+        if setting.smoke {
+            items.truncate(400);
+        }
+        // Two parameters per expert: read once, for training and judging alike.
+        let experts: BTreeSet<ExpertName> = items
+            .iter()
+            .flat_map(|i| i.outcomes.keys().cloned())
             .collect();
-        let simple = baselines(&train);
-        let began = std::time::Instant::now();
-        let trained = Training::new(train, SEED)?.run(&InTurn, || {});
-        folds.push(
-            json!({"train": split.outside(fold).len(), "test": split.inside(fold).len(),
-            "trust": trained.trust, "seconds": began.elapsed().as_secs_f64(),
-            "fusion_gains": trained.fusion_gains()}),
-        );
-        for at in split.inside(fold) {
-            forecasts[at] = forecast(&trained, &items[at]);
-            for (n, baseline) in simple.iter().enumerate() {
-                if others.len() <= n {
-                    others.push((baseline.name(), vec![Forecasts::new(); items.len()]));
-                }
-                others[n].1[at] = baseline.forecast(&items[at]);
-            }
+        let rules: BTreeMap<ExpertName, OptionRule> = experts
+            .iter()
+            .map(|e| (e.clone(), OptionRule::fit(&moe2_gate::scored(&items, e))))
+            .collect();
+        reread(&mut items, |e| rules.get(e).copied());
+        Self {
+            split: Split::new(&groups(&items), FOLDS, SEED),
+            items,
+            rules,
         }
     }
-    // The best single expert is far ahead of the second in every fold, so the folds' choices are one.
-    let reference = Reference::new(&items);
-    let against = Against {
-        reference: &reference,
-        others: &others,
-    };
-    let rule = |e: &ExpertName| rules.get(e).copied().unwrap_or_default();
-    let judged = judge(&items, &forecasts, &against, rule, SEED).context("nothing to judge")?;
-    let bests: BTreeSet<String> = (0..FOLDS)
-        .filter_map(|fold| {
-            let train: Vec<Item> = split
-                .outside(fold)
-                .into_iter()
-                .map(|i| items[i].clone())
-                .collect();
-            Some(Reference::new(&train).best()?.to_string())
-        })
-        .collect();
-    Ok(json!({"folds": folds, "best_single_of_training_folds": bests, "judgement": judged}))
+
+    /// Leaves these experts only.
+    fn keep(&mut self, experts: &[ExpertName]) {
+        for item in &mut self.items {
+            item.outcomes.retain(|e, _| experts.contains(e));
+        }
+        self.rules.retain(|e, _| experts.contains(e));
+    }
+
+    /// Questions outside a fold.
+    fn train(&self, fold: usize) -> Vec<Item> {
+        let outside = self.split.outside(fold).into_iter();
+        outside.map(|at| self.items[at].clone()).collect()
+    }
+
+    /// A gate per fold, judged on the fold, beside simpler gates if they are asked for.
+    fn report(
+        &self,
+        embedder: Option<Arc<dyn Embedder>>,
+        simpler: bool,
+        setting: &Setting,
+    ) -> anyhow::Result<Value> {
+        let items = &self.items;
+        let mut forecasts = vec![Forecasts::new(); items.len()];
+        let mut others: Vec<(&'static str, Vec<Forecasts>)> = Vec::new();
+        let mut folds = Vec::new();
+        for fold in 0..FOLDS {
+            setting.say(&format!("fold {} of {FOLDS}", fold + 1));
+            let train = self.train(fold);
+            let simple = if simpler {
+                baselines(&train)
+            } else {
+                Vec::new()
+            };
+            let began = std::time::Instant::now();
+            let training = match &embedder {
+                None => Training::new(train, SEED)?,
+                Some(e) => Training::with_embedder(train, SEED, e.clone())?,
+            };
+            let trained = training.run(&on_all_cores, || {});
+            let networks = trained.heads.values().filter(|h| h.has_network()).count();
+            folds.push(json!({
+                "train": self.split.outside(fold).len(), "test": self.split.inside(fold).len(),
+                "trust": trained.trust, "networks": networks,
+                "seconds": began.elapsed().as_secs_f64(), "fusion_gains": trained.fusion_gains(),
+            }));
+            for at in self.split.inside(fold) {
+                forecasts[at] = trained.forecasts(&items[at]);
+                for (n, baseline) in simple.iter().enumerate() {
+                    if others.len() <= n {
+                        others.push((baseline.name(), vec![Forecasts::new(); items.len()]));
+                    }
+                    others[n].1[at] = baseline.forecast(&items[at]);
+                }
+            }
+        }
+        // The best single expert is far ahead of the second in every fold, so the folds' choices are one.
+        let reference = Reference::new(items);
+        let against = Against {
+            reference: &reference,
+            others: &others,
+        };
+        let rule = |e: &ExpertName| self.rules.get(e).copied().unwrap_or_default();
+        let judged = judge(items, &forecasts, &against, rule, SEED).context("nothing to judge")?;
+        let bests: BTreeSet<String> = (0..FOLDS)
+            .filter_map(|fold| Some(Reference::new(&self.train(fold)).best()?.to_string()))
+            .collect();
+        Ok(
+            json!({"folds": folds, "best_single_of_training_folds": bests, "judgement": judged,
+            "log_loss": log_loss(items, &forecasts)}),
+        )
+    }
 }
 
-fn forecast(trained: &Trained, item: &Item) -> Forecasts {
-    let features = trained.features(item);
-    let each = item.outcomes.keys();
-    each.filter_map(|e| Some((e.clone(), trained.forecast(e, &features)?.0)))
-        .collect()
+/// Mean over experts and questions of −ln of the probability of what happened.
+fn log_loss(items: &[Item], forecasts: &[Forecasts]) -> f64 {
+    let mut all = (0.0, 0.0);
+    for (item, forecasts) in items.iter().zip(forecasts) {
+        for (expert, p) in forecasts {
+            let p = p.clamp(1e-6, 1.0 - 1e-6);
+            let score = item.outcomes[expert].score;
+            all.0 -= score * p.ln() + (1.0 - score) * (1.0 - p).ln();
+            all.1 += 1.0;
+        }
+    }
+    all.0 / all.1
 }

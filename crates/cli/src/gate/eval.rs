@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use moe2_gate::{
-    Against, Figure, Forecasts, Item, Judgement, Reference, Routed, baselines, cross_fitted, judge,
+    Against, Figure, Forecasts, Judgement, Reference, Routed, baselines, cross_fitted, judge,
     reread,
 };
 
-use super::files::{self, Data};
+use super::held::{Held, HeldOut};
 use crate::table::Table;
 use crate::{BadInput, out};
 
@@ -16,11 +17,8 @@ use crate::{BadInput, out};
     after_help = "Examples:\n  moe2 gate eval --gate gate.json --data held-out.jsonl\n  moe2 gate eval --gate gate.json --data held-out.jsonl --experts a,b,c --json\n\nThe best single expert is the one with the best mean on the gate's training data. Simpler gates are\ntrained on --train, or on the other folds of the data itself where that is not given. Intervals are\n95 % bootstrap intervals over groups of near-duplicate questions."
 )]
 pub(crate) struct Args {
-    /// Gate file.
-    #[arg(long, value_name = "FILE")]
-    gate: PathBuf,
     #[command(flatten)]
-    data: Data,
+    held: HeldOut,
     /// Outcomes to train the simpler gates on.
     #[arg(long, value_name = "FILE")]
     train: Vec<PathBuf>,
@@ -33,33 +31,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let (gate, _) = files::gate(&args.gate)?;
-    let Some(trained) = gate.trained() else {
-        let why = "the gate holds stated priors, there is nothing to judge: train one with `moe2 gate train`";
-        return Err(BadInput(why.to_owned()).into());
-    };
-    let (mut items, _) = args.data.read()?;
-    if let Some(item) = items.iter().find(|item| item.lacks_text()) {
-        return Err(BadInput(format!(
-            "question {} has no text: name the file of its text with --questions",
-            item.id.as_deref().unwrap_or("?")
-        ))
-        .into());
-    }
-    refuse_seen(&items, |item| trained.has_seen(item))?;
-    let known = |item: &mut Item| {
-        item.outcomes.retain(|e, _| trained.heads.contains_key(e));
-        !item.outcomes.is_empty()
-    };
-    items.retain_mut(known);
-    reread(&mut items, |expert| Some(gate.option_rule(expert)));
-    let forecast = |item: &Item| -> Forecasts {
-        let features = trained.features(item);
-        let each = item.outcomes.keys();
-        each.filter_map(|e| Some((e.clone(), trained.forecast(e, &features)?.0)))
-            .collect()
-    };
-    let forecasts: Vec<Forecasts> = items.iter().map(forecast).collect();
+    let Held { gate, items } = args.held.read()?;
+    let trained = gate.trained().context("the gate was trained")?;
+    let forecasts: Vec<Forecasts> = items.iter().map(|item| trained.forecasts(item)).collect();
     let in_data = |e: &&moe2_model::ExpertName| items.iter().any(|i| i.outcomes.contains_key(*e));
     let means = trained.heads.iter().filter(|(e, _)| in_data(e));
     let reference = Reference {
@@ -68,7 +42,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let others = if args.train.is_empty() {
         cross_fitted(&items, args.seed)
     } else {
-        let (mut train, _) = args.data.instead(&args.train).read()?;
+        let (mut train, _) = args.held.data.instead(&args.train).read()?;
         reread(&mut train, |expert| Some(gate.option_rule(expert)));
         let trained = baselines(&train);
         let each = trained.iter();
@@ -90,21 +64,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     out::data(&table(&judged));
     Ok(())
-}
-
-/// A gate judged on what it was trained on is judged on its memory.
-fn refuse_seen(items: &[Item], seen: impl Fn(&Item) -> bool) -> anyhow::Result<()> {
-    let known: Vec<&Item> = items.iter().filter(|item| seen(item)).collect();
-    let Some(first) = known.first() else {
-        return Ok(());
-    };
-    Err(BadInput(format!(
-        "the gate was trained on {} of these {} questions (the first is {}): give data it has not seen; `moe2 gate split` keeps some apart",
-        known.len(),
-        items.len(),
-        first.id.as_deref().unwrap_or("without an id"),
-    ))
-    .into())
 }
 
 fn table(judged: &Judgement) -> String {

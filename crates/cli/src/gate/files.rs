@@ -4,13 +4,17 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
-use moe2_gate::{DataFile, Gate, Item, read_outcomes, read_questions};
+use moe2_gate::{DataFile, Embedder, Gate, Item, read_outcomes, read_questions};
 use moe2_model::ExpertName;
 use sha2::{Digest, Sha256};
 
 use crate::{BadInput, input};
+
+/// The encoder that needs no files.
+pub(super) const HASHED: &str = "hashed";
 
 /// Which outcomes are read; the same for every command that reads some.
 #[derive(Debug, Clone, clap::Args)]
@@ -139,12 +143,41 @@ fn by_id(items: &[Item]) -> HashMap<&str, usize> {
         .collect()
 }
 
-/// A gate, and how many bytes its file has.
-pub(super) fn gate(path: &Path) -> anyhow::Result<(Gate, u64)> {
-    let name = path.display();
-    let file =
-        std::fs::File::open(path).map_err(|e| BadInput(format!("cannot read {name}: {e}")))?;
-    Gate::from_reader(file).map_err(|e| BadInput(format!("{name}: {e}")).into())
+/// Where text encoders lie that a gate may need.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct Encoders {
+    /// Folder with the files of text encoders, a folder each, for a gate that needs one.
+    #[arg(long, env = "MOE2_ENCODERS", value_name = "DIR")]
+    encoders: Option<PathBuf>,
+}
+
+impl Encoders {
+    /// Reads a gate file; also its size.
+    pub(super) fn gate(&self, path: &Path) -> anyhow::Result<(Gate, u64)> {
+        let name = path.display();
+        let file =
+            std::fs::File::open(path).map_err(|e| BadInput(format!("cannot read {name}: {e}")))?;
+        Gate::from_reader(file, &self.all()?).map_err(|e| BadInput(format!("{name}: {e}")).into())
+    }
+
+    /// The encoder of this name; nothing for the one that needs no files.
+    pub(super) fn named(&self, name: &str) -> anyhow::Result<Option<Arc<dyn Embedder>>> {
+        if name == HASHED {
+            return Ok(None);
+        }
+        let Some(dir) = &self.encoders else {
+            let why = "--encoder: name the folder of its files with --encoders";
+            return Err(BadInput(why.to_owned()).into());
+        };
+        let opened = moe2_embed::open(name, &dir.join(name));
+        opened.map(Some).map_err(|e| BadInput(e.to_string()).into())
+    }
+
+    fn all(&self) -> anyhow::Result<Vec<Arc<dyn Embedder>>> {
+        let opened = self.encoders.as_deref().map(moe2_embed::open_all);
+        let opened = opened.transpose().map_err(|e| BadInput(e.to_string()))?;
+        Ok(opened.unwrap_or_default())
+    }
 }
 
 /// Writes beside the file and renames, so that nobody reads half of one.

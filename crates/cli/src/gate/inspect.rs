@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{files, train};
+use super::files::Encoders;
+use super::train;
 use crate::out;
 use crate::table::Table;
 
@@ -15,13 +16,15 @@ use crate::table::Table;
 pub(crate) struct Args {
     /// Gate file.
     file: PathBuf,
+    #[command(flatten)]
+    encoders: Encoders,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let (gate, bytes) = files::gate(&args.file)?;
+    let (gate, bytes) = args.encoders.gate(&args.file)?;
     let trained = gate.trained();
     if args.json {
         return out::json(&json!({
@@ -29,6 +32,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             "bytes": bytes,
             "summary": gate.provenance(),
             "training": gate.training(),
+            "encoder": trained.map(|t| t.encoder()),
             "topics": trained.map(|t| t.topics()),
             "trust": trained.map(|t| t.trust),
             "fusion_gain": trained.map(|t| t.fusion_gains()),
@@ -52,6 +56,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             "  seed {}, {} folds, moe2 {}\n",
             training.seed, training.folds, training.version
         );
+        text += &format!("encoder: {}\n", trained.encoder());
         text += &format!("topics: {}\n", trained.topics().join(", "));
         text += &format!("trust in heads beyond their means: {}\n", trained.trust);
         for (k, (gain, error)) in (2..).zip(trained.fusion_gains()) {

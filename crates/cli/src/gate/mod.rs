@@ -3,7 +3,9 @@
 mod collect;
 mod eval;
 mod files;
+mod held;
 mod inspect;
+mod live;
 mod split;
 mod train;
 
@@ -23,6 +25,8 @@ enum Command {
     Train(train::Args),
     /// Judge a gate on outcomes it has not seen, beside simpler ones.
     Eval(eval::Args),
+    /// Ask a fleet held-out questions and compare it with what the gate does on paper.
+    Live(live::Args),
     /// Show what is in a gate file.
     Inspect(inspect::Args),
 }
@@ -33,6 +37,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Command::Split(args) => split::run(args),
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Live(args) => live::run(args),
         Command::Inspect(args) => inspect::run(args),
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use moe2_gate::{Gate, Provenance, TrainError, Trained, Training};
 use serde_json::json;
 
-use super::files::{self, Data};
+use super::files::{self, Data, Encoders};
 use crate::progress::Count;
 use crate::table::Table;
 use crate::threads::Threads;
@@ -25,6 +25,12 @@ pub(crate) struct Args {
     /// Add the data's new experts to this gate and leave its encoder and heads as they are.
     #[arg(long, value_name = "GATE")]
     onto: Option<PathBuf>,
+    /// What reads questions: `hashed` n-grams, which need no files, `static` token vectors, or `minilm`, a
+    /// small BERT, where this program was built with it.
+    #[arg(long, default_value = files::HASHED, conflicts_with = "onto", value_name = "NAME")]
+    encoder: String,
+    #[command(flatten)]
+    encoders: Encoders,
     /// Take stated priors for free text and unknown experts from this gate instead of the built-in one.
     #[arg(long, value_name = "GATE")]
     priors: Option<PathBuf>,
@@ -45,13 +51,18 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (items, data) = args.data.read()?;
     let questions = items.len();
-    let base = args.onto.as_deref().map(files::gate).transpose()?;
+    let base = args.onto.as_deref().map(|path| args.encoders.gate(path));
+    let base = base.transpose()?;
     let priors = match &args.priors {
-        Some(path) => files::gate(path)?.0,
+        Some(path) => args.encoders.gate(path)?.0,
         None => Gate::builtin(),
     };
     let prepared = match base {
-        None => Training::new(items, args.seed).map(|t| (t, None)),
+        None => match args.encoders.named(&args.encoder)? {
+            None => Training::new(items, args.seed),
+            Some(embedder) => Training::with_embedder(items, args.seed, embedder),
+        }
+        .map(|t| (t, None)),
         Some((base, _)) => {
             let (Some(trained), Some(provenance)) = (base.trained(), base.training()) else {
                 return Err(BadInput("--onto: that gate was not trained".to_owned()).into());
@@ -123,7 +134,7 @@ fn report(args: &Args, gate: &Gate, questions: usize, bytes: usize) -> anyhow::R
 /// What every head was chosen by.
 pub(super) fn heads(trained: &Trained) -> Table {
     let mut table = Table::new(&[
-        "EXPERT", "OUTCOMES", "MEAN", "LOSS", "OF MEAN", "PENALTY", "OPTIONS",
+        "EXPERT", "OUTCOMES", "MEAN", "LOSS", "OF MEAN", "PENALTY", "NETWORK", "OPTIONS",
     ]);
     for (expert, head) in &trained.heads {
         table.row([
@@ -134,6 +145,7 @@ pub(super) fn heads(trained: &Trained) -> Table {
             format!("{:.4}", head.held_out_constant),
             head.penalty
                 .map_or_else(|| "pooled".to_owned(), |p| p.to_string()),
+            if head.has_network() { "yes" } else { "" }.to_owned(),
             format!(
                 "length^{}, ×{:.2}",
                 head.options.length, head.options.sharpness

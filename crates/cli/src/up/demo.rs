@@ -9,13 +9,18 @@ use crate::out;
 use crate::table::{Table, shorten};
 
 /// One of each kind that the experts differ in.
-fn questions() -> [Value; 5] {
+fn questions() -> [Value; 6] {
     let chat = |text: &str| json!({"messages": [{"role": "user", "content": text}]});
     [
         chat("Write a Python function that returns the n-th Fibonacci number."),
         chat("Hello! Can you recommend something to do on a rainy day?"),
         chat("The history of the city of Rome begins in"),
         chat("What is 12 + 30?"),
+        // The trained gate's, which takes one expert for a choice where several did not pay on its record.
+        json!({
+            "messages": [{"role": "user", "content": "Which part of a plant cell turns light into sugar?"}],
+            "structured_outputs": {"choice": ["nucleus", "chloroplast", "ribosome", "cell wall"]},
+        }),
         json!({
             "messages": [{"role": "user", "content": "Is the Earth round? Answer yes or no."}],
             "structured_outputs": {"choice": ["yes", "no"]},

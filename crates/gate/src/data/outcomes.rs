@@ -226,16 +226,21 @@ impl<R: BufRead> Reader<R> {
     }
 }
 
-/// Reads a whole outcome file.
+/// Reads a whole outcome file. Questions without any outcome, which every expert refused when they were
+/// collected, are left out.
 ///
 /// # Errors
-/// [`OutcomeError`] for the first line that is wrong, or that has no outcome.
+/// [`OutcomeError`] for the first line that is wrong, or if no line has an outcome.
 pub fn read_outcomes(input: impl BufRead) -> Result<Vec<Item>, OutcomeError> {
-    read(input, |item| {
-        item.outcomes.is_empty().then(|| {
-            "outcomes: missing or empty; give the outcome of at least one expert".to_owned()
-        })
-    })
+    let mut items = read_questions(input)?;
+    items.retain(|item| !item.outcomes.is_empty());
+    if items.is_empty() {
+        return Err(OutcomeError {
+            line: 1,
+            problem: "outcomes: missing or empty, here and on every other line; give the outcome of at least one expert".to_owned(),
+        });
+    }
+    Ok(items)
 }
 
 /// Reads a whole file of questions, which need no outcomes.
@@ -243,19 +248,9 @@ pub fn read_outcomes(input: impl BufRead) -> Result<Vec<Item>, OutcomeError> {
 /// # Errors
 /// [`OutcomeError`] for the first line that is wrong.
 pub fn read_questions(input: impl BufRead) -> Result<Vec<Item>, OutcomeError> {
-    read(input, |_| None)
-}
-
-fn read(
-    input: impl BufRead,
-    lacks: impl Fn(&Item) -> Option<String>,
-) -> Result<Vec<Item>, OutcomeError> {
     let mut reader = Reader::new(input);
     let mut items = Vec::new();
     while let Some(item) = reader.next_item()? {
-        if let Some(problem) = lacks(&item) {
-            return Err(reader.wrong(problem));
-        }
         items.push(item);
     }
     if items.is_empty() {
@@ -346,6 +341,13 @@ mod tests {
         let b = ExpertName::new("b").expect("a valid name");
         assert_eq!(items[0].outcomes[&b].score, 0.25);
         assert_eq!(items[1].id, None);
+    }
+
+    #[test]
+    fn questions_that_everyone_refused_are_left_out() {
+        let refused = r#"{"id": "q0", "prompt": "too long", "outcomes": {}}"#;
+        let items = read_outcomes(format!("{refused}\n{GOOD}\n").as_bytes());
+        assert_eq!(items.map(|items| items.len()), Ok(1));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! An encoder is trained, or downloaded, once and then frozen: that is what lets every expert have a
 //! head of its own that never has to change when another one comes or goes (MATH 3, theorem D).
 
+pub(crate) mod base;
 pub(crate) mod ngrams;
 pub(crate) mod topics;
 

@@ -1,4 +1,4 @@
-//! The frozen part of a trained gate: from n-grams to a few numbers that say what a question is about and
+//! The frozen part of a trained gate: from rows of a base to a few numbers that say what a question is about and
 //! how hard it is.
 //!
 //! Heads on raw n-grams have tens of thousands of weights, and the noise of fifteen such heads drowns
@@ -7,74 +7,27 @@
 //! mean outcome beside it; a head then weighs a dozen numbers.
 
 use super::Sparse;
-use super::ngrams::{self, WIDTH};
+use super::base::{Base, Question};
 use crate::train::softmax::Softmax;
-
-/// Questions that an n-gram must be in.
-const LEAST_QUESTIONS: u32 = 3;
-/// Steps of rarity, so that one takes a byte in a file.
-pub(crate) const RARITY_STEP: f32 = 0.0625;
-
-/// A question as the gate sees it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Question<'q> {
-    pub(crate) text: &'q str,
-    pub(crate) options: &'q [String],
-}
-
-impl Question<'_> {
-    /// Weighted n-grams of the question with its options.
-    pub(crate) fn ngrams(&self, rarity: &[f32]) -> Sparse {
-        let mut whole = String::with_capacity(self.text.len() + 64);
-        whole.push_str(self.text);
-        for option in self.options {
-            whole.push('\n');
-            whole.push_str(option);
-        }
-        let mut sparse = ngrams::counts(&whole);
-        sparse.weigh(rarity);
-        sparse.normalise();
-        sparse
-    }
-}
-
-/// How telling each n-gram is: the logarithm of how few questions have it, in steps of [`RARITY_STEP`].
-/// Those in hardly any question say nothing that would come again, and have none.
-pub(crate) fn rarity<'q>(counts: impl Iterator<Item = &'q Sparse>) -> Vec<f32> {
-    let mut with = vec![0u32; WIDTH];
-    let mut all = 0u32;
-    for sparse in counts {
-        all += 1;
-        sparse.index.iter().for_each(|&i| with[i as usize] += 1);
-    }
-    let idf = |&n: &u32| {
-        if n < LEAST_QUESTIONS {
-            return 0.0;
-        }
-        let idf = (f64::from(all + 1) / f64::from(n + 1)).ln() + 1.0;
-        ((idf / f64::from(RARITY_STEP)).round().min(255.0) as f32) * RARITY_STEP
-    };
-    with.iter().map(idf).collect()
-}
 
 /// Topics and difficulty.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Topics {
     /// Names of the topics.
     pub(crate) names: Vec<String>,
-    /// Of topics, from n-grams.
+    /// Of topics, from rows of the base.
     pub(crate) topic: Softmax,
-    /// Of "right" and "wrong", from n-grams: the mean outcome of the experts at hand.
+    /// Of "right" and "wrong", from rows of the base: the mean outcome of the experts at hand.
     pub(crate) difficulty: Softmax,
 }
 
 impl Topics {
     /// Numbers for heads: 1, the topics' probabilities, the logit of being answered rightly, length and
     /// options.
-    pub(crate) fn features(&self, ngrams: &Sparse, question: Question<'_>) -> Vec<f64> {
+    pub(crate) fn features(&self, row: &Sparse, question: Question<'_>) -> Vec<f64> {
         let mut features = vec![1.0];
-        features.extend(self.topic.predict(ngrams));
-        let right = self.difficulty.predict(ngrams)[0].clamp(1e-6, 1.0 - 1e-6);
+        features.extend(self.topic.predict(row));
+        let right = self.difficulty.predict(row)[0].clamp(1e-6, 1.0 - 1e-6);
         features.push((right / (1.0 - right)).ln());
         features.extend(shape(question));
         features
@@ -94,27 +47,25 @@ fn shape(question: Question<'_>) -> [f64; 2] {
 /// All that lies between a question and the heads.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Encoder {
-    /// By n-gram, 0 for those that count for nothing.
-    pub(crate) rarity: Vec<f32>,
+    pub(crate) base: Base,
     pub(crate) topics: Topics,
     /// Tells features of one encoder from those of another.
     pub(crate) id: u64,
 }
 
 impl Encoder {
-    pub(crate) fn new(rarity: Vec<f32>, topics: Topics) -> Self {
+    pub(crate) fn new(base: Base, topics: Topics) -> Self {
         let numbers = topics.topic.bias.iter().chain(&topics.topic.weights);
-        let bits = numbers.chain(&rarity).map(|v| u64::from(v.to_bits()));
+        let bits = numbers.map(|v| u64::from(v.to_bits())).chain(base.bits());
         let id = bits.fold(0xcbf2_9ce4_8422_2325, |hash: u64, bits| {
             (hash ^ bits).wrapping_mul(0x0100_0000_01b3)
         });
-        Self { rarity, topics, id }
+        Self { base, topics, id }
     }
 
     /// Numbers for heads.
     pub(crate) fn features(&self, question: Question<'_>) -> Vec<f64> {
-        self.topics
-            .features(&question.ngrams(&self.rarity), question)
+        self.topics.features(&self.base.row(question), question)
     }
 
     /// How many.

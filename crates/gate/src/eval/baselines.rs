@@ -8,9 +8,7 @@ use super::Forecasts;
 use super::knn::Neighbours;
 use super::ridge::Ridge;
 use crate::data::{Item, Split, groups};
-use crate::encode::Sparse;
-use crate::encode::ngrams;
-use crate::encode::topics::rarity;
+use crate::encode::base::Base;
 use crate::train::fit::question;
 
 /// Folds within which baselines are trained if nothing else is given.
@@ -83,24 +81,9 @@ pub fn cross_fitted(items: &[Item], seed: u64) -> Vec<(&'static str, Vec<Forecas
     all
 }
 
-/// TF-IDF of questions: weighted n-grams of length 1.
-#[derive(Debug)]
-pub(super) struct TfIdf {
-    rarity: Vec<f32>,
-}
-
-impl TfIdf {
-    pub(super) fn new(items: &[Item]) -> Self {
-        let text = |item: &Item| item.texts().collect::<Vec<_>>().join("\n");
-        let counts: Vec<Sparse> = items.iter().map(|i| ngrams::counts(&text(i))).collect();
-        Self {
-            rarity: rarity(counts.iter()),
-        }
-    }
-
-    pub(super) fn vector(&self, item: &Item) -> Sparse {
-        question(item).ngrams(&self.rarity)
-    }
+/// TF-IDF: weighted n-grams of length 1.
+pub(super) fn tf_idf(items: &[Item]) -> Base {
+    Base::hashed(items.iter().map(question))
 }
 
 /// The answer most experts agree on, whatever the question: expected score, ties shared. `None` where the

@@ -11,7 +11,7 @@ use super::bootstrap::{Resamples, mean};
 use super::calibration::{Pair, Sorted};
 use crate::data::{Item, groups};
 use crate::options::OptionRule;
-use crate::vote::{fuse, share_of_winner, vote_weight};
+use crate::vote::{fuse, vote};
 
 /// Experts in the votes and mixtures that are judged.
 const K: usize = 3;
@@ -235,15 +235,10 @@ impl Bench<'_> {
 
     fn votes(&self, forecasts: &[Forecasts]) -> Vec<Option<f64>> {
         self.column(|at, item| {
-            let answer = item.answer?;
-            let options = item.choices.len();
-            let mut support = vec![0.0; options];
-            for (expert, p) in ranked(item, &forecasts[at]).into_iter().take(K) {
-                if let Some(choice) = item.outcomes[expert].choice {
-                    support[choice] += vote_weight(p, options);
-                }
-            }
-            Some(share_of_winner(&support, answer).unwrap_or(0.0))
+            item.answer?;
+            let members = ranked(item, &forecasts[at]);
+            let members = &members[..K.min(members.len())];
+            Some(vote(item, members).unwrap_or(0.0))
         })
     }
 

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::Forecasts;
-use super::baselines::{Baseline, Reference, TfIdf};
+use super::baselines::{Baseline, Reference, tf_idf};
 use crate::data::Item;
+use crate::encode::base::Base;
+use crate::train::fit::question;
 
 /// Neighbours asked.
 const K: usize = 40;
@@ -14,7 +16,7 @@ const PRIOR: f64 = 5.0;
 /// Questions with their outcomes, found by cosine similarity through an inverted index.
 #[derive(Debug)]
 pub(super) struct Neighbours {
-    tfidf: TfIdf,
+    tfidf: Base,
     postings: BTreeMap<u32, Vec<(u32, f32)>>,
     outcomes: Vec<Forecasts>,
     reference: Reference,
@@ -22,10 +24,10 @@ pub(super) struct Neighbours {
 
 impl Neighbours {
     pub(super) fn new(items: &[Item]) -> Self {
-        let tfidf = TfIdf::new(items);
+        let tfidf = tf_idf(items);
         let mut postings: BTreeMap<u32, Vec<(u32, f32)>> = BTreeMap::new();
         for (at, item) in (0u32..).zip(items) {
-            let vector = tfidf.vector(item);
+            let vector = tfidf.row(question(item));
             for (index, value) in vector.index.iter().zip(&vector.value) {
                 postings.entry(*index).or_default().push((at, *value));
             }
@@ -49,7 +51,7 @@ impl Baseline for Neighbours {
     }
 
     fn forecast(&self, item: &Item) -> Forecasts {
-        let vector = self.tfidf.vector(item);
+        let vector = self.tfidf.row(question(item));
         let mut similarity = vec![0.0f32; self.outcomes.len()];
         for (index, value) in vector.index.iter().zip(&vector.value) {
             for (at, other) in self.postings.get(index).into_iter().flatten() {

@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use moe2_model::ExpertName;
 
 use super::Forecasts;
-use super::baselines::{Baseline, TfIdf};
+use super::baselines::{Baseline, tf_idf};
 use crate::data::Item;
 use crate::encode::Sparse;
+use crate::encode::base::Base;
 use crate::encode::ngrams::WIDTH;
+use crate::train::fit::question;
 
 /// Penalties tried.
 const PENALTIES: [f64; 4] = [0.3, 1.0, 3.0, 10.0];
@@ -22,14 +24,14 @@ const HELD_OUT: usize = 5;
 
 #[derive(Debug)]
 pub(super) struct Ridge {
-    tfidf: TfIdf,
+    tfidf: Base,
     experts: BTreeMap<ExpertName, (f64, Vec<f64>)>,
 }
 
 impl Ridge {
     pub(super) fn new(items: &[Item]) -> Self {
-        let tfidf = TfIdf::new(items);
-        let vectors: Vec<Sparse> = items.iter().map(|item| tfidf.vector(item)).collect();
+        let tfidf = tf_idf(items);
+        let vectors: Vec<Sparse> = items.iter().map(|item| tfidf.row(question(item))).collect();
         let mut experts: Vec<&ExpertName> = items.iter().flat_map(|i| i.outcomes.keys()).collect();
         experts.sort_unstable();
         experts.dedup();
@@ -72,7 +74,7 @@ impl Baseline for Ridge {
     }
 
     fn forecast(&self, item: &Item) -> Forecasts {
-        let vector = self.tfidf.vector(item);
+        let vector = self.tfidf.row(question(item));
         let each = self.experts.iter();
         each.map(|(e, model)| (e.clone(), predict(model, &vector).clamp(0.0, 1.0)))
             .collect()

@@ -6,33 +6,37 @@
 //! the fold.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use moe2_model::ExpertName;
 
 use super::fusion::FusionGain;
-use super::heads::{self, HeldOut, Seen, TrainedHead};
+use super::heads::{self, HeldOut, Seen};
 use super::logistic::Prior;
+use super::model::Trained;
 use super::parallel::{self, Runner};
 use super::softmax::Softmax;
 use super::trust::{self, Common};
 use crate::data::{Item, Split, groups, reread, scored};
 use crate::encode::Sparse;
-use crate::encode::ngrams::{self, WIDTH};
-use crate::encode::topics::{Encoder, Question, Topics, rarity};
-use crate::gate::Quality;
+use crate::encode::base::{Base, Embedder, Question};
+use crate::encode::topics::{Encoder, Topics};
 use crate::options::OptionRule;
 
 /// Folds of the questions.
 pub(crate) const FOLDS: usize = 5;
-/// Ridge penalty of the topic layer, per question.
-const TOPIC_PENALTY: f64 = 2e-5;
-const DIFFICULTY_PENALTY: f64 = 2e-4;
 /// Questions of a topic below which it is not one.
 const LEAST_TOPIC: usize = 20;
 /// Characters of a token, where only characters were counted.
 const CHARS_PER_TOKEN: f64 = 4.0;
 /// Questions needed for five folds to mean anything.
 const LEAST_ITEMS: usize = 50;
+
+/// Questions read in one job.
+const PART: usize = 256;
+
+/// Who runs jobs, and who hears of each that is done.
+type Jobs<'j> = (&'j dyn Runner, &'j (dyn Fn() + Sync));
 
 /// Why a gate cannot be trained.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,33 +62,29 @@ pub enum TrainError {
     NothingNew,
 }
 
-/// What a training gives.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Trained {
-    pub(crate) encoder: Encoder,
-    /// By expert.
-    pub heads: BTreeMap<ExpertName, TrainedHead>,
-    pub(crate) pool: Option<Prior>,
-    pub(crate) common: Common,
-    pub(crate) fusion: FusionGain,
-    /// How far an expert's forecast may leave what all have in common, from 0 to 1.
-    pub trust: f64,
-    /// Fingerprints of the questions, in order.
-    pub(crate) questions: Vec<u64>,
-}
-
 /// A training about to run.
 #[derive(Debug)]
 pub struct Training {
     items: Vec<Item>,
     split: Split,
-    rarity: Vec<f32>,
-    ngrams: Vec<Sparse>,
+    base: Base,
     topics: Vec<String>,
     /// Topic of each item among `topics`.
     topic: Vec<usize>,
     rules: BTreeMap<ExpertName, OptionRule>,
-    base: Option<Trained>,
+    /// What experts are added to.
+    onto: Option<Trained>,
+}
+
+/// Everyone's held-out forecasts, from which gates for any of the experts follow.
+#[derive(Debug)]
+pub struct Fitted {
+    items: Vec<Item>,
+    features: Vec<Vec<f64>>,
+    rules: BTreeMap<ExpertName, OptionRule>,
+    encoder: Encoder,
+    heads: BTreeMap<ExpertName, HeldOut>,
+    questions: Vec<u64>,
 }
 
 pub(crate) fn question(item: &Item) -> Question<'_> {
@@ -95,38 +95,54 @@ pub(crate) fn question(item: &Item) -> Question<'_> {
 }
 
 impl Training {
-    /// Looks at all questions and splits them; the seed decides how.
+    /// Looks at all questions and splits them; the seed decides how. Questions are read as hashed n-grams.
     ///
     /// # Errors
     /// [`TrainError`] if there are too few, or one lacks its text.
     pub fn new(items: Vec<Item>, seed: u64) -> Result<Self, TrainError> {
-        let counts = usable(&items)?;
-        let rarity = rarity(counts.iter());
+        let base = Base::hashed(items.iter().map(question));
+        Self::of_base(items, seed, base)
+    }
+
+    /// The same with questions read by an encoder from outside.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn with_embedder(
+        items: Vec<Item>,
+        seed: u64,
+        embedder: Arc<dyn Embedder>,
+    ) -> Result<Self, TrainError> {
+        Self::of_base(items, seed, Base::Dense(embedder))
+    }
+
+    fn of_base(items: Vec<Item>, seed: u64, base: Base) -> Result<Self, TrainError> {
+        check(&items)?;
         let (topics, topic) = topics(&items, None);
-        Ok(Self::prepared(items, seed, rarity, (topics, topic), None))
+        Ok(Self::prepared(items, seed, base, (topics, topic), None))
     }
 
     /// Adds experts to a gate and leaves all else as it is: the encoder, the others' heads.
     ///
     /// # Errors
     /// [`TrainError`] as for [`Self::new`], or if the data has no new expert.
-    pub fn onto(base: Trained, items: Vec<Item>, seed: u64) -> Result<Self, TrainError> {
-        usable(&items)?;
-        let known = |name: &ExpertName| base.heads.contains_key(name);
+    pub fn onto(onto: Trained, items: Vec<Item>, seed: u64) -> Result<Self, TrainError> {
+        check(&items)?;
+        let known = |name: &ExpertName| onto.heads.contains_key(name);
         if items.iter().all(|item| item.outcomes.keys().all(known)) {
             return Err(TrainError::NothingNew);
         }
-        let topics = topics(&items, Some(&base.encoder.topics.names));
-        let rarity = base.encoder.rarity.clone();
-        Ok(Self::prepared(items, seed, rarity, topics, Some(base)))
+        let topics = topics(&items, Some(&onto.encoder.topics.names));
+        let base = onto.encoder.base.clone();
+        Ok(Self::prepared(items, seed, base, topics, Some(onto)))
     }
 
     fn prepared(
         mut items: Vec<Item>,
         seed: u64,
-        rarity: Vec<f32>,
+        base: Base,
         (topics, topic): (Vec<String>, Vec<usize>),
-        base: Option<Trained>,
+        onto: Option<Trained>,
     ) -> Self {
         let mut experts: Vec<ExpertName> = items
             .iter()
@@ -135,21 +151,19 @@ impl Training {
         experts.sort_unstable();
         experts.dedup();
         let rule = |expert: &ExpertName| {
-            let known = base.as_ref().and_then(|base| base.heads.get(expert));
+            let known = onto.as_ref().and_then(|onto| onto.heads.get(expert));
             known.map_or_else(|| OptionRule::fit(&scored(&items, expert)), |h| h.options)
         };
         let rules: BTreeMap<_, _> = experts.into_iter().map(|e| (e.clone(), rule(&e))).collect();
         reread(&mut items, |expert| rules.get(expert).copied());
-        let ngrams = items.iter().map(|item| question(item).ngrams(&rarity));
         Self {
             split: Split::new(&groups(&items), FOLDS, seed),
-            ngrams: ngrams.collect(),
             items,
-            rarity,
+            base,
             topics,
             topic,
             rules,
-            base,
+            onto,
         }
     }
 
@@ -162,54 +176,92 @@ impl Training {
     /// Jobs that [`Self::run`] reports.
     #[must_use]
     pub fn jobs(&self) -> usize {
-        self.layers() + self.rules.len()
+        self.parts() + self.layers() + self.rules.len()
+    }
+
+    /// Parts that questions are read in.
+    fn parts(&self) -> usize {
+        self.items.len().div_ceil(PART)
     }
 
     /// One per fold, and one on everything unless there is one.
     fn layers(&self) -> usize {
-        FOLDS + usize::from(self.base.is_none())
+        FOLDS + usize::from(self.onto.is_none())
     }
 
     /// Trains; `done` hears of every job that is. The result does not depend on the runner.
     #[must_use]
     pub fn run(mut self, runner: &dyn Runner, done: impl Fn() + Sync) -> Trained {
-        let layers = parallel::map(runner, self.layers(), |which| {
-            let layer = self.layer(which);
+        match self.onto.take() {
+            Some(onto) => self.added(onto, (runner, &done)),
+            None => self.fitted((runner, &done)).gate(|_| true),
+        }
+    }
+
+    /// Trains a head for everyone and stops there.
+    #[must_use]
+    pub fn fit(self, runner: &dyn Runner, done: impl Fn() + Sync) -> Fitted {
+        self.fitted((runner, &done))
+    }
+
+    /// Features of every item, by layers that were trained without it, and the layers.
+    fn features(&self, layers: usize, (runner, done): Jobs<'_>) -> (Vec<Vec<f64>>, Vec<Topics>) {
+        let parts = parallel::map(runner, self.parts(), |part| {
+            let items = self.items.iter().skip(part * PART).take(PART);
+            let rows = items.map(|item| self.base.row(question(item)));
+            let rows = rows.collect::<Vec<Sparse>>();
+            done();
+            rows
+        });
+        let rows = parts.concat();
+        let layers = parallel::map(runner, layers, |which| {
+            let layer = self.layer(&rows, which);
             done();
             layer
         });
-        let features: Vec<Vec<f64>> = self
-            .items
-            .iter()
-            .enumerate()
-            .map(|(at, item)| {
-                let layer = &layers[self.split.fold[at]];
-                layer.features(&self.ngrams[at], question(item))
-            })
-            .collect();
-        let mut questions: Vec<u64> = self.items.iter().map(Item::fingerprint).collect();
-        if let Some(base) = self.base.take() {
-            let new = |e: &&ExpertName| !base.heads.contains_key(*e);
-            let experts: Vec<&ExpertName> = self.rules.keys().filter(new).collect();
-            let added = self.heads(&experts, &features, base.pool.as_ref(), (runner, &done));
-            let mut heads = base.heads;
-            heads.extend(added.into_iter().map(|(expert, (head, _))| (expert, head)));
-            questions.extend(base.questions);
-            return Trained {
-                heads,
-                questions: in_order(questions),
-                ..base
-            };
+        let each = self.items.iter().zip(&rows).zip(&self.split.fold);
+        let features = each.map(|((item, row), fold)| layers[*fold].features(row, question(item)));
+        (features.collect(), layers)
+    }
+
+    fn questions(&self) -> Vec<u64> {
+        self.items.iter().map(Item::fingerprint).collect()
+    }
+
+    fn added(self, onto: Trained, jobs: Jobs<'_>) -> Trained {
+        let (features, _) = self.features(FOLDS, jobs);
+        let new = |e: &&ExpertName| !onto.heads.contains_key(*e);
+        let experts: Vec<&ExpertName> = self.rules.keys().filter(new).collect();
+        let added = self.heads(&experts, &features, onto.common.prior.as_ref(), jobs);
+        let mut heads = onto.heads;
+        heads.extend(added.into_iter().map(|(expert, (head, _))| (expert, head)));
+        let mut questions = self.questions();
+        questions.extend(onto.questions);
+        Trained {
+            heads,
+            questions: in_order(questions),
+            ..onto
         }
+    }
+
+    fn fitted(self, jobs: Jobs<'_>) -> Fitted {
+        let (features, layers) = self.features(self.layers(), jobs);
         // Those that can stand alone come first, the others start from what they have in common.
         let enough = |e: &&ExpertName| self.count(e) >= heads::FEW;
         let (known, few): (Vec<&ExpertName>, Vec<&ExpertName>) =
             self.rules.keys().partition(enough);
-        let mut all = self.heads(&known, &features, None, (runner, &done));
+        let mut all = self.heads(&known, &features, None, jobs);
         let pool = heads::pool(all.values().map(|(head, _)| head));
-        all.extend(self.heads(&few, &features, pool.as_ref(), (runner, &done)));
+        all.extend(self.heads(&few, &features, pool.as_ref(), jobs));
         let topics = layers.into_iter().next_back().expect("there are layers");
-        self.finished(all, pool, &features, (topics, in_order(questions)))
+        Fitted {
+            features,
+            heads: all,
+            encoder: Encoder::new(self.base.clone(), topics),
+            questions: in_order(self.questions()),
+            items: self.items,
+            rules: self.rules,
+        }
     }
 
     /// Outcomes of an expert.
@@ -223,7 +275,7 @@ impl Training {
         experts: &[&ExpertName],
         features: &[Vec<f64>],
         pool: Option<&Prior>,
-        (runner, done): (&dyn Runner, &(dyn Fn() + Sync)),
+        (runner, done): Jobs<'_>,
     ) -> BTreeMap<ExpertName, HeldOut> {
         let fitted = parallel::map(runner, experts.len(), |n| {
             let seen = self.seen(experts[n], features);
@@ -235,47 +287,10 @@ impl Training {
         named.zip(fitted).collect()
     }
 
-    /// What is chosen by the heads' held-out forecasts together: trust and the gain of fusion.
-    fn finished(
-        self,
-        all: BTreeMap<ExpertName, HeldOut>,
-        pool: Option<Prior>,
-        features: &[Vec<f64>],
-        (topics, questions): (Topics, Vec<u64>),
-    ) -> Trained {
-        let mut forecasts = vec![BTreeMap::new(); self.items.len()];
-        let mut heads = BTreeMap::new();
-        for (expert, (head, held_out)) in all {
-            for (at, p) in held_out {
-                forecasts[at].insert(expert.clone(), p);
-            }
-            heads.insert(expert, head);
-        }
-        let means: BTreeMap<&ExpertName, f64> = heads
-            .iter()
-            .map(|(expert, head): (_, &TrainedHead)| (expert, head.mean))
-            .collect();
-        let shared = pool.as_ref().map(|pool| pool.mean.clone());
-        let common = Common::new(shared.unwrap_or_default(), features);
-        let eases: Vec<f64> = features.iter().map(|row| common.ease(row)).collect();
-        let trust = trust::choose(&self.items, &forecasts, &eases, &means);
-        trust::apply(&mut forecasts, &eases, &means, trust);
-        let fusion = FusionGain::fit(&self.items, &forecasts, &self.rules);
-        Trained {
-            encoder: Encoder::new(self.rarity, topics),
-            heads,
-            pool,
-            common,
-            fusion,
-            trust,
-            questions,
-        }
-    }
-
     /// Trains a topic layer without one fold.
-    fn layer(&self, without: usize) -> Topics {
+    fn layer(&self, rows: &[Sparse], without: usize) -> Topics {
         let kept: Vec<usize> = self.split.outside(without);
-        let rows: Vec<&Sparse> = kept.iter().map(|&at| &self.ngrams[at]).collect();
+        let rows: Vec<&Sparse> = kept.iter().map(|&at| &rows[at]).collect();
         let classes = self.topics.len();
         let topic = |at: usize| {
             let mut target = vec![0.0; classes];
@@ -290,11 +305,14 @@ impl Training {
         };
         let targets =
             |of: &dyn Fn(usize) -> Vec<f64>| kept.iter().map(|&at| of(at)).collect::<Vec<_>>();
+        let (width, [of_topic, of_difficulty]) = (self.base.width(), self.base.penalties());
+        let fit = |targets: &[Vec<f64>], classes, penalty| {
+            Softmax::fit(&rows, targets, (width, classes), penalty).rounded()
+        };
         Topics {
             names: self.topics.clone(),
-            topic: Softmax::fit(&rows, &targets(&topic), (WIDTH, classes), TOPIC_PENALTY).rounded(),
-            difficulty: Softmax::fit(&rows, &targets(&right), (WIDTH, 2), DIFFICULTY_PENALTY)
-                .rounded(),
+            topic: fit(&targets(&topic), classes, of_topic),
+            difficulty: fit(&targets(&right), 2, of_difficulty),
         }
     }
 
@@ -316,14 +334,48 @@ impl Training {
     }
 }
 
+impl Fitted {
+    /// The gate of those experts that `chosen` picks, as if no others had been there from the heads on:
+    /// what is chosen by all held-out forecasts together (what they have in common, trust, the gain of
+    /// fusion) is chosen by theirs.
+    #[must_use]
+    pub fn gate(&self, chosen: impl Fn(&ExpertName) -> bool) -> Trained {
+        let mut forecasts = vec![BTreeMap::new(); self.items.len()];
+        let mut heads = BTreeMap::new();
+        for (expert, (head, held_out)) in self.heads.iter().filter(|(e, _)| chosen(e)) {
+            for (at, p) in held_out {
+                forecasts[*at].insert(expert.clone(), *p);
+            }
+            heads.insert(expert.clone(), head.clone());
+        }
+        let means: BTreeMap<&ExpertName, f64> = heads
+            .iter()
+            .map(|(expert, head)| (expert, head.mean))
+            .collect();
+        let common = Common::new(heads::pool(heads.values()), &self.features);
+        let eases: Vec<f64> = self.features.iter().map(|row| common.ease(row)).collect();
+        let trust = trust::choose(&self.items, &forecasts, &eases, &means);
+        trust::apply(&mut forecasts, &eases, &means, trust);
+        let fusion = FusionGain::fit(&self.items, &forecasts, &self.rules);
+        Trained {
+            encoder: self.encoder.clone(),
+            heads,
+            common,
+            fusion,
+            trust,
+            questions: self.questions.clone(),
+        }
+    }
+}
+
 fn in_order(mut all: Vec<u64>) -> Vec<u64> {
     all.sort_unstable();
     all.dedup();
     all
 }
 
-/// Counts of n-grams, if the questions can be trained on.
-fn usable(items: &[Item]) -> Result<Vec<Sparse>, TrainError> {
+/// Whether the questions can be trained on.
+fn check(items: &[Item]) -> Result<(), TrainError> {
     if items.len() < LEAST_ITEMS {
         return Err(TrainError::TooFew {
             count: items.len(),
@@ -334,11 +386,7 @@ fn usable(items: &[Item]) -> Result<Vec<Sparse>, TrainError> {
         let id = item.id.clone().unwrap_or_default();
         return Err(TrainError::NoText { id });
     }
-    let text = |item: &Item| item.texts().collect::<Vec<_>>().join("\n");
-    Ok(items
-        .iter()
-        .map(|item| ngrams::counts(&text(item)))
-        .collect())
+    Ok(())
 }
 
 /// Topics by the items' domains, or data sets, and which each item has; small ones are one. Given names
@@ -372,52 +420,4 @@ fn topics(items: &[Item], given: Option<&[String]>) -> (Vec<String>, Vec<usize>)
         .map(|item| place(&names, &label(item)).unwrap_or(other));
     let topic = topic.collect();
     (names, topic)
-}
-
-impl Trained {
-    /// What a head needs to see of a question.
-    #[must_use]
-    pub fn features(&self, item: &Item) -> Vec<f64> {
-        self.encoder.features(question(item))
-    }
-
-    /// Probability that an expert with a head answers rightly, and its standard deviation.
-    #[must_use]
-    pub fn forecast(&self, expert: &ExpertName, features: &[f64]) -> Option<(f64, f64)> {
-        let head = self.heads.get(expert)?;
-        let (p, deviation) = head.forecast(features);
-        let ease = self.common.ease(features);
-        Some((trust::blend(p, head.mean, ease, self.trust), deviation))
-    }
-
-    /// What an expert would make of a question. Nothing if it has no head.
-    pub(crate) fn quality(&self, expert: &ExpertName, features: &[f64]) -> Option<Quality> {
-        let (probability, uncertainty) = self.forecast(expert, features)?;
-        let length = self.heads.get(expert).and_then(|h| h.length.as_ref());
-        Some(Quality {
-            probability,
-            output_tokens: length.map_or(1.0, |l| l.tokens(features)),
-            uncertainty,
-        })
-    }
-
-    /// Names of the encoder's topics.
-    #[must_use]
-    pub fn topics(&self) -> &[String] {
-        &self.encoder.topics.names
-    }
-
-    /// What fusing 2, 3, … experts gained over the best of them where they are equally good, and its
-    /// standard error.
-    #[must_use]
-    pub fn fusion_gains(&self) -> Vec<(f64, f64)> {
-        let lines = self.fusion.lines.iter();
-        lines.map(|line| (line.gain, line.error)).collect()
-    }
-
-    /// Whether it was trained on a question.
-    #[must_use]
-    pub fn has_seen(&self, item: &Item) -> bool {
-        self.questions.binary_search(&item.fingerprint()).is_ok()
-    }
 }

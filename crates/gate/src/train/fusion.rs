@@ -9,6 +9,7 @@ use moe2_model::ExpertName;
 use serde::{Deserialize, Serialize};
 
 use super::cholesky;
+use super::mean_and_error;
 use super::trust::Forecasts;
 use crate::data::Item;
 use crate::options::OptionRule;
@@ -90,7 +91,6 @@ fn gained(
 }
 
 fn line(rows: &[(f64, f64)]) -> Line {
-    let count = rows.len() as f64;
     let mut matrix = [0.0; 4];
     let mut right = [0.0; 2];
     for (gap, gain) in rows {
@@ -105,12 +105,12 @@ fn line(rows: &[(f64, f64)]) -> Line {
     matrix[3] += PENALTY;
     let weights = cholesky::factor(&matrix, 2)
         .map_or_else(|| vec![0.0; 2], |factor| cholesky::solve(&factor, &right));
-    let mean = right[0] / count;
-    let variance = rows.iter().map(|r| (r.1 - mean).powi(2)).sum::<f64>() / count;
+    let gains: Vec<f64> = rows.iter().map(|r| r.1).collect();
+    let (_, error) = mean_and_error(&gains);
     Line {
         gain: weights[0],
         slope: weights[1],
-        error: (variance / count).sqrt(),
+        error,
         questions: rows.len(),
     }
 }

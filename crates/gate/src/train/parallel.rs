@@ -9,6 +9,13 @@ pub trait Runner {
     fn run(&self, count: usize, job: &(dyn Fn(usize) + Sync));
 }
 
+/// A function that runs jobs.
+impl<F: Fn(usize, &(dyn Fn(usize) + Sync))> Runner for F {
+    fn run(&self, count: usize, job: &(dyn Fn(usize) + Sync)) {
+        self(count, job);
+    }
+}
+
 /// One after the other.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct InTurn;

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use moe2_model::ExpertName;
 use serde::{Deserialize, Serialize};
 
-use super::logistic::sigmoid;
+use super::logistic::{Prior, sigmoid};
+use super::mean_and_error;
 use crate::data::Item;
 
 /// Shares tried.
@@ -19,18 +20,21 @@ const SHARES: [f64; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
 /// Forecasts of one question, held out.
 pub(crate) type Forecasts = BTreeMap<ExpertName, f64>;
 
-/// What all experts' heads have in common: their mean weights, frozen with the encoder.
+/// What all experts' heads have in common, frozen with the encoder.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Common {
-    pub(crate) weights: Vec<f64>,
-    /// Mean of its forecasts over the questions.
+    /// Mean and spread of their weights, from which the head of an expert with few outcomes starts;
+    /// nothing where no expert has enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) prior: Option<Prior>,
+    /// Mean over the questions of what the mean weights forecast.
     pub(crate) mean: f64,
 }
 
 impl Common {
-    pub(super) fn new(weights: Vec<f64>, features: &[Vec<f64>]) -> Self {
-        let mut common = Self { weights, mean: 0.0 };
+    pub(super) fn new(prior: Option<Prior>, features: &[Vec<f64>]) -> Self {
+        let mut common = Self { prior, mean: 0.0 };
         let sum: f64 = features.iter().map(|row| common.ease(row)).sum();
         common.mean = sum / features.len().max(1) as f64;
         common
@@ -38,7 +42,8 @@ impl Common {
 
     /// How much likelier than usual a good answer is, whoever gives it.
     pub(crate) fn ease(&self, features: &[f64]) -> f64 {
-        let logit: f64 = self.weights.iter().zip(features).map(|(w, x)| w * x).sum();
+        let weights = self.prior.iter().flat_map(|prior| &prior.mean);
+        let logit: f64 = weights.zip(features).map(|(w, x)| w * x).sum();
         sigmoid(logit) - self.mean
     }
 }
@@ -81,10 +86,8 @@ pub(super) fn choose(
     let lower = |share: f64| -> f64 {
         let gains = (0..items.len()).filter_map(|at| Some(value(at, share)? - value(at, 0.0)?));
         let gains: Vec<f64> = gains.collect();
-        let count = gains.len().max(1) as f64;
-        let mean = gains.iter().sum::<f64>() / count;
-        let variance = gains.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / count;
-        mean - (variance / count).sqrt()
+        let (mean, error) = mean_and_error(&gains);
+        mean - error
     };
     let mut best = (0.0, 0.0);
     for share in SHARES {
