@@ -60,7 +60,7 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     },
     Experiment {
         name: "gate-encoders",
-        what: "the gate on every encoder, on the same folds, beside what each costs",
+        what: "the gate on every encoder that there are files for, on the same folds",
         action: Action::Measure(gate::encoders::measure),
     },
     Experiment {
@@ -70,7 +70,7 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     },
     Experiment {
         name: "gate-cost",
-        what: "microseconds of encoder and heads for 64 experts and a prompt of about 100 tokens",
+        what: "microseconds of every encoder, and of the heads of 64 experts, for a prompt of about 100 tokens",
         action: Action::Measure(gate::cost::measure),
     },
     Experiment {

@@ -12,7 +12,7 @@ use crate::Setting;
 /// Experts asked about.
 const EXPERTS: usize = 64;
 /// About 100 tokens.
-pub(super) const TEXT: &str = "A researcher measures how long a wooden block slides on a rough horizontal table after it is \
+const TEXT: &str = "A researcher measures how long a wooden block slides on a rough horizontal table after it is \
     released from a compressed spring with a known stiffness. She repeats the measurement with blocks of \
     different masses and finds that the heavier blocks stop sooner, although the spring was compressed by the \
     same length every time. Which of the following statements explains her observation best, if the \
@@ -75,12 +75,31 @@ pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
     }
     Ok(
         json!({"experts": EXPERTS, "runs": runs, "prompt_bytes": TEXT.len(),
-        "encoder": quantiles(&mut encode), "encoder_and_heads": quantiles(&mut whole)}),
+        "encoder": quantiles(&mut encode), "encoder_and_heads": quantiles(&mut whole),
+        "other_encoders": embedders(setting)?}),
     )
 }
 
+/// What the other encoders take for the same question, on one thread.
+fn embedders(setting: &Setting) -> anyhow::Result<Value> {
+    let runs = if setting.smoke { 5 } else { 1_000 };
+    let question = [&[TEXT], OPTIONS.as_slice()].concat().join("\n");
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+    let mut rows = serde_json::Map::new();
+    for embedder in setting.embedders()? {
+        let mut all = Vec::with_capacity(runs);
+        for _ in 0..runs {
+            let began = Instant::now();
+            std::hint::black_box(one.install(|| embedder.embed(&question)));
+            all.push(began.elapsed().as_secs_f64() * 1e6);
+        }
+        rows.insert(embedder.name().to_owned(), quantiles(&mut all));
+    }
+    Ok(rows.into())
+}
+
 /// Median, 99th percentile and largest of some microseconds.
-pub(super) fn quantiles(all: &mut [f64]) -> Value {
+fn quantiles(all: &mut [f64]) -> Value {
     all.sort_by(f64::total_cmp);
     let at = |part: f64| all[((all.len() - 1) as f64 * part) as usize];
     json!({"p50_us": at(0.5), "p99_us": at(0.99), "max_us": at(1.0)})

@@ -1,14 +1,14 @@
-//! The table of encoders: what each is worth, on the same folds, and what it costs.
+//! The table of encoders: what each is worth, on the same folds. What each costs is measured apart
+//! (`cost`), when nothing else runs.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use moe2_gate::Embedder;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{Judged, cost, data};
+use super::{Judged, data};
 use crate::Setting;
 
 /// Every encoder that there are files for, on both sets of outcomes.
@@ -32,23 +32,7 @@ pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
         }
         quality.insert(set.to_owned(), rows.into());
     }
-    let mut costs = serde_json::Map::new();
-    for embedder in &embedders {
-        costs.insert(embedder.name().to_owned(), cost_of(embedder, setting));
-    }
-    Ok(json!({"quality": quality, "microseconds_per_text": costs}))
-}
-
-/// Microseconds for the text of the cost of a decision.
-fn cost_of(embedder: &Arc<dyn Embedder>, setting: &Setting) -> Value {
-    let runs = if setting.smoke { 5 } else { 500 };
-    let mut all = Vec::with_capacity(runs);
-    for _ in 0..runs {
-        let began = Instant::now();
-        std::hint::black_box(embedder.embed(cost::TEXT));
-        all.push(began.elapsed().as_secs_f64() * 1e6);
-    }
-    cost::quantiles(&mut all)
+    Ok(Value::Object(quality))
 }
 
 /// Remembers vectors: five folds ask for each four times.

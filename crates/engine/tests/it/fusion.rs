@@ -1,8 +1,10 @@
 //! Several experts: early exits, cascades, scores of answers, and the budgets of all of them.
 
+use std::time::Duration;
+
 use moe2_engine::coordinator::{Answer, Input, Output};
-use moe2_model::{Budgets, Event, FinishReason, Job, Joules, Mode, Query, Task};
-use moe2_wire::{FailureKind, FromExpert, ToExpert};
+use moe2_model::{Budgets, Event, FinishReason, Job, Joules, Mode, Query, Seconds, Task};
+use moe2_wire::{FailureKind, FromAgent, FromExpert, ToExpert};
 
 use crate::support::{Bench, Sent, done, failed, question, usage};
 
@@ -274,11 +276,56 @@ fn without_energy_for_scores_the_gate_decides() {
 }
 
 #[test]
+fn nothing_more_is_asked_once_too_little_is_left_of_the_delay_budget() {
+    let options = ["a", "b", "c", "d", "e", "f"];
+    // Answers come after this share of the budget: how many dispatches follow, and the slowest forecast.
+    let asked = |mut query: Query, delay: Option<f64>, late: f64| {
+        let mut bench = Bench::with_fleet();
+        let is_choice = matches!(query.task, Task::Choice { .. });
+        query.budgets.delay = delay.map(Seconds::saturating);
+        bench.ask(query);
+        let sent = bench.sent();
+        assert!(!sent.is_empty(), "{delay:?} is feasible at first");
+        bench.pass(Duration::from_secs_f64(delay.unwrap_or(0.0) * late));
+        // Nobody is left out for being silent.
+        for (session, node) in [(1, "smol"), (2, "gemma"), (3, "qwen")] {
+            bench.agent(session, node, FromAgent::Heartbeat { sequence: 1 });
+        }
+        for (n, sent) in sent.iter().enumerate() {
+            if is_choice {
+                bench.says(sent, FromExpert::Options(vec![-2.0; 6]));
+            } else {
+                bench.text(sent, LONG[n]);
+            }
+            bench.says(sent, done(1.0));
+        }
+        let more = bench.sent();
+        for sent in &more {
+            scores(
+                &mut bench,
+                sent,
+                &[-1.0; 6][..if is_choice { 6 } else { 3 }],
+            );
+        }
+        let participants = bench.answer().explanation.participants;
+        let delays = participants.iter().map(|p| p.forecast.delay_p95.get());
+        (more.len(), delays.fold(0.0, f64::max))
+    };
+    for (query, again) in [(choice(Mode::Cascade, &options), 1), (free(Mode::Fuse), 3)] {
+        let (all, slowest) = asked(query.clone(), None, 0.0);
+        assert_eq!(all, again);
+        let budget = Some(slowest * 1.1);
+        assert_eq!(asked(query.clone(), budget, 0.0).0, again);
+        assert_eq!(asked(query, budget, 0.99).0, 0);
+    }
+}
+
+#[test]
 fn an_answer_is_not_lost_to_a_scorer_that_never_answers() {
     let mut bench = Bench::with_fleet();
     long_answers(&mut bench, free(Mode::Fuse));
     assert_eq!(bench.sent().len(), 3);
-    bench.pass(std::time::Duration::from_secs(310));
+    bench.pass(Duration::from_secs(310));
     assert_eq!(bench.answer().explanation.fusion, "best_of/unscored");
 }
 
