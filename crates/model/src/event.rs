@@ -16,6 +16,10 @@ pub enum RefusalKind {
     BudgetInfeasible,
     /// Too many queries are under way.
     Overloaded,
+    /// The tenant asks more than its rates allow; waiting helps.
+    RateLimited,
+    /// A window of the tenant's joules is used up.
+    QuotaExhausted,
     /// The prompt does not fit any admissible expert's context.
     ContextTooLong,
     /// Experts were lost after the first byte of answer.
@@ -35,6 +39,8 @@ impl RefusalKind {
             Self::NoExpert => "no_expert",
             Self::BudgetInfeasible => "budget_infeasible",
             Self::Overloaded => "overloaded",
+            Self::RateLimited => "rate_limited",
+            Self::QuotaExhausted => "quota_exhausted",
             Self::ContextTooLong => "context_too_long",
             Self::LostMidStream => "lost_mid_stream",
             Self::ExpertFailed => "expert_failed",

@@ -50,6 +50,10 @@ pub enum Verdict {
     Excluded,
     /// Its context window is shorter than the prompt.
     ContextTooShort,
+    /// The tenant may not ask it.
+    NotAllowed,
+    /// Its forecast is below the tenant's quality floor.
+    TooWeak,
 }
 
 impl Verdict {
@@ -61,6 +65,8 @@ impl Verdict {
             Self::Outscored => "outscored",
             Self::TooSlow => "too slow",
             Self::TooCostly => "too costly",
+            Self::NotAllowed => "not allowed",
+            Self::TooWeak => "too weak",
             Self::NotSelected => "not selected",
             Self::Excluded => "excluded",
             Self::ContextTooShort => "context too short",

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use moe2_engine::coordinator::{Account, Answer, Refusal, Reply};
 use moe2_model::{
-    DispatchId, ExpertId, FinishReason, NodeId, Query, QueryId, RefusalKind, SessionId, Task,
-    TenantId, Time, Usage,
+    DispatchId, ExpertId, FinishReason, Joules, NodeId, Query, QueryId, RefusalKind, SessionId,
+    Task, TenantId, Time, Usage,
 };
 use moe2_wire::{FromExpert, ToExpert};
 
@@ -56,12 +56,26 @@ pub(crate) struct Judge {
     used: BTreeSet<DispatchId>,
     sessions: BTreeSet<SessionId>,
     spent: BTreeMap<TenantId, f64>,
+    /// Joules that each tenant has for a minute.
+    window: Option<f64>,
+    charges: BTreeMap<DispatchId, Charge>,
+}
+
+/// What a dispatch takes from its tenant's window.
+#[derive(Debug)]
+struct Charge {
+    tenant: TenantId,
+    minute: u64,
+    bound: f64,
+    /// The bound until it is known what was used.
+    joules: f64,
 }
 
 impl Judge {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, window: Option<f64>) -> Self {
         Self {
             seed,
+            window,
             ..Self::default()
         }
     }
@@ -130,11 +144,44 @@ impl Judge {
     /// Work of a session that ended is settled with nothing.
     pub(crate) fn session_ended(&mut self, session: SessionId) {
         self.sessions.remove(&session);
+        for dispatch in self.open_on(session) {
+            self.charged(dispatch, 0.0);
+        }
         self.open.retain(|_, open| open.session != session);
     }
 
     pub(crate) fn stream_lost(&mut self, dispatch: DispatchId) {
-        self.open.remove(&dispatch);
+        if self.open.remove(&dispatch).is_some() {
+            self.charged(dispatch, 0.0);
+        }
+    }
+
+    /// Set aside for a dispatch. With it the tenant's window holds no more than it may, but for what
+    /// dispatches used beyond their own bounds.
+    pub(crate) fn reserved(&mut self, dispatch: DispatchId, tenant: &TenantId, bound: Joules) {
+        let minute = self.now.as_micros() / 60_000_000;
+        let charge = Charge {
+            tenant: tenant.clone(),
+            minute,
+            bound: bound.get(),
+            joules: bound.get(),
+        };
+        self.charges.insert(dispatch, charge);
+        let Some(limit) = self.window else { return };
+        let of = |c: &&Charge| c.tenant == *tenant && c.minute == minute;
+        let held: f64 = self.charges.values().filter(of).map(|c| c.joules).sum();
+        let beyond = |c: &Charge| (c.joules - c.bound).max(0.0);
+        let beyond: f64 = self.charges.values().filter(of).map(beyond).sum();
+        self.demand(held <= limit + beyond + JOULES_TOLERANCE, || {
+            format!("{tenant} holds {held} J of {limit} J in minute {minute}")
+        });
+    }
+
+    /// It is known what a dispatch used.
+    fn charged(&mut self, dispatch: DispatchId, joules: f64) {
+        if let Some(charge) = self.charges.get_mut(&dispatch) {
+            charge.joules = joules;
+        }
     }
 
     pub(crate) fn cancelled(&mut self, dispatch: DispatchId) {
@@ -218,6 +265,7 @@ impl Judge {
             FromExpert::Failed { usage, .. } => *usage,
             FromExpert::Text(_) | FromExpert::Options(_) => None,
         };
+        self.charged(dispatch, usage.map_or(0.0, |usage| usage.energy.get()));
         if let (Some(usage), Some(client)) = (usage, self.clients.get(&open.query)) {
             let tenant = client.query.tenant.clone();
             *self.spent.entry(tenant).or_default() += usage.energy.get();

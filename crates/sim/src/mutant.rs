@@ -10,6 +10,8 @@ pub enum Mutant {
     ForgetSettle,
     /// The coordinator bills more than was reported.
     BillMore,
+    /// The coordinator books less than was used, so that a window lasts longer than it may.
+    BillLess,
     /// The coordinator says terminal replies twice.
     RepeatReply,
     /// The coordinator swallows some terminal replies.
@@ -34,9 +36,10 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ForgetSettle,
         Self::BillMore,
+        Self::BillLess,
         Self::RepeatReply,
         Self::SwallowReply,
         Self::LoseDelta,

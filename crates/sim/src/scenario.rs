@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Joules a minute that some of a tenant's queries find used up.
+const WINDOW: f64 = 100.0;
+
 /// How one run is set up. The presets differ only in what goes wrong.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scenario {
@@ -29,6 +32,8 @@ pub struct Scenario {
     pub fault_gap: Option<Duration>,
     /// Weights of a cut connection, an agent's crash, a partition and a drain.
     pub faults: [u32; 4],
+    /// Joules that each tenant has for a minute of the clock; `None` for no limit.
+    pub window: Option<f64>,
 }
 
 impl Scenario {
@@ -48,6 +53,7 @@ impl Scenario {
             stuck: 0.0,
             fault_gap: None,
             faults: [0; 4],
+            window: None,
         }
     }
 
@@ -90,6 +96,18 @@ impl Scenario {
         }
     }
 
+    /// Tenants ask for more than they have joules for, faster than answers come, while workers die.
+    #[must_use]
+    pub fn budgeted() -> Self {
+        Self {
+            name: "budgeted",
+            queries: 120,
+            mean_gap: Duration::from_millis(60),
+            window: Some(WINDOW),
+            ..Self::crashy()
+        }
+    }
+
     /// All presets.
     #[must_use]
     pub fn all() -> Vec<Self> {
@@ -98,6 +116,7 @@ impl Scenario {
             Self::lossy(),
             Self::crashy(),
             Self::partitions(),
+            Self::budgeted(),
         ]
     }
 

@@ -8,13 +8,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use moe2_engine::agent;
-use moe2_engine::coordinator::{Config, Engine, Input, Output, PlanRequest};
+use moe2_engine::coordinator::{
+    Config, EnergyWindow, Engine, Entry, Input, Output, PlanLimits, PlanRequest, Span, Spending,
+    TenantLimits,
+};
 use moe2_gate::Gate;
-use moe2_model::{DispatchId, Joules, QueryId, Rng, SessionId, Time};
+use moe2_model::{DispatchId, Joules, QueryId, Rng, SessionId, TenantId, Time};
 use moe2_solve::{Limits, solver};
 use moe2_wire::{FromExpert, FromWorker, ToAgent, ToExpert};
 
-use crate::clients::{ask, node_name};
+use crate::clients::{TENANTS, ask, node_name};
 use crate::host::{Host, MODELS};
 use crate::judge::Judge;
 use crate::mutant::Mutant;
@@ -95,6 +98,7 @@ impl<'a> World<'a> {
             .map(|n| Host::new(n, rng.bits()))
             .collect();
         let config = Config {
+            plan: scenario.window.map(limits).unwrap_or_default(),
             query_timeout: Duration::from_secs(20),
             stall_grace: Duration::from_secs(2),
             max_queries: 12,
@@ -107,7 +111,7 @@ impl<'a> World<'a> {
             now: Time::ZERO,
             hosts,
             links: BTreeMap::new(),
-            judge: Judge::new(seed),
+            judge: Judge::new(seed, scenario.window),
             sessions: 0,
             coordinator: Engine::new(config, Gate::builtin()),
             streams: BTreeMap::new(),
@@ -294,6 +298,7 @@ impl<'a> World<'a> {
             | Input::Proven { .. }
             | Input::PlanFailed { .. }
             | Input::GateLoaded(_)
+            | Input::Tenants(_)
             | Input::Tick => {}
         }
         if let Some(input) = self.mutate(input) {
@@ -314,6 +319,9 @@ impl<'a> World<'a> {
             }
             (Some(Mutant::BillMore), FromExpert::Done { usage, .. }) => {
                 usage.energy += Joules::saturating(1.0);
+            }
+            (Some(Mutant::BillLess), FromExpert::Done { usage, .. }) => {
+                usage.energy = Joules::ZERO;
             }
             _ => {}
         }
@@ -363,7 +371,13 @@ impl<'a> World<'a> {
                 let wait = self.rng.within((Duration::ZERO, Duration::from_millis(50)));
                 self.after(wait, Happening::Planned(request));
             }
-            Output::Event(_) => {}
+            Output::Ledger(Entry::Reserved {
+                dispatch,
+                tenant,
+                bound,
+                ..
+            }) => self.judge.reserved(dispatch, &tenant, bound),
+            Output::Ledger(Entry::Settled(_)) | Output::Event(_) => {}
         }
     }
 
@@ -406,5 +420,25 @@ impl<'a> World<'a> {
             // The driver has no connection for it any more.
             self.after(Duration::from_micros(20), Happening::StreamLost(dispatch));
         }
+    }
+}
+
+/// Every tenant has so many joules for a minute.
+fn limits(joules: f64) -> PlanLimits {
+    let tenant = |name: &&str| TenantLimits {
+        spending: Spending {
+            energy_windows: vec![EnergyWindow {
+                joules: Joules::saturating(joules),
+                per: Span::Minute,
+                rolling: false,
+                soft: false,
+            }],
+            ..Spending::default()
+        },
+        ..TenantLimits::unlimited(TenantId::new(name).expect("a literal name is valid"))
+    };
+    PlanLimits {
+        tenants: TENANTS.iter().map(tenant).collect(),
+        ..PlanLimits::default()
     }
 }

@@ -44,7 +44,9 @@ fn play(scenario: &Scenario) {
     for seed in seeds {
         let report = run(scenario, seed);
         answered += report.answered;
-        queries += report.queries;
+        // Whom a budget kept out was not refused by a fleet in trouble.
+        let kept_out = ["rate_limited", "quota_exhausted"].map(|why| report.refused.get(why));
+        queries += report.queries - kept_out.into_iter().flatten().sum::<u64>();
         redispatches += report.redispatches;
         lost += report.refused.get("lost_mid_stream").copied().unwrap_or(0);
         if !report.violations.is_empty() {
@@ -89,6 +91,21 @@ fn promises_hold_when_workers_and_agents_crash() {
 #[test]
 fn promises_hold_when_nodes_are_cut_off_for_a_while() {
     play(&Scenario::partitions());
+}
+
+#[test]
+fn promises_hold_when_joules_run_out() {
+    play(&Scenario::budgeted());
+    let refused = |why| {
+        let of = |seed| {
+            let report = run(&Scenario::budgeted(), seed);
+            report.refused.get(why).copied().unwrap_or(0)
+        };
+        (0..20).map(of).sum::<u64>()
+    };
+    for why in ["rate_limited", "quota_exhausted"] {
+        assert!(refused(why) > 20, "{why}: {}", refused(why));
+    }
 }
 
 #[test]

@@ -133,6 +133,8 @@ impl ApiError {
             RefusalKind::NoExpert => (503, SERVER, "no_expert_available", None),
             RefusalKind::BudgetInfeasible => (422, INVALID, "budget_infeasible", Some("moe2")),
             RefusalKind::Overloaded => (429, "rate_limit_error", "rate_limit_exceeded", None),
+            RefusalKind::RateLimited => (429, "rate_limit_error", "rate_limit_exceeded", None),
+            RefusalKind::QuotaExhausted => (429, "insufficient_quota", "insufficient_quota", None),
             RefusalKind::ContextTooLong => {
                 (400, INVALID, "context_length_exceeded", Some(prompt_field))
             }
@@ -144,7 +146,17 @@ impl ApiError {
         let mut error = Self::new(status, kind, refusal.message.clone()).with_code(code);
         error.param = param.map(str::to_owned);
         match refusal.kind {
-            RefusalKind::NoExpert | RefusalKind::Overloaded => {
+            // Waiting helps only where it is said how long.
+            RefusalKind::RateLimited if refusal.retry_after.is_none() => {
+                error.should_retry = Some(false);
+            }
+            RefusalKind::QuotaExhausted => {
+                error.should_retry = Some(false);
+                error.extra = Some(Box::new(json!({
+                    "resets_in_s": refusal.retry_after.map(|wait| wait.as_secs()),
+                })));
+            }
+            RefusalKind::NoExpert | RefusalKind::Overloaded | RefusalKind::RateLimited => {
                 error.retry_after = Some(refusal.retry_after.unwrap_or(RETRY_AFTER));
             }
             // A second try would spend the same budget on the same disappointment.

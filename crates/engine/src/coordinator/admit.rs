@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use moe2_gate::Quality;
 use moe2_model::{
-    Budgets, Candidate, Event, ExpertId, ExpertState, Forecast, Job, Joules, Mode, Outcome, Query,
-    QueryId, RefusalKind, Seconds, Task, Time, Verdict,
+    Budgets, Event, ExpertId, ExpertState, Forecast, Job, Joules, Mode, Outcome, Query, QueryId,
+    RefusalKind, Seconds, Task, Time, Verdict,
 };
 
 use super::committee::{Committee, pool};
 use super::fleet::{Expert, Fleet, Node};
 use super::forecast::{Shape, forecast};
+use super::ledger::{Binding, EnergyWindow, Full};
 use super::query::{Round, Running};
 use super::reply::{Refusal, Reply};
 use super::route::{Contender, Route, Terms, route};
@@ -52,6 +53,12 @@ impl Engine {
         self.calibration.note(&query, &features);
         let limits = &self.config.plan;
         query.budgets = limits.tightened(&query.tenant, features.topic(), query.budgets);
+        let wall = self.wall(now);
+        let entered = self.ledger.enter(wall, id, &query.tenant, tokens(&query));
+        if let Err(full) = entered {
+            self.refuse_unadmitted(id, &query, rate_limited(full));
+            return;
+        }
         let running = Running {
             round: Round::first(query.mode),
             ballot: Vec::new(),
@@ -79,7 +86,10 @@ impl Engine {
         let Some((route, budgets)) = self.choose(now, id) else {
             return;
         };
-        let refusal = (route.chosen == 0).then(|| explain_refusal(&route, &budgets));
+        let refusal = (route.chosen == 0).then(|| {
+            let quota = self.quota_refusal(now, id, &route);
+            quota.unwrap_or_else(|| explain_refusal(&route, &budgets))
+        });
         let Some(running) = self.queries.get_mut(&id) else {
             return;
         };
@@ -98,6 +108,7 @@ impl Engine {
         }
     }
 
+    /// Who should answer, and what is left of the query's own budgets.
     fn choose(&self, now: Time, id: QueryId) -> Option<(Route, Budgets)> {
         let running = self.queries.get(&id)?;
         let (contenders, qualities) = self.contenders(now, running);
@@ -110,7 +121,7 @@ impl Engine {
         };
         let budgets = Budgets {
             delay: running.delay_left(now),
-            energy: running.energy_left(),
+            energy: self.energy_left(now, running),
         };
         let terms = Terms {
             prices: running.prices,
@@ -124,14 +135,25 @@ impl Engine {
             route.also(cheapest);
         }
         if mode == Mode::Auto && !again {
-            self.fuse_where_it_pays(running, &mut route, &qualities);
+            let left = budgets.energy;
+            self.fuse_where_it_pays(running, &mut route, (&qualities, left));
         }
-        Some((route, budgets))
+        // What a client can change is its own.
+        let own = Budgets {
+            energy: running.energy_left(),
+            ..budgets
+        };
+        Some((route, own))
     }
 
     /// Chooses more experts beside the best one. For choices only: nothing forecasts what fusing texts
     /// is worth, and where it was measured, committees of small models mostly lost to their best member.
-    fn fuse_where_it_pays(&self, running: &Running, route: &mut Route, qualities: &Qualities) {
+    fn fuse_where_it_pays(
+        &self,
+        running: &Running,
+        route: &mut Route,
+        (qualities, left): (&Qualities, Option<Joules>),
+    ) {
         let places = self.most_experts(running).saturating_sub(1);
         let [best] = route.chosen() else { return };
         if places == 0 || !matches!(running.query.task, Task::Choice { .. }) {
@@ -146,13 +168,39 @@ impl Engine {
             energy: forecast.energy,
             delay: forecast.delay,
             prices: running.prices,
-            energy_left: running.energy_left().map(|left| left - forecast.energy_p95),
+            energy_left: left.map(|left| left - forecast.energy_p95),
             places,
         };
         let pool = pool(&route.candidates, |expert| qualities.get(expert).copied());
         for place in committee.grow(pool, |members| self.gate.forecast_fused(members)) {
             route.also(place);
         }
+    }
+
+    /// What is left of a query's joules: its own, and its tenant's.
+    pub(super) fn energy_left(&self, now: Time, running: &Running) -> Option<Joules> {
+        let window = self.ledger.binding(self.wall(now), &running.query.tenant);
+        let left = [running.energy_left(), window.map(|window| window.left)];
+        let left = left.into_iter().flatten();
+        left.min_by(|a, b| a.get().total_cmp(&b.get()))
+    }
+
+    /// The refusal of a query that fits its own budgets but not what is left of its tenant's.
+    fn quota_refusal(&self, now: Time, id: QueryId, route: &Route) -> Option<Refusal> {
+        let running = self.queries.get(&id)?;
+        let (wall, tenant) = (self.wall(now), &running.query.tenant);
+        let binding = self.ledger.binding(wall, tenant)?;
+        let own = running.energy_left();
+        let costly = route.candidates.iter();
+        let needed = costly
+            .filter(|c| c.verdict == Verdict::TooCostly)
+            .map(|c| c.forecast.energy_p95)
+            .filter(|needed| own.is_none_or(|own| *needed <= own))
+            .min_by(|a, b| a.get().total_cmp(&b.get()))
+            .filter(|needed| *needed > binding.left)?;
+        let reserved = self.ledger.account(tenant).reserved;
+        let wait = self.ledger.fits_in(wall, tenant, needed);
+        Some(quota(&binding, needed, (reserved, wait)))
     }
 
     /// Most experts that may answer a query together.
@@ -182,7 +230,7 @@ impl Engine {
             let queue = Fleet::backlog(node, now);
             let forecast = forecast(shape, &expert.cost, &quality, queue);
             contenders.push(Contender {
-                barred: barred(running, &id, expert, &forecast),
+                barred: self.barred(running, &id, expert, &forecast),
                 expert: id.clone(),
                 forecast,
             });
@@ -206,6 +254,26 @@ impl Engine {
 
 pub(super) fn takes_work(node: &Node, expert: &Expert) -> bool {
     node.state == NodeState::Ready && expert.state == ExpertState::Ready
+}
+
+impl Engine {
+    fn barred(
+        &self,
+        running: &Running,
+        id: &ExpertId,
+        expert: &Expert,
+        forecast: &Forecast,
+    ) -> Option<Verdict> {
+        let tenant = self.config.plan.tenant(&running.query.tenant);
+        let named = running.query.target != moe2_model::Target::Auto;
+        match tenant.map(|tenant| tenant.bars(&id.name, forecast.quality)) {
+            // Whoever names an expert has judged its quality.
+            Some(Some(Verdict::TooWeak)) if named => {}
+            Some(Some(reason)) => return Some(reason),
+            Some(None) | None => {}
+        }
+        barred(running, id, expert, forecast)
+    }
 }
 
 fn barred(
@@ -243,6 +311,72 @@ fn refusal(kind: RefusalKind, message: String, retry_after: Option<Duration>) ->
     }
 }
 
+/// About how many tokens a query is of, its answer at its longest.
+fn tokens(query: &Query) -> f64 {
+    const BYTES_PER_TOKEN: f64 = 4.0;
+    let prompt = query.prompt.text_bytes() as f64 / BYTES_PER_TOKEN;
+    let answer = match &query.task {
+        Task::Generate(sampling) => f64::from(sampling.max_tokens),
+        Task::Choice { options } => {
+            options.iter().map(String::len).sum::<usize>() as f64 / BYTES_PER_TOKEN
+        }
+    };
+    (prompt + answer).ceil()
+}
+
+fn rate_limited(full: Full) -> Refusal {
+    let (message, wait) = match full {
+        Full::Parallel { limit } => (
+            format!("{limit} queries of this tenant are under way, as many as it may have at once"),
+            Some(RETRY_OVERLOADED),
+        ),
+        Full::Requests { limit, wait } => (
+            format!("this tenant has asked {limit} times within a minute, as often as it may"),
+            Some(wait),
+        ),
+        Full::Tokens { limit, wait: None } => (
+            format!(
+                "this query may take more than {limit} tokens, all that this tenant has for a minute: lower max_tokens"
+            ),
+            None,
+        ),
+        Full::Tokens { limit, wait } => (
+            format!(
+                "the {limit} tokens that this tenant has for a minute do not reach for this query: wait, or lower max_tokens"
+            ),
+            wait,
+        ),
+    };
+    refusal(RefusalKind::RateLimited, message, wait)
+}
+
+/// What a window of joules has no room for. `reserved` is what may still come back when work under way is
+/// settled.
+fn quota(
+    binding: &Binding,
+    needed: Joules,
+    (reserved, wait): (Joules, Option<Duration>),
+) -> Refusal {
+    let EnergyWindow { joules, per, .. } = binding.window;
+    let state = format!(
+        "the tenant's window of {:.3} J per {}: {:.3} J are spent or reserved, {:.3} J are left, and the cheapest answer may take {:.3} J",
+        joules.get(),
+        per.as_str(),
+        binding.used.get(),
+        binding.left.get(),
+        needed.get()
+    );
+    if joules >= needed && (binding.left + reserved) >= needed {
+        let message = format!("{state}; what work under way does not use comes back: try again");
+        return refusal(RefusalKind::RateLimited, message, Some(RETRY_OVERLOADED));
+    }
+    let message = match wait {
+        Some(wait) => format!("{state}; there will be room in {} s", wait.as_secs()),
+        None => format!("{state}; no answer ever fits this window: ask the operator to raise it"),
+    };
+    refusal(RefusalKind::QuotaExhausted, message, wait)
+}
+
 pub(super) fn no_expert(why: &str) -> Refusal {
     refusal(
         RefusalKind::NoExpert,
@@ -276,9 +410,13 @@ fn experts_failed(running: &Running) -> Refusal {
 fn explain_refusal(route: &Route, budgets: &Budgets) -> Refusal {
     let (delay, energy) = route.smallest_feasible(budgets);
     if delay.is_none() && energy.is_none() {
-        let inactive = |c: &Candidate| c.verdict == Verdict::NotSelected;
-        return no_expert(if route.candidates.iter().any(inactive) {
+        let any = |verdict| route.candidates.iter().any(|c| c.verdict == verdict);
+        return no_expert(if any(Verdict::NotSelected) {
             "none is in the active set; the operator's `moe2 plan` says why"
+        } else if any(Verdict::TooWeak) {
+            "none is forecast to answer as well as this tenant wants; name a model to ask it anyway"
+        } else if any(Verdict::NotAllowed) {
+            "this tenant may ask none of those that are ready"
         } else {
             "none of those that host this model is ready"
         });

@@ -5,7 +5,7 @@
 //! is over still reports what it used, and that is settled then.
 
 use moe2_model::{
-    DispatchId, Event, FinishReason, Job, Joules, Outcome, QueryId, RefusalKind, Task, Time, Usage,
+    DispatchId, Event, FinishReason, Job, Outcome, QueryId, RefusalKind, Task, Time, Usage,
 };
 use moe2_wire::{FailureKind, FromExpert};
 
@@ -109,7 +109,7 @@ impl Engine {
     }
 
     fn done(&mut self, now: Time, dispatch: DispatchId, finish: FinishReason, usage: Usage) {
-        let Some(open) = self.close(dispatch, usage.energy) else {
+        let Some(open) = self.close(now, dispatch, Some(usage)) else {
             return;
         };
         self.learn(now, dispatch, &open, (finish, usage));
@@ -143,8 +143,7 @@ impl Engine {
             message,
             usage,
         } = failure;
-        let used = usage.map_or(Joules::ZERO, |u| u.energy);
-        let Some(open) = self.close(dispatch, used) else {
+        let Some(open) = self.close(now, dispatch, usage) else {
             return;
         };
         if let Some(usage) = usage {
@@ -179,7 +178,7 @@ impl Engine {
 
     /// A dispatch whose stream or node is gone: nothing more will come of it.
     pub(super) fn dispatch_lost(&mut self, now: Time, dispatch: DispatchId, reason: &str) {
-        let Some(open) = self.close(dispatch, Joules::ZERO) else {
+        let Some(open) = self.close(now, dispatch, None) else {
             return;
         };
         self.mark_failed(now, open.query, dispatch, reason);
@@ -268,7 +267,7 @@ impl Engine {
     }
 
     fn finish(&mut self, now: Time, id: QueryId, running: &Running) {
-        self.timers.disarm(Timer::Timeout(id));
+        self.left(now, id);
         let answer = answer(now, &self.gate, running);
         if running.query.stream && running.first_delta.is_none() {
             let model = answer.model.clone();
@@ -327,7 +326,7 @@ impl Engine {
         let Some(mut running) = self.queries.remove(&id) else {
             return false;
         };
-        self.timers.disarm(Timer::Timeout(id));
+        self.left(now, id);
         self.cancel_rest(&mut running);
         self.event(Event::QueryEnded {
             tenant: running.query.tenant.clone(),
@@ -341,6 +340,13 @@ impl Engine {
         true
     }
 
+    /// A query is under way no longer.
+    fn left(&mut self, now: Time, id: QueryId) {
+        self.timers.disarm(Timer::Timeout(id));
+        let wall = self.wall(now);
+        self.ledger.leave(wall, id);
+    }
+
     fn cancel_rest(&mut self, running: &mut Running) {
         for attempt in running.attempts.iter_mut().filter(|a| a.is_active()) {
             attempt.progress = Progress::Cancelled;
@@ -352,9 +358,11 @@ impl Engine {
     }
 
     /// Settles a dispatch and frees its place. `None` if that was done before.
-    fn close(&mut self, dispatch: DispatchId, used: Joules) -> Option<Open> {
+    fn close(&mut self, now: Time, dispatch: DispatchId, usage: Option<Usage>) -> Option<Open> {
         let open = self.open.remove(&dispatch)?;
-        self.ledger.settle(dispatch, used);
+        let (wall, work) = (self.wall(now), (open.query, &open.expert));
+        let entry = self.ledger.settle(wall, dispatch, work, usage);
+        self.outputs.extend(entry.map(Output::Ledger));
         self.timers.disarm(Timer::Stall(dispatch));
         if let Some(expert) = self.fleet.expert_mut(&open.expert) {
             expert.in_flight.remove(&dispatch);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use moe2_model::Prices;
 
+use super::ledger::Past;
 use super::plan::PlanLimits;
 
 /// Settings of the coordinator's engine.
@@ -31,6 +32,10 @@ pub struct Config {
     pub stall_grace: Duration,
     /// Attempts at one query, the first included.
     pub max_attempts: u32,
+    /// Microseconds from 1970-01-01 UTC to the driver's zero: budgets of a day begin at midnight.
+    pub epoch: u64,
+    /// What tenants have been charged before.
+    pub past: Past,
     /// Number of the first dispatch. A coordinator that restarts must not reuse numbers that agents
     /// may still be working on, so its driver derives this from the wall clock.
     pub first_dispatch: u64,
@@ -52,6 +57,8 @@ impl Default for Config {
             query_timeout: Duration::from_secs(300),
             stall_grace: Duration::from_secs(10),
             max_attempts: 4,
+            epoch: 0,
+            past: Past::default(),
             first_dispatch: 1,
         }
     }

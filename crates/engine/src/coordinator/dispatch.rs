@@ -38,8 +38,9 @@ impl Engine {
             let delay = candidate.forecast.delay;
             expert.in_flight.insert(dispatch, (now, delay));
         }
-        self.ledger
-            .reserve(dispatch, &query.tenant, candidate.forecast.energy_p95);
+        let (wall, bound) = (self.wall(now), candidate.forecast.energy_p95);
+        let entry = self.ledger.reserve(wall, dispatch, &query.tenant, bound);
+        self.outputs.push_back(Output::Ledger(entry));
         self.open.insert(
             dispatch,
             Open {

@@ -5,7 +5,8 @@ use moe2_model::{DispatchId, Event, NodeId, Query, QueryId, Seconds, SessionId};
 use moe2_solve::Solution;
 use moe2_wire::{FromAgent, FromExpert, ToAgent, ToExpert};
 
-use super::plan::PlanRequest;
+use super::ledger::Entry;
+use super::plan::{PlanRequest, TenantLimits};
 use super::reply::Reply;
 
 /// Something that happened outside.
@@ -78,6 +79,8 @@ pub enum Input {
     },
     /// Another gate, read and checked; it judges every query from now on.
     GateLoaded(Box<Gate>),
+    /// Other tenants, or other budgets of tenants.
+    Tenants(Vec<TenantLimits>),
     /// Time passed; timers may be due.
     Tick,
 }
@@ -122,6 +125,8 @@ pub enum Output {
     },
     /// Solve this and come back with [`Input::Planned`].
     Plan(Box<PlanRequest>),
+    /// To be made durable before anything that comes after it is done.
+    Ledger(Entry),
     /// For metrics and logs.
     Event(Event),
 }

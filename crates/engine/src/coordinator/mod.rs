@@ -33,7 +33,7 @@ use moe2_model::{DispatchId, Event, ExpertId, Joules, QueryId, SessionId, Tenant
 
 pub use config::Config;
 pub use input::{Input, Output};
-pub use ledger::Account;
+pub use ledger::{Account, EnergyWindow, Entry, Left, Past, Room, Settled, Span, Spending, Wall};
 pub use plan::{
     ConstraintView, Plan, PlanLimits, PlanRequest, PlanView, PlannedExpert, TenantLimits,
 };
@@ -98,7 +98,7 @@ impl Engine {
     /// An engine with an empty fleet.
     #[must_use]
     pub fn new(config: Config, gate: Gate) -> Self {
-        Self {
+        let mut engine = Self {
             next_dispatch: config.first_dispatch,
             config,
             gate,
@@ -113,7 +113,28 @@ impl Engine {
             pace: Pace::default(),
             plan: None,
             outputs: VecDeque::new(),
-        }
+        };
+        engine.limit_tenants(Time::ZERO);
+        engine
+    }
+
+    /// The calendar's time.
+    fn wall(&self, now: Time) -> Wall {
+        Wall((self.config.epoch + now.as_micros()) / 1_000_000)
+    }
+
+    fn limit_tenants(&mut self, now: Time) {
+        let now = self.wall(now);
+        let tenants = self.config.plan.tenants.iter();
+        let limits = tenants.map(|t| (&t.tenant, &t.spending));
+        self.ledger.limit(now, limits, &self.config.past);
+    }
+
+    /// Takes other tenants' budgets; queries under way keep theirs.
+    fn take_tenants(&mut self, now: Time, tenants: Vec<TenantLimits>) {
+        self.config.plan.tenants = tenants;
+        self.limit_tenants(now);
+        self.replan(now);
     }
 
     /// Takes note of one thing that happened at `now`; `now` never goes backwards.
@@ -138,6 +159,7 @@ impl Engine {
             Input::Proven { generation, cases } => self.proven(generation, cases),
             Input::PlanFailed { generation, reason } => self.plan_failed(generation, reason),
             Input::GateLoaded(gate) => self.take_gate(now, *gate),
+            Input::Tenants(tenants) => self.take_tenants(now, tenants),
             Input::Tick => {}
         }
     }
@@ -166,6 +188,12 @@ impl Engine {
     #[must_use]
     pub fn account(&self, tenant: &TenantId) -> Account {
         self.ledger.account(tenant)
+    }
+
+    /// What is left of a tenant's limits.
+    #[must_use]
+    pub fn room(&self, now: Time, tenant: &TenantId) -> Room {
+        self.ledger.room(self.wall(now), tenant)
     }
 
     /// Dispatches whose terminal frame has not come yet.

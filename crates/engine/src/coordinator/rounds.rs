@@ -72,7 +72,7 @@ impl Engine {
         let first = running.attempts.iter().find(|a| a.answered())?;
         let confidence = self.confidence(running, first);
         let (contenders, qualities) = self.contenders(now, running);
-        let energy = running.energy_left();
+        let energy = self.energy_left(now, running);
         let terms = Terms {
             prices: running.prices,
             budgets: Budgets {
@@ -145,7 +145,7 @@ impl Engine {
         let tokens: f64 = ballot.iter().map(tokens).sum();
         let shape = Shape::scoring(running.query.prompt.text_bytes());
         let delay_left = running.delay_left(now);
-        let mut energy_left = self.scoring_energy_left(running);
+        let mut energy_left = self.scoring_energy_left(now, running);
         let mut scorers = Vec::new();
         for attempt in running.attempts.iter().filter(|a| a.answered()) {
             let found = self.fleet.experts().find(|(id, ..)| *id == attempt.expert);
@@ -178,7 +178,7 @@ impl Engine {
     }
 
     /// The planner's limit on a prompt's joules counts answers; scores must fit beside them.
-    fn scoring_energy_left(&self, running: &Running) -> Option<Joules> {
+    fn scoring_energy_left(&self, now: Time, running: &Running) -> Option<Joules> {
         let planned = self.config.plan.energy;
         let used: Joules = running
             .attempts
@@ -186,7 +186,10 @@ impl Engine {
             .filter_map(|a| a.reported)
             .map(|usage| usage.energy)
             .sum();
-        let left = [running.energy_left(), planned.map(|limit| limit - used)];
+        let left = [
+            self.energy_left(now, running),
+            planned.map(|limit| limit - used),
+        ];
         left.into_iter()
             .flatten()
             .min_by(|a, b| a.get().total_cmp(&b.get()))

@@ -288,10 +288,8 @@ fn a_limit_on_a_prompts_energy_is_a_limit_on_how_many_answer_it() {
 #[test]
 fn a_tenant_whose_budgets_nobody_keeps_is_named() {
     let poor = TenantLimits {
-        tenant: tenant(),
-        weight: 1.0,
         energy: Some(Joules::saturating(1e-9)),
-        delay: std::collections::BTreeMap::new(),
+        ..TenantLimits::unlimited(tenant())
     };
     let mut bench = Bench::planning(PlanLimits {
         tenants: vec![poor],
@@ -377,10 +375,9 @@ fn a_review_asks_again_only_when_the_problem_has_become_another_one() {
 fn budgeted(delay: f64, energy: f64) -> PlanLimits {
     PlanLimits {
         tenants: vec![TenantLimits {
-            tenant: tenant(),
-            weight: 1.0,
             energy: Some(Joules::saturating(energy)),
             delay: [(Topic::Chat, Seconds::saturating(delay))].into(),
+            ..TenantLimits::unlimited(tenant())
         }],
         ..PlanLimits::default()
     }
@@ -428,17 +425,10 @@ fn a_heavier_tenant_decides_what_the_set_is_good_at() {
         experts: Some(1),
         tenants: vec![
             TenantLimits {
-                tenant: tenant(),
                 weight,
-                energy: None,
-                delay: [].into(),
+                ..TenantLimits::unlimited(tenant())
             },
-            TenantLimits {
-                tenant: "other".parse().expect("a valid name"),
-                weight: 1.0,
-                energy: None,
-                delay: [].into(),
-            },
+            TenantLimits::unlimited("other".parse().expect("a valid name")),
         ],
         ..PlanLimits::default()
     };

@@ -6,10 +6,11 @@
 //! they act where they belong: on that tenant's utilities, of which an expert that breaks its budget
 //! has none, and on each of its queries when it is routed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::ledger::Spending;
 use moe2_gate::Topic;
-use moe2_model::{Budgets, Joules, Seconds, TenantId, Watts};
+use moe2_model::{Budgets, ExpertName, Joules, Seconds, TenantId, Verdict, Watts};
 
 /// Limits on the active set.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -40,9 +41,44 @@ pub struct TenantLimits {
     pub energy: Option<Joules>,
     /// Delay by topic.
     pub delay: BTreeMap<Topic, Seconds>,
+    /// Experts that may answer it; all if absent.
+    pub experts: Option<BTreeSet<ExpertName>>,
+    /// Forecast probability of a good answer below which an expert is not asked.
+    pub least_quality: Option<f64>,
+    /// What it may spend, whatever it asks.
+    pub spending: Spending,
 }
 
 impl TenantLimits {
+    /// A tenant without any limit.
+    #[must_use]
+    pub fn unlimited(tenant: TenantId) -> Self {
+        Self {
+            tenant,
+            weight: 1.0,
+            energy: None,
+            delay: BTreeMap::new(),
+            experts: None,
+            least_quality: None,
+            spending: Spending::default(),
+        }
+    }
+
+    /// Why this expert may not answer, as far as its name and its forecast go.
+    pub(crate) fn bars(&self, expert: &ExpertName, quality: f64) -> Option<Verdict> {
+        if self
+            .experts
+            .as_ref()
+            .is_some_and(|all| !all.contains(expert))
+        {
+            Some(Verdict::NotAllowed)
+        } else if self.least_quality.is_some_and(|least| quality < least) {
+            Some(Verdict::TooWeak)
+        } else {
+            None
+        }
+    }
+
     /// The budgets of a query on this topic.
     pub(crate) fn budgets(&self, topic: Topic) -> Budgets {
         Budgets {
@@ -68,10 +104,15 @@ impl PlanLimits {
         }
     }
 
+    /// A tenant's limits, if it has any.
+    pub(crate) fn tenant(&self, tenant: &TenantId) -> Option<&TenantLimits> {
+        self.tenants.iter().find(|t| t.tenant == *tenant)
+    }
+
     /// What a tenant's query on a topic may cost: its own budgets tighten the tenant's, never loosen
     /// them.
     pub(crate) fn tightened(&self, tenant: &TenantId, topic: Topic, own: Budgets) -> Budgets {
-        let limits = self.tenants.iter().find(|t| t.tenant == *tenant);
+        let limits = self.tenant(tenant);
         let given = limits.map_or(Budgets::default(), |limits| limits.budgets(topic));
         Budgets {
             delay: tighter(own.delay, given.delay, Seconds::get),
