@@ -3,6 +3,7 @@
 //! `GET /admin/v1/fleet`, `GET /admin/v1/plan`, `POST /admin/v1/join-tokens`, `GET /metrics`. Errors have the same envelope as
 //! the rest of the API.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,8 +23,11 @@ use serde_json::json;
 use crate::handle::{EngineHandle, Planning};
 use crate::http::{ApiError, bearer};
 use crate::join::Registrar;
+use crate::roster::Roster;
 use crate::state;
 use crate::store::NewToken;
+
+mod tenants;
 
 /// Longest life of a join token: it is typed or pasted within the hour, or made again.
 const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -37,6 +41,9 @@ pub(crate) struct Admin {
     pub(crate) key_sha256: [u8; 32],
     /// Where agents dial, `host:port`.
     pub(crate) advertise: String,
+    pub(crate) roster: Arc<Roster>,
+    /// The books.
+    pub(crate) database: PathBuf,
 }
 
 /// The operator's routes.
@@ -46,6 +53,7 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/admin/v1/plan", get(plan))
         .route("/admin/v1/plan/instance", get(plan_instance))
         .route("/admin/v1/join-tokens", post(create_token))
+        .merge(tenants::router())
         .route("/metrics", get(metrics))
         .route_layer(from_fn_with_state(admin.clone(), authorise))
         .with_state(admin)

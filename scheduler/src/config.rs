@@ -4,16 +4,18 @@
 //! `--check-config` reads the file and stops. The file holds no secret: keys are stored as hashes,
 //! and what the coordinator makes itself (CA, admin key) lies in its state directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use moe2_engine::coordinator::{Config as EngineConfig, PlanLimits, TenantLimits};
+use moe2_engine::coordinator::{
+    Config as EngineConfig, EnergyWindow, PlanLimits, Spending, TenantLimits,
+};
 use moe2_gate::Topic;
-use moe2_model::{Joules, Prices, Seconds, TenantId, Watts};
-use serde::Deserialize;
+use moe2_model::{ExpertName, Joules, Prices, Seconds, TenantId, Watts};
+use serde::{Deserialize, Serialize};
 
 /// Largest weight of a tenant; more would drown all others.
 const MAX_WEIGHT: f64 = 1e6;
@@ -30,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) advertise: Option<String>,
     /// CA, keys and database; made on first start.
     pub(crate) state_dir: PathBuf,
+    /// How long the log of usage is kept, in days.
+    pub(crate) usage_days: u32,
     /// How long an agent's certificate is good for, in hours.
     pub(crate) certificate_hours: u32,
     /// Gate file, read again when it changes; by default the gate that ships.
@@ -84,18 +88,140 @@ pub(crate) struct Plan {
 
 /// One tenant.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "toml::Table")]
 pub(crate) struct Tenant {
     pub(crate) name: TenantId,
     /// SHA-256 of its API key, 64 hexadecimal digits.
     pub(crate) key_sha256: String,
-    /// How much its queries count in the plan against those of others; 1 if absent.
-    pub(crate) weight: Option<f64>,
+    pub(crate) settings: Settings,
+}
+
+impl TryFrom<toml::Table> for Tenant {
+    type Error = String;
+
+    fn try_from(mut table: toml::Table) -> Result<Self, String> {
+        let mut text = |field: &str| match table.remove(field) {
+            Some(toml::Value::String(text)) => Ok(text),
+            Some(_) => Err(format!("{field}: give a text")),
+            None => Err(format!("missing field `{field}`")),
+        };
+        let name = text("name")?;
+        let key_sha256 = text("key_sha256")?;
+        let name = TenantId::new(&name).map_err(|error| format!("name: {error}"))?;
+        let settings = table.try_into();
+        let settings = settings
+            .map_err(|error: toml::de::Error| format!("tenant {name}: {}", error.message()))?;
+        Ok(Self {
+            name,
+            key_sha256,
+            settings,
+        })
+    }
+}
+
+/// What a tenant may, wherever it was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// How much its queries count in the plan against those of others.
+    pub(crate) weight: f64,
     /// Joules that one of its queries may cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) query_joules: Option<Joules>,
     /// Seconds that one of its queries may take, by topic.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) delay_seconds: BTreeMap<Topic, Seconds>,
+    /// Experts that may answer it; all if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) experts: Option<BTreeSet<ExpertName>>,
+    /// Forecast probability of a good answer below which no expert is chosen for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) least_quality: Option<f64>,
+    /// Windows of joules.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) energy_windows: Vec<EnergyWindow>,
+    /// Queries within any minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) requests_per_minute: Option<u32>,
+    /// Tokens of prompts and answers within any minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tokens_per_minute: Option<u64>,
+    /// Queries under way at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) parallel: Option<u32>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            weight: 1.0,
+            query_joules: None,
+            delay_seconds: BTreeMap::new(),
+            experts: None,
+            least_quality: None,
+            energy_windows: Vec::new(),
+            requests_per_minute: None,
+            tokens_per_minute: None,
+            parallel: None,
+        }
+    }
+}
+
+impl Settings {
+    /// The first setting that cannot be, and why.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if !(0.0..=MAX_WEIGHT).contains(&self.weight) {
+            return Err(format!("weight must be from 0 to {MAX_WEIGHT}"));
+        }
+        if !self.least_quality.is_none_or(|q| (0.0..=1.0).contains(&q)) {
+            return Err("least_quality must be from 0 to 1".to_owned());
+        }
+        if self.experts.as_ref().is_some_and(BTreeSet::is_empty) {
+            return Err("experts: name some, or leave it out for all".to_owned());
+        }
+        let none = [
+            (
+                "requests_per_minute",
+                self.requests_per_minute.map(u64::from),
+            ),
+            ("tokens_per_minute", self.tokens_per_minute),
+            ("parallel", self.parallel.map(u64::from)),
+        ];
+        if let Some((name, _)) = none.iter().find(|(_, limit)| *limit == Some(0)) {
+            return Err(format!("{name}: at least 1"));
+        }
+        let mut kinds = BTreeSet::new();
+        for window in &self.energy_windows {
+            if window.joules <= Joules::ZERO {
+                return Err("energy_windows: joules must be above 0".to_owned());
+            }
+            if !kinds.insert((window.per.as_str(), window.rolling)) {
+                return Err(format!(
+                    "energy_windows: two of the same kind, per {}",
+                    window.per.as_str()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// As the engine wants them.
+    pub(crate) fn limits(&self, tenant: TenantId) -> TenantLimits {
+        TenantLimits {
+            tenant,
+            weight: self.weight,
+            energy: self.query_joules,
+            delay: self.delay_seconds.clone(),
+            experts: self.experts.clone(),
+            least_quality: self.least_quality,
+            spending: Spending {
+                energy_windows: self.energy_windows.clone(),
+                requests_per_minute: self.requests_per_minute,
+                tokens_per_minute: self.tokens_per_minute,
+                parallel: self.parallel,
+            },
+        }
+    }
 }
 
 impl Default for Config {
@@ -105,6 +231,7 @@ impl Default for Config {
             quic: SocketAddr::from(([0, 0, 0, 0], 7077)),
             advertise: None,
             state_dir: PathBuf::from("/var/lib/moe2"),
+            usage_days: 90,
             certificate_hours: 90 * 24,
             gate: None,
             encoders: None,
@@ -168,12 +295,8 @@ impl Config {
             wrong.push("plan.experts_per_query, plan.max_experts: at least 1".to_owned());
         }
         for tenant in &config.tenant {
-            let weight = tenant.weight.unwrap_or(1.0);
-            if !(0.0..=MAX_WEIGHT).contains(&weight) {
-                let name = &tenant.name;
-                wrong.push(format!(
-                    "tenant {name}: weight must be from 0 to {MAX_WEIGHT}"
-                ));
+            if let Err(why) = tenant.settings.check() {
+                wrong.push(format!("tenant {}: {why}", tenant.name));
             }
             if tenant.key_hash().is_none() {
                 wrong.push(format!(
@@ -227,6 +350,7 @@ impl Config {
             max_queries: self.limits.queries,
             query_timeout: Duration::from_secs(u64::from(self.limits.query_seconds)),
             first_dispatch: u64::try_from(since_epoch.as_micros()).unwrap_or(1),
+            epoch: u64::try_from(since_epoch.as_micros()).unwrap_or(0),
             ..EngineConfig::default()
         }
     }
@@ -234,12 +358,8 @@ impl Config {
 
 impl Config {
     fn limits_of_the_plan(&self) -> PlanLimits {
-        let tenants = self.tenant.iter().map(|tenant| TenantLimits {
-            tenant: tenant.name.clone(),
-            weight: tenant.weight.unwrap_or(1.0),
-            energy: tenant.query_joules,
-            delay: tenant.delay_seconds.clone(),
-        });
+        let tenants = self.tenant.iter();
+        let tenants = tenants.map(|tenant| tenant.settings.limits(tenant.name.clone()));
         PlanLimits {
             experts_per_query: self.plan.experts_per_query.map(usize::from),
             experts: self.plan.max_experts.map(usize::from),

@@ -4,17 +4,18 @@
 //! for a client or an agent. The `select!` below lists everything that can wake the engine: a
 //! command, a due timer, a snapshot that is owed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use moe2_engine::coordinator::{Engine, FleetView, Input, Output, PlanRequest, Reply};
+use moe2_engine::coordinator::{Engine, Entry, FleetView, Input, Output, PlanRequest, Reply};
 use moe2_metrics::Metrics;
 use moe2_model::{DispatchId, Event, QueryId, SessionId, Time};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until};
 
+use crate::books::{Marks, Writer};
 use crate::handle::{Command, EngineHandle, Planning};
 use crate::peer::AgentPeer;
 use crate::planner;
@@ -43,18 +44,57 @@ struct Driver {
     next_plan: Option<PlanRequest>,
     /// When the query being submitted was parsed, until its first dispatch has taken it.
     parsed: Option<Instant>,
+    /// The books on disk; none in tests of the API.
+    books: Option<Books>,
+}
+
+/// Something that waits for a commit.
+enum Held {
+    Reply(QueryId, Reply),
+    Dispatch(DispatchId, SessionId, Box<moe2_wire::ToExpert>),
+    Cancel(DispatchId),
+}
+
+/// What is on its way to disk, and what waits for it.
+struct Books {
+    writer: Writer,
+    marks: Marks,
+    /// Number of the last entry of a settlement, and of the last mark.
+    settled: u64,
+    marked: u64,
+    committed: u64,
+    broken: bool,
+    /// With the number that must be committed first; the oldest at the front.
+    held: VecDeque<(u64, Held)>,
 }
 
 /// Starts the engine's task.
+///
+/// # Errors
+/// The thread that writes the books cannot be started.
 pub(crate) fn spawn(
     engine: Engine,
     metrics: Metrics,
-) -> (EngineHandle, tokio::task::JoinHandle<()>) {
+    (first, database): (u64, Option<rusqlite::Connection>),
+) -> std::io::Result<(EngineHandle, tokio::task::JoinHandle<()>)> {
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (publish, view) = watch::channel(Arc::new(FleetView::default()));
     let (publish_plan, plan) = watch::channel(Planning::default());
-    let handle = EngineHandle::new(commands, view, plan);
+    let handle = EngineHandle::new(first, commands, view, plan);
+    let books = match database {
+        Some(database) => Some(Books {
+            writer: Writer::start(database, handle.clone())?,
+            marks: Marks::default(),
+            settled: 0,
+            marked: 0,
+            committed: 0,
+            broken: false,
+            held: VecDeque::new(),
+        }),
+        None => None,
+    };
     let driver = Driver {
+        books,
         engine,
         handle: handle.clone(),
         metrics,
@@ -68,7 +108,7 @@ pub(crate) fn spawn(
         parsed: None,
     };
     let task = tokio::spawn(driver.run(inbox, publish));
-    (handle, task)
+    Ok((handle, task))
 }
 
 impl Driver {
@@ -106,6 +146,21 @@ impl Driver {
         match command {
             Command::Attach(session, peer) => {
                 self.agents.insert(session, peer);
+                return;
+            }
+            Command::Room(tenant, reply) => {
+                // Whoever asked may be gone.
+                let _ = reply.send(self.engine.room(now, &tenant));
+                return;
+            }
+            Command::Committed(number) => {
+                self.committed(number);
+                return;
+            }
+            Command::BooksBroken(why) => {
+                self.broken();
+                let closed = Input::BooksClosed(Some(why));
+                self.engine.handle(now, closed);
                 return;
             }
             Command::PlannerFree => {
@@ -171,8 +226,80 @@ impl Driver {
         }
     }
 
+    /// Writes an entry, and the mark it asks for.
+    fn book(&mut self, entry: Entry) {
+        let Some(books) = &mut self.books else { return };
+        if let Some((tenant, at, joules)) = books.marks.follow(&entry) {
+            books.marked = books.writer.mark(tenant, at, joules);
+        }
+        if matches!(entry, Entry::Settled(_)) {
+            books.settled = books.writer.write(entry);
+        }
+    }
+
+    /// Holds an output until what it follows from is committed. Gives it back if nothing is to be waited
+    /// for.
+    fn hold(&mut self, output: Output) -> Option<Output> {
+        let Some(books) = self.books.as_mut().filter(|books| !books.broken) else {
+            return Some(output);
+        };
+        let (after, held) = match output {
+            Output::Reply { query, reply } if reply.is_terminal() => {
+                (books.settled, Held::Reply(query, reply))
+            }
+            Output::Dispatch {
+                dispatch,
+                session,
+                work,
+            } => (books.marked, Held::Dispatch(dispatch, session, work)),
+            Output::Cancel { dispatch } => (0, Held::Cancel(dispatch)),
+            other => return Some(other),
+        };
+        if books.held.is_empty() && after <= books.committed {
+            return Some(held.output());
+        }
+        books.held.push_back((after, held));
+        None
+    }
+
+    fn committed(&mut self, number: u64) {
+        let Some(books) = &mut self.books else { return };
+        books.committed = number;
+        let mended = std::mem::take(&mut books.broken);
+        self.release(number);
+        if mended {
+            let now = self.now();
+            self.engine.handle(now, Input::BooksClosed(None));
+        }
+    }
+
+    /// Nothing is waited for any longer: answers that were paid for are given out, and the marks on disk
+    /// cover what cannot be written down.
+    fn broken(&mut self) {
+        if let Some(books) = &mut self.books {
+            books.broken = true;
+        }
+        self.release(u64::MAX);
+    }
+
+    fn release(&mut self, committed: u64) {
+        while let Some(books) = &mut self.books
+            && books.held.front().is_some_and(|held| held.0 <= committed)
+            && let Some((_, held)) = books.held.pop_front()
+        {
+            self.put_now(held.output());
+        }
+    }
+
     fn put(&mut self, output: Output) {
+        if let Some(output) = self.hold(output) {
+            self.put_now(output);
+        }
+    }
+
+    fn put_now(&mut self, output: Output) {
         match output {
+            Output::Ledger(entry) => self.book(entry),
             Output::Reply { query, reply } => {
                 let terminal = reply.is_terminal();
                 if let Some(client) = self.replies.get(&query) {
@@ -302,5 +429,19 @@ impl Driver {
 
     fn instant(&self, time: Time) -> Instant {
         self.zero + Duration::from_micros(time.as_micros())
+    }
+}
+
+impl Held {
+    fn output(self) -> Output {
+        match self {
+            Self::Reply(query, reply) => Output::Reply { query, reply },
+            Self::Dispatch(dispatch, session, work) => Output::Dispatch {
+                dispatch,
+                session,
+                work,
+            },
+            Self::Cancel(dispatch) => Output::Cancel { dispatch },
+        }
     }
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use moe2_engine::coordinator::{FleetView, Input, Plan, Reply};
-use moe2_model::{Query, QueryId, SessionId};
-use tokio::sync::{mpsc, watch};
+use moe2_engine::coordinator::{FleetView, Input, Plan, Reply, Room};
+use moe2_model::{Query, QueryId, SessionId, TenantId};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::peer::AgentPeer;
 
@@ -24,6 +24,12 @@ pub(crate) enum Command {
     Attach(SessionId, AgentPeer),
     /// The planner's thread is free again, with or without a usable answer.
     PlannerFree,
+    /// All entries up to this number are committed.
+    Committed(u64),
+    /// The books cannot be written, and why.
+    BooksBroken(String),
+    /// What is left of a tenant's limits?
+    Room(TenantId, oneshot::Sender<Room>),
     /// Anything else that happened.
     Input(Input),
 }
@@ -63,13 +69,15 @@ pub(crate) struct Planning {
 
 impl EngineHandle {
     pub(crate) fn new(
+        first: u64,
         commands: mpsc::Sender<Command>,
         view: watch::Receiver<Arc<FleetView>>,
         plan: watch::Receiver<Planning>,
     ) -> Self {
         Self {
             commands,
-            next: Arc::new(AtomicU64::new(1)),
+            // Queries are told apart in the books across restarts.
+            next: Arc::new(AtomicU64::new(first)),
             view,
             plan,
         }
@@ -107,12 +115,31 @@ impl EngineHandle {
         Ok(session)
     }
 
+    /// What is left of a tenant's limits.
+    pub(crate) async fn room(&self, tenant: TenantId) -> Result<Room, ShuttingDown> {
+        let (reply, room) = oneshot::channel();
+        let asked = self.commands.send(Command::Room(tenant, reply)).await;
+        asked.map_err(|_| ShuttingDown)?;
+        room.await.map_err(|_| ShuttingDown)
+    }
+
     /// Tells the engine that something happened.
     pub(crate) async fn input(&self, input: Input) -> Result<(), ShuttingDown> {
         self.commands
             .send(Command::Input(input))
             .await
             .map_err(|_| ShuttingDown)
+    }
+
+    /// Tells the driver what is committed; called by a thread. False if the driver is gone.
+    pub(crate) fn committed(&self, number: u64) -> bool {
+        let command = Command::Committed(number);
+        self.commands.blocking_send(command).is_ok()
+    }
+
+    /// Tells the driver that the books cannot be written; called by a thread.
+    pub(crate) fn books_broken(&self, why: String) {
+        let _ = self.commands.blocking_send(Command::BooksBroken(why));
     }
 
     /// Tells the driver that the planner's thread is free.

@@ -5,6 +5,7 @@
 //! wrong ends it with one message before a port is open.
 
 mod admin;
+mod books;
 mod config;
 mod driver;
 mod gates;
@@ -13,6 +14,7 @@ mod http;
 mod join;
 mod peer;
 mod planner;
+mod roster;
 mod state;
 mod store;
 
@@ -25,16 +27,17 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use axum::serve::ListenerExt;
 use clap::Parser;
-use moe2_engine::coordinator::Engine;
+use moe2_engine::coordinator::{Engine, Wall};
 use moe2_metrics::Metrics;
-use moe2_model::TenantId;
 use moe2_net::{Accepted, Listener};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
+use books::Tenants;
 use config::Config;
 use handle::EngineHandle;
 use join::Registrar;
+use roster::Roster;
 use state::StateDir;
 use store::Store;
 
@@ -119,7 +122,20 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
         .with_context(|| format!("cannot open the database {}", state.database().display()))?;
     let authority = state.authority()?;
     let admin_key = state.secret("admin.key")?;
-    let keys = Arc::new(http::auth::KeyTable::new(tenants(&config, &state)?));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = Wall(now.unwrap_or_default().as_secs());
+    let kept = Duration::from_secs(u64::from(config.usage_days) * 86_400);
+    let books = books::open(&state.database(), now, kept)
+        .with_context(|| format!("cannot open the books in {}", state.database().display()))?;
+    for (tenant, joules) in &books.crashed {
+        tracing::warn!(%tenant, joules, "charged for work under way when the process before ended");
+    }
+    let roster = Arc::new(Roster::new(
+        &config,
+        &state,
+        Tenants::new(&state.database()),
+    )?);
+    let keys = roster.keys.clone();
 
     let http_listener = TcpListener::bind(config.http).await.with_context(|| {
         format!(
@@ -136,11 +152,15 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
 
     let metrics = Metrics::new()?;
     let embedders = gates::embedders(config.encoders.as_deref())?;
-    let engine = Engine::new(
-        config.engine(),
-        gates::first(config.gate.as_deref(), &embedders)?,
-    );
-    let (engine, driver) = driver::spawn(engine, metrics.clone());
+    let mut settings = config.engine();
+    settings.plan.tenants = roster.limits();
+    settings.past = books.past;
+    let first = settings.first_dispatch;
+    let gate = gates::first(config.gate.as_deref(), &embedders)?;
+    let engine = Engine::new(settings, gate);
+    let books = (first, Some(books.database));
+    let (engine, driver) = driver::spawn(engine, metrics.clone(), books)
+        .context("cannot start the thread that writes the books")?;
     if let Some(path) = config.gate.clone() {
         tokio::spawn(gates::watch(path, embedders, engine.clone()));
     }
@@ -172,6 +192,8 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
         metrics,
         key_sha256: state::hash(&admin_key),
         advertise: advertise.clone(),
+        roster,
+        database: state.database(),
     };
     let router = http::router(api).merge(http::error::wrap(admin::router(admin)));
     state.write_endpoints(&serde_json::json!({
@@ -198,16 +220,6 @@ fn dialable(quic: SocketAddr) -> String {
         "agents on other machines need an address to dial: set `advertise` to this machine's"
     );
     format!("127.0.0.1:{}", quic.port())
-}
-
-/// The tenants of the configuration, or one named `default` with a key made on first start.
-fn tenants(config: &Config, state: &StateDir) -> Result<Vec<([u8; 32], TenantId)>> {
-    if config.tenant.is_empty() {
-        let key = state.secret("api.key")?;
-        return Ok(vec![(state::hash(&key), TenantId::new("default")?)]);
-    }
-    let known = |tenant: &config::Tenant| tenant.key_hash().map(|hash| (hash, tenant.name.clone()));
-    Ok(config.tenant.iter().filter_map(known).collect())
 }
 
 async fn accept_agents(mut listener: Listener, engine: EngineHandle, registrar: Arc<Registrar>) {

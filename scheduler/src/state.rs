@@ -67,9 +67,7 @@ impl StateDir {
         if there(&path)? {
             return Ok(read(&path)?.trim().to_owned());
         }
-        let mut bytes = [0_u8; 32];
-        getrandom::fill(&mut bytes).context("the system gave no random numbers")?;
-        let secret = format!("sk-moe2-{}", hex(&bytes));
+        let secret = fresh_key()?;
         write_private(&path, &secret)?;
         tracing::info!(path = %path.display(), "made a key");
         Ok(secret)
@@ -103,6 +101,13 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
         fs::rename(&beside, path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A key that nobody can guess.
+pub(crate) fn fresh_key() -> Result<String> {
+    let mut bytes = [0_u8; 32];
+    getrandom::fill(&mut bytes).context("the system gave no random numbers")?;
+    Ok(format!("sk-moe2-{}", hex(&bytes)))
 }
 
 /// SHA-256 of a key, as tenants are known by.

@@ -102,9 +102,35 @@ impl Client {
 
     /// A GET whose answer is text.
     pub(crate) fn get_text(&self, path: &str) -> anyhow::Result<String> {
-        let mut reply = self
-            .agent
-            .get(format!("{}{path}", self.base))
+        self.text(self.agent.get(format!("{}{path}", self.base)))
+    }
+
+    /// A DELETE.
+    pub(crate) fn delete(&self, path: &str) -> anyhow::Result<()> {
+        self.text(self.agent.delete(format!("{}{path}", self.base)))?;
+        Ok(())
+    }
+
+    /// A PUT whose answer is JSON.
+    pub(crate) fn put(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = self.agent.put(format!("{}{path}", self.base));
+        let reply = request
+            .header("authorization", self.bearer())
+            .send_json(body);
+        let mut reply = reply.with_context(|| format!("{} does not answer", self.base))?;
+        let status = reply.status().as_u16();
+        let text = reply.body_mut().read_to_string()?;
+        if status >= 400 {
+            return Err(refused(&text, status));
+        }
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    fn text(
+        &self,
+        request: ureq::RequestBuilder<ureq::typestate::WithoutBody>,
+    ) -> anyhow::Result<String> {
+        let mut reply = request
             .header("authorization", self.bearer())
             .call()
             .with_context(|| format!("{} does not answer", self.base))?;

@@ -23,8 +23,10 @@ mod price;
 mod progress;
 mod solve;
 mod table;
+mod tenant;
 mod threads;
 mod up;
+mod usage;
 mod verify;
 mod zstd;
 
@@ -69,7 +71,10 @@ enum Command {
     Models(models::Args),
     /// Let a machine join the fleet.
     JoinToken(join_token::Args),
-
+    /// Make and change tenants: keys, budgets, rates.
+    Tenant(tenant::Args),
+    /// Show what was used, by tenant, expert, day or source of joules.
+    Usage(usage::Args),
     /// Measure speed on this machine.
     Bench(bench::Args),
     /// Print a completion script for a shell.
@@ -127,7 +132,8 @@ fn main() -> ExitCode {
         Command::Gate(args) => gate::run(&args),
         Command::Models(args) => models::run(&args),
         Command::JoinToken(args) => join_token::run(&args),
-
+        Command::Tenant(args) => tenant::run(&args),
+        Command::Usage(args) => usage::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "moe2", &mut std::io::stdout());

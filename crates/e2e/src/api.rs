@@ -27,6 +27,8 @@ pub struct Api {
 pub struct Reply {
     /// HTTP status.
     pub status: u16,
+    /// What `x-should-retry` says.
+    pub should_retry: Option<String>,
     /// The body; `null` if it is no JSON.
     pub json: Value,
 }
@@ -174,6 +176,18 @@ impl Api {
         whole(self.send(path, body))
     }
 
+    /// A chat completion of a coordinator that may die meanwhile; `None` if it does.
+    #[must_use]
+    pub fn try_chat(&self, question: &str, body: &Value) -> Option<Reply> {
+        let sent = self
+            .agent
+            .post(format!("{}/v1/chat/completions", self.base))
+            .header("authorization", format!("Bearer {}", self.key))
+            .send_json(request(question, body));
+        // A reply that broke off is none.
+        sent.ok().map(whole).filter(|reply| !reply.json.is_null())
+    }
+
     /// A chat completion; `body` overrides the defaults (model `auto`, temperature 0).
     #[must_use]
     pub fn chat(&self, question: &str, body: &Value) -> Reply {
@@ -222,7 +236,15 @@ fn request(question: &str, body: &Value) -> Value {
 
 fn whole(mut response: Response<Body>) -> Reply {
     let status = response.status().as_u16();
+    let should_retry = response.headers().get("x-should-retry");
+    let should_retry = should_retry
+        .and_then(|v| v.to_str().ok())
+        .map(str::to_owned);
     let text = response.body_mut().read_to_string().unwrap_or_default();
     let json = serde_json::from_str(&text).unwrap_or(Value::Null);
-    Reply { status, json }
+    Reply {
+        status,
+        should_retry,
+        json,
+    }
 }

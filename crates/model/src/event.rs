@@ -18,6 +18,8 @@ pub enum RefusalKind {
     Overloaded,
     /// The tenant asks more than its rates allow; waiting helps.
     RateLimited,
+    /// What is used cannot be written down.
+    BooksClosed,
     /// A window of the tenant's joules is used up.
     QuotaExhausted,
     /// The prompt does not fit any admissible expert's context.
@@ -40,6 +42,7 @@ impl RefusalKind {
             Self::BudgetInfeasible => "budget_infeasible",
             Self::Overloaded => "overloaded",
             Self::RateLimited => "rate_limited",
+            Self::BooksClosed => "books_closed",
             Self::QuotaExhausted => "quota_exhausted",
             Self::ContextTooLong => "context_too_long",
             Self::LostMidStream => "lost_mid_stream",

@@ -299,6 +299,7 @@ impl<'a> World<'a> {
             | Input::PlanFailed { .. }
             | Input::GateLoaded(_)
             | Input::Tenants(_)
+            | Input::BooksClosed(_)
             | Input::Tick => {}
         }
         if let Some(input) = self.mutate(input) {

@@ -5,7 +5,7 @@
 //! so the time taken tells nothing about how close a guess was. A key is never logged or echoed.
 
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
@@ -18,12 +18,14 @@ use super::error::ApiError;
 
 /// Hashed API keys and whose they are.
 pub(crate) struct KeyTable {
-    keys: Vec<([u8; 32], TenantId)>,
+    keys: RwLock<Keys>,
 }
+
+type Keys = Vec<([u8; 32], TenantId)>;
 
 impl std::fmt::Debug for KeyTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "KeyTable({} keys)", self.keys.len())
+        write!(f, "KeyTable({} keys)", self.read().len())
     }
 }
 
@@ -31,20 +33,31 @@ impl KeyTable {
     /// A table of SHA-256 hashes of keys, each with its tenant.
     pub(crate) fn new(keys: impl IntoIterator<Item = ([u8; 32], TenantId)>) -> Self {
         Self {
-            keys: keys.into_iter().collect(),
+            keys: RwLock::new(keys.into_iter().collect()),
         }
     }
 
+    /// Other keys from now on.
+    pub(crate) fn replace(&self, keys: impl IntoIterator<Item = ([u8; 32], TenantId)>) {
+        let keys = keys.into_iter().collect();
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Keys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whose key this is.
-    pub(crate) fn tenant(&self, key: &str) -> Option<&TenantId> {
+    pub(crate) fn tenant(&self, key: &str) -> Option<TenantId> {
         let given: [u8; 32] = Sha256::digest(key.as_bytes()).into();
+        let keys = self.read();
         let mut found = None;
-        for (hash, tenant) in &self.keys {
+        for (hash, tenant) in keys.iter() {
             if same(hash, &given) {
                 found = Some(tenant);
             }
         }
-        found
+        found.cloned()
     }
 }
 
@@ -73,7 +86,7 @@ pub(super) async fn require(
         return Ok(next.run(request).await);
     }
     let tenant = bearer(request.headers()).and_then(|key| keys.tenant(key));
-    let tenant = tenant.cloned().ok_or_else(ApiError::unauthorised)?;
+    let tenant = tenant.ok_or_else(ApiError::unauthorised)?;
     request.extensions_mut().insert(tenant);
     Ok(next.run(request).await)
 }
@@ -90,8 +103,8 @@ mod tests {
             (hash("sk-a"), tenant("alice")),
             (hash("sk-b"), tenant("bob")),
         ]);
-        assert_eq!(table.tenant("sk-a"), Some(&tenant("alice")));
-        assert_eq!(table.tenant("sk-b"), Some(&tenant("bob")));
+        assert_eq!(table.tenant("sk-a"), Some(tenant("alice")));
+        assert_eq!(table.tenant("sk-b"), Some(tenant("bob")));
         for wrong in ["", "sk-", "sk-a ", "SK-A", "sk-ab"] {
             assert_eq!(table.tenant(wrong), None, "{wrong:?}");
         }

@@ -133,6 +133,7 @@ impl ApiError {
             RefusalKind::NoExpert => (503, SERVER, "no_expert_available", None),
             RefusalKind::BudgetInfeasible => (422, INVALID, "budget_infeasible", Some("moe2")),
             RefusalKind::Overloaded => (429, "rate_limit_error", "rate_limit_exceeded", None),
+            RefusalKind::BooksClosed => (503, SERVER, "ledger_unavailable", None),
             RefusalKind::RateLimited => (429, "rate_limit_error", "rate_limit_exceeded", None),
             RefusalKind::QuotaExhausted => (429, "insufficient_quota", "insufficient_quota", None),
             RefusalKind::ContextTooLong => {
@@ -156,7 +157,10 @@ impl ApiError {
                     "resets_in_s": refusal.retry_after.map(|wait| wait.as_secs()),
                 })));
             }
-            RefusalKind::NoExpert | RefusalKind::Overloaded | RefusalKind::RateLimited => {
+            RefusalKind::NoExpert
+            | RefusalKind::Overloaded
+            | RefusalKind::RateLimited
+            | RefusalKind::BooksClosed => {
                 error.retry_after = Some(refusal.retry_after.unwrap_or(RETRY_AFTER));
             }
             // A second try would spend the same budget on the same disappointment.

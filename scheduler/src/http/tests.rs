@@ -73,6 +73,7 @@ fn idle(view: FleetView) -> (Router, mpsc::Receiver<Command>) {
     let tenant = TenantId::new("alice").expect("a valid name");
     let api = Api {
         engine: EngineHandle::new(
+            1,
             commands,
             view,
             tokio::sync::watch::channel(crate::handle::Planning::default()).1,

@@ -26,6 +26,8 @@ use super::{Engine, Output, Timer};
 /// How long a client should wait before it asks a fleet without a ready expert again: about the
 /// time a small model takes to load.
 const RETRY_NO_EXPERT: Duration = Duration::from_secs(2);
+/// How long a client should wait while the books cannot be written: an operator has to make room.
+const RETRY_BOOKS: Duration = Duration::from_secs(10);
 /// How long a client should wait when too many queries are under way.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
 
@@ -38,6 +40,12 @@ impl Engine {
             let message = format!("{} queries are under way; try again", self.queries.len());
             let retry = Some(RETRY_OVERLOADED);
             self.refuse_unadmitted(id, &query, refusal(RefusalKind::Overloaded, message, retry));
+            return;
+        }
+        if let Some(why) = &self.books_closed {
+            let message = format!("nothing can be booked, so nothing new is taken: {why}");
+            let kind = RefusalKind::BooksClosed;
+            self.refuse_unadmitted(id, &query, refusal(kind, message, Some(RETRY_BOOKS)));
             return;
         }
         if !self.fleet.knows(|expert| query.target.admits(expert)) {

@@ -81,6 +81,8 @@ pub enum Input {
     GateLoaded(Box<Gate>),
     /// Other tenants, or other budgets of tenants.
     Tenants(Vec<TenantLimits>),
+    /// The books cannot be written, and why, or can be again.
+    BooksClosed(Option<String>),
     /// Time passed; timers may be due.
     Tick,
 }

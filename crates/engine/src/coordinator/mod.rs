@@ -91,6 +91,8 @@ pub struct Engine {
     asked_for: Option<PlanRequest>,
     pace: Pace,
     plan: Option<Arc<Plan>>,
+    /// Why nothing can be booked, if that is so.
+    books_closed: Option<String>,
     outputs: VecDeque<Output>,
 }
 
@@ -112,6 +114,7 @@ impl Engine {
             asked_for: None,
             pace: Pace::default(),
             plan: None,
+            books_closed: None,
             outputs: VecDeque::new(),
         };
         engine.limit_tenants(Time::ZERO);
@@ -160,6 +163,7 @@ impl Engine {
             Input::PlanFailed { generation, reason } => self.plan_failed(generation, reason),
             Input::GateLoaded(gate) => self.take_gate(now, *gate),
             Input::Tenants(tenants) => self.take_tenants(now, tenants),
+            Input::BooksClosed(why) => self.books_closed = why,
             Input::Tick => {}
         }
     }

@@ -1,0 +1,22 @@
+//! The ledger on disk: what was settled, and how much may have been under way if this process dies.
+//!
+//! One thread owns the database connection and writes everything that has come in since the last
+//! commit in one transaction, so a commit is shared by all queries of a moment. Two promises:
+//!
+//! - No client sees the end of an answer before its settlement is committed.
+//! - Nothing is dispatched before a *mark* is committed that covers every joule reserved for its tenant.
+//!   A mark is set with some to spare, so most dispatches find theirs there and wait for nothing.
+//!
+//! After a crash a tenant is charged its mark, whatever of it was really used: a window is never
+//! exceeded, and errs by at most the mark. Commits survive `kill -9` at once and a power failure from the
+//! next checkpoint on (`synchronous = NORMAL`).
+
+mod store;
+mod tenants;
+mod usage;
+mod writer;
+
+pub(crate) use store::open;
+pub(crate) use tenants::{Stored, TenantError, Tenants};
+pub(crate) use usage::{Query as UsageQuery, usage};
+pub(crate) use writer::{Marks, Writer};

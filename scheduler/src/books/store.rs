@@ -1,0 +1,234 @@
+//! The tables, and what they say at start.
+
+use std::path::Path;
+use std::time::Duration;
+
+use moe2_engine::coordinator::{Entry, Past, Wall};
+use moe2_model::TenantId;
+use rusqlite::{Connection, params};
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS usage (
+        dispatch INTEGER PRIMARY KEY, query INTEGER NOT NULL, tenant TEXT NOT NULL,
+        expert TEXT NOT NULL, reserved_at INTEGER NOT NULL, at INTEGER NOT NULL,
+        bound_j REAL NOT NULL, energy_j REAL NOT NULL, source TEXT NOT NULL,
+        prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, busy_s REAL NOT NULL);
+    CREATE INDEX IF NOT EXISTS usage_at ON usage (at);
+    CREATE TABLE IF NOT EXISTS charge (
+        tenant TEXT NOT NULL, minute INTEGER NOT NULL, energy_j REAL NOT NULL,
+        PRIMARY KEY (tenant, minute)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS mark (
+        tenant TEXT PRIMARY KEY, at INTEGER NOT NULL, energy_j REAL NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS crash (
+        at INTEGER NOT NULL, tenant TEXT NOT NULL, energy_j REAL NOT NULL);
+    CREATE TABLE IF NOT EXISTS tenant (
+        name TEXT PRIMARY KEY, key_sha256 BLOB NOT NULL UNIQUE, settings TEXT NOT NULL,
+        created_at INTEGER NOT NULL, changed_at INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS audit (
+        at INTEGER NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL, tenant TEXT NOT NULL,
+        detail TEXT NOT NULL);";
+
+/// Charges older than the longest window are of no use to any.
+const KEPT_CHARGES: u64 = 33 * 24 * 3_600;
+const MINUTE: u64 = 60;
+
+/// The books as they were found.
+pub(crate) struct Opened {
+    pub(crate) database: Connection,
+    pub(crate) past: Past,
+    /// Charged because the process before this one ended with work under way.
+    pub(crate) crashed: Vec<(TenantId, f64)>,
+}
+
+/// Opens the books, charges what was under way when they were last closed, and forgets what is too old.
+pub(crate) fn open(path: &Path, now: Wall, keep_usage: Duration) -> rusqlite::Result<Opened> {
+    let mut database = connect(path)?;
+    database.pragma_update(None, "journal_mode", "wal")?;
+    database.pragma_update(None, "synchronous", "normal")?;
+    database.execute_batch(SCHEMA)?;
+    let transaction = database.transaction()?;
+    let crashed = {
+        let mut marks =
+            transaction.prepare("SELECT tenant, at, energy_j FROM mark WHERE energy_j > 0")?;
+        let rows = marks.query_map([], |row| {
+            Ok((
+                row.get::<_, String>(0)?,
+                row.get::<_, u64>(1)?,
+                row.get::<_, f64>(2)?,
+            ))
+        })?;
+        rows.collect::<Result<Vec<_>, _>>()?
+    };
+    for (tenant, at, energy) in &crashed {
+        charge(&transaction, tenant, Wall(*at), *energy)?;
+        transaction.execute(
+            "INSERT INTO crash (at, tenant, energy_j) VALUES (?1, ?2, ?3)",
+            params![now.0, tenant, energy],
+        )?;
+    }
+    transaction.execute("DELETE FROM mark", [])?;
+    let oldest = now.0.saturating_sub(KEPT_CHARGES) / MINUTE;
+    transaction.execute("DELETE FROM charge WHERE minute < ?1", [oldest])?;
+    let oldest = now.0.saturating_sub(keep_usage.as_secs());
+    transaction.execute("DELETE FROM usage WHERE at < ?1", [oldest])?;
+    transaction.commit()?;
+    let past = past(&database)?;
+    let named =
+        |(tenant, _, energy): (String, u64, f64)| Some((TenantId::new(&tenant).ok()?, energy));
+    Ok(Opened {
+        database,
+        past,
+        crashed: crashed.into_iter().filter_map(named).collect(),
+    })
+}
+
+/// A connection of its own.
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let database = Connection::open(path)?;
+    database.busy_timeout(Duration::from_secs(5))?;
+    Ok(database)
+}
+
+fn past(database: &Connection) -> rusqlite::Result<Past> {
+    let mut charges =
+        database.prepare("SELECT tenant, minute, energy_j FROM charge ORDER BY minute")?;
+    let rows = charges.query_map([], |row| {
+        Ok((
+            row.get::<_, String>(0)?,
+            row.get::<_, u64>(1)?,
+            row.get::<_, f64>(2)?,
+        ))
+    })?;
+    let mut past = Past::default();
+    for row in rows {
+        let (tenant, minute, energy) = row?;
+        let Ok(tenant) = TenantId::new(&tenant) else {
+            continue;
+        };
+        // The end of the minute: a window looking back from the middle of it must see all of it.
+        let at = Wall(minute * MINUTE + MINUTE - 1);
+        past.charges.entry(tenant).or_default().push((at, energy));
+    }
+    Ok(past)
+}
+
+fn charge(database: &Connection, tenant: &str, at: Wall, energy: f64) -> rusqlite::Result<()> {
+    let mut add = database.prepare_cached(
+        "INSERT INTO charge (tenant, minute, energy_j) VALUES (?1, ?2, ?3)
+         ON CONFLICT (tenant, minute) DO UPDATE SET energy_j = energy_j + excluded.energy_j",
+    )?;
+    add.execute(params![tenant, at.0 / MINUTE, energy])?;
+    Ok(())
+}
+
+/// Writes a settlement; reservations leave no trace but their mark. A dispatch is written once.
+pub(super) fn write(database: &Connection, entry: &Entry) -> rusqlite::Result<()> {
+    let Entry::Settled(settled) = entry else {
+        return Ok(());
+    };
+    let usage = settled.usage;
+    let tokens = usage.map_or((0, 0), |u| (u.prompt_tokens, u.output_tokens));
+    let busy = usage.map_or(0.0, |u| (u.prefill + u.decode).get());
+    let source = usage.map_or("lost", |u| u.energy_source.as_str());
+    let mut insert = database.prepare_cached(
+        "INSERT OR IGNORE INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+    )?;
+    let tenant = settled.tenant.as_str();
+    let new = insert.execute(params![
+        settled.dispatch.0,
+        settled.query.0,
+        tenant,
+        settled.expert.to_string(),
+        settled.reserved_at.0,
+        settled.at.0,
+        settled.bound.get(),
+        settled.energy.get(),
+        source,
+        tokens.0,
+        tokens.1,
+        busy,
+    ])?;
+    if new == 1 {
+        charge(database, tenant, settled.reserved_at, settled.energy.get())?;
+    }
+    Ok(())
+}
+
+/// What may be under way of a tenant's joules.
+pub(super) fn mark(
+    database: &Connection,
+    tenant: &TenantId,
+    at: Wall,
+    energy: f64,
+) -> rusqlite::Result<()> {
+    let mut set = database.prepare_cached("INSERT OR REPLACE INTO mark VALUES (?1, ?2, ?3)")?;
+    set.execute(params![tenant.as_str(), at.0, energy])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moe2_engine::coordinator::Settled;
+    use moe2_model::{DispatchId, EnergySource, ExpertId, Joules, QueryId, Seconds, Usage};
+
+    fn settled(dispatch: u64, at: u64, joules: f64) -> Entry {
+        Entry::Settled(Box::new(Settled {
+            dispatch: DispatchId(dispatch),
+            query: QueryId(dispatch),
+            tenant: TenantId::new("t").expect("a valid name"),
+            expert: ExpertId {
+                name: "e".parse().expect("a valid name"),
+                node: "n".parse().expect("a valid name"),
+            },
+            reserved_at: Wall(at),
+            at: Wall(at + 1),
+            bound: Joules::saturating(joules * 2.0),
+            energy: Joules::saturating(joules),
+            usage: Some(Usage {
+                prompt_tokens: 1,
+                output_tokens: 2,
+                queue: Seconds::ZERO,
+                prefill: Seconds::ZERO,
+                decode: Seconds::ZERO,
+                energy: Joules::saturating(joules),
+                energy_source: EnergySource::Modelled,
+            }),
+        }))
+    }
+
+    #[test]
+    fn a_settlement_is_charged_once_and_a_mark_is_charged_by_whoever_opens_next() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("moe2.db");
+        let month = Duration::from_secs(30 * 86_400);
+        let tenant = TenantId::new("t").expect("a valid name");
+        let now = Wall(1_000_000);
+        let opened = open(&path, now, month).expect("a fresh database");
+        assert!(opened.past.charges.is_empty() && opened.crashed.is_empty());
+        write(&opened.database, &settled(1, now.0, 5.0)).expect("written");
+        write(&opened.database, &settled(1, now.0, 5.0)).expect("written");
+        write(&opened.database, &settled(2, now.0 + 61, 2.0)).expect("written");
+        mark(&opened.database, &tenant, Wall(now.0 + 61), 7.0).expect("written");
+        drop(opened);
+        let again = open(&path, Wall(now.0 + 100), month).expect("it is there");
+        assert_eq!(again.crashed, [(tenant.clone(), 7.0)]);
+        let charges = &again.past.charges[&tenant];
+        let sum: f64 = charges.iter().map(|c| c.1).sum();
+        assert!(
+            (sum - 14.0).abs() < 1e-9 && charges.len() == 2,
+            "{charges:?}"
+        );
+        drop(again);
+        let third = open(&path, Wall(now.0 + 100), month).expect("it is there");
+        assert!(third.crashed.is_empty(), "charged once");
+        drop(third);
+        let late = open(&path, Wall(now.0 + 100 * 86_400), month).expect("it is there");
+        assert!(late.past.charges.is_empty(), "too old for any window");
+        let rows: u64 = late
+            .database
+            .query_row("SELECT count(*) FROM usage", [], |row| row.get(0))
+            .expect("a number");
+        assert_eq!(rows, 0);
+    }
+}
