@@ -5,13 +5,13 @@
 //! command, a due timer, a snapshot that is owed.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use moe2_engine::coordinator::{Engine, Entry, FleetView, Input, Output, PlanRequest, Reply};
+use moe2_engine::coordinator::{Engine, Entry, FleetView, Input, Output, PlanRequest, Reply, Room};
 use moe2_metrics::Metrics;
-use moe2_model::{DispatchId, Event, QueryId, SessionId, Time};
+use moe2_model::{DispatchId, Event, QueryId, SessionId, TenantId, Time};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until};
 
@@ -33,7 +33,7 @@ struct Driver {
     handle: EngineHandle,
     metrics: Metrics,
     zero: Instant,
-    replies: HashMap<QueryId, mpsc::UnboundedSender<Reply>>,
+    replies: HashMap<QueryId, Client>,
     agents: HashMap<SessionId, AgentPeer>,
     cancels: HashMap<DispatchId, oneshot::Sender<()>>,
     /// What stops the proof of the plan being made, while one is.
@@ -46,6 +46,13 @@ struct Driver {
     parsed: Option<Instant>,
     /// The books on disk; none in tests of the API.
     books: Option<Books>,
+}
+
+/// Where a query's replies go.
+struct Client {
+    replies: mpsc::UnboundedSender<Reply>,
+    tenant: TenantId,
+    room: Arc<OnceLock<Room>>,
 }
 
 /// Something that waits for a commit.
@@ -171,7 +178,12 @@ impl Driver {
                 return;
             }
             Command::Submit(submit) => {
-                self.replies.insert(submit.id, submit.replies);
+                let client = Client {
+                    replies: submit.replies,
+                    tenant: submit.query.tenant.clone(),
+                    room: submit.room,
+                };
+                self.replies.insert(submit.id, client);
                 self.parsed = Some(submit.parsed);
                 let input = Input::Submit {
                     query: submit.id,
@@ -303,8 +315,12 @@ impl Driver {
             Output::Reply { query, reply } => {
                 let terminal = reply.is_terminal();
                 if let Some(client) = self.replies.get(&query) {
+                    if client.room.get().is_none() {
+                        let room = self.engine.room(self.now(), &client.tenant);
+                        let _ = client.room.set(room);
+                    }
                     // A client that is gone says so itself, by dropping its submission.
-                    let _ = client.send(reply);
+                    let _ = client.replies.send(reply);
                 }
                 if terminal {
                     self.replies.remove(&query);

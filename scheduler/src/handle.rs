@@ -4,8 +4,8 @@
 //! [`EngineHandle`] and send it inputs. A [`Submission`] that is dropped tells the engine that its
 //! client is gone, so cancelling needs no discipline from the HTTP layer.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use moe2_engine::coordinator::{FleetView, Input, Plan, Reply, Room};
@@ -40,6 +40,8 @@ pub(crate) struct Submit {
     pub(crate) id: QueryId,
     pub(crate) query: Box<Query>,
     pub(crate) replies: mpsc::UnboundedSender<Reply>,
+    /// Filled in before the first reply, for tenants with limits.
+    pub(crate) room: Arc<OnceLock<Room>>,
     /// When the request was parsed: the coordinator's own share of a delay counts from here.
     pub(crate) parsed: Instant,
 }
@@ -87,10 +89,12 @@ impl EngineHandle {
     pub(crate) async fn submit(&self, query: Query) -> Result<Submission, ShuttingDown> {
         let id = QueryId(self.next.fetch_add(1, Ordering::Relaxed));
         let (sender, replies) = mpsc::unbounded_channel();
+        let room = Arc::new(OnceLock::new());
         let submit = Submit {
             id,
             query: Box::new(query),
             replies: sender,
+            room: room.clone(),
             parsed: Instant::now(),
         };
         self.commands
@@ -100,6 +104,7 @@ impl EngineHandle {
         Ok(Submission {
             id,
             replies,
+            room,
             commands: self.commands.clone(),
             ended: false,
         })
@@ -164,11 +169,17 @@ impl EngineHandle {
 pub(crate) struct Submission {
     id: QueryId,
     replies: mpsc::UnboundedReceiver<Reply>,
+    room: Arc<OnceLock<Room>>,
     commands: mpsc::Sender<Command>,
     ended: bool,
 }
 
 impl Submission {
+    /// What is left of the tenant's limits, known once there is a reply.
+    pub(crate) fn room(&self) -> Arc<OnceLock<Room>> {
+        self.room.clone()
+    }
+
     /// The next reply; `None` after the terminal one, or when the engine is gone.
     pub(crate) async fn next(&mut self) -> Option<Reply> {
         if self.ended {

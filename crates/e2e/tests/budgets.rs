@@ -220,3 +220,77 @@ fn a_killed_coordinator_loses_no_settlement_bills_none_twice_and_overdraws_no_wi
     }
     assert!(answered > u64::from(crashes), "{answered} answers");
 }
+
+/// A small file system of its own; unmounted when dropped. `None` where that is not allowed.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    fn mount(at: &std::path::Path) -> Option<Self> {
+        std::fs::create_dir_all(at).expect("the temporary directory can be written");
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+            .arg(at);
+        let mounted = mount.output().is_ok_and(|output| output.status.success());
+        mounted.then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: the coordinator may still be ending.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_new_work_and_loses_nothing_settled() {
+    let _alone = alone();
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let Some(disk) = Disk::mount(&dir.path().join("coordinator")) else {
+        println!("skipped: no file system can be mounted here");
+        return;
+    };
+    let (http, quic) = (free_port(), free_port());
+    let coordinator = Coordinator::start(dir.path(), http, quic);
+    let mut spec = stub("edge-1");
+    spec.token = Some(coordinator.token("edge-1", 600));
+    let _agent = Agent::start(dir.path(), &coordinator.quic, &spec);
+    until("the agent is ready", READY_WITHIN, || {
+        coordinator.is_ready("edge-1")
+    });
+    let made = moe2(&coordinator, dir.path(), &["tenant", "add", "alice"]);
+    let alice = Api::new(coordinator.api.base(), made["key"].as_str().expect("a key"));
+    for _ in 0..3 {
+        assert_eq!(alice.chat("Hello!", &body()).status, 200);
+    }
+    let before = usage(&coordinator, dir.path());
+    // Nothing is left but what the database has already.
+    let ballast = disk.0.join("ballast");
+    let fill = |size: usize| {
+        use std::io::Write as _;
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&ballast)
+            .ok();
+        file.as_mut()
+            .is_some_and(|f| f.write_all(&vec![0; size]).is_ok())
+    };
+    for size in [1 << 16, 1 << 12, 1 << 9, 1] {
+        while fill(size) {}
+    }
+    until("new work is refused", READY_WITHIN, || {
+        let reply = alice.chat("Hello!", &body());
+        reply.status == 503 && reply.json["error"]["code"] == "ledger_unavailable"
+    });
+    std::fs::remove_file(&ballast).expect("it was written");
+    until("new work is taken again", READY_WITHIN, || {
+        alice.chat("Hello!", &body()).status == 200
+    });
+    let after = usage(&coordinator, dir.path());
+    let energy = |used: &Value| used["energy_j"].as_f64().expect("joules");
+    assert!(
+        energy(&after) > energy(&before) && after["queries"].as_u64() > before["queries"].as_u64()
+    );
+}

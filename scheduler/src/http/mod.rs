@@ -10,6 +10,7 @@ pub(crate) mod auth;
 mod body;
 pub(crate) mod error;
 mod models;
+mod ratelimit;
 mod reply;
 mod request;
 mod stream;
@@ -141,11 +142,18 @@ async fn answer(
     };
     let streamed = parsed.query.stream;
     let submission = api.engine.submit(parsed.query).await?;
-    if streamed {
+    let room = submission.room();
+    let answered = if streamed {
         stream::respond(submission, head).await
     } else {
         whole(submission, &head).await
+    };
+    // A refusal says what is left as well as an answer does.
+    let mut response = answered.unwrap_or_else(IntoResponse::into_response);
+    if let Some(room) = room.get() {
+        ratelimit::stamp(response.headers_mut(), room);
     }
+    Ok(response)
 }
 
 /// Waits for the terminal reply; a stray delta of a query that is not streamed is part of its
