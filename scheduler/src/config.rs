@@ -131,6 +131,12 @@ pub(crate) struct Settings {
     /// Seconds that one of its queries may take, by topic.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) delay_seconds: BTreeMap<Topic, Seconds>,
+    /// Joules of a query on average, kept by a price.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mean_joules: Option<Joules>,
+    /// Seconds of a query on average, kept by a price.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mean_seconds: Option<Seconds>,
     /// Experts that may answer it; all if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) experts: Option<BTreeSet<ExpertName>>,
@@ -157,6 +163,8 @@ impl Default for Settings {
             weight: 1.0,
             query_joules: None,
             delay_seconds: BTreeMap::new(),
+            mean_joules: None,
+            mean_seconds: None,
             experts: None,
             least_quality: None,
             energy_windows: Vec::new(),
@@ -178,6 +186,13 @@ impl Settings {
         }
         if self.experts.as_ref().is_some_and(BTreeSet::is_empty) {
             return Err("experts: name some, or leave it out for all".to_owned());
+        }
+        let means = [
+            self.mean_joules.map(Joules::get),
+            self.mean_seconds.map(Seconds::get),
+        ];
+        if means.iter().flatten().any(|mean| *mean <= 0.0) {
+            return Err("mean_joules, mean_seconds: above 0".to_owned());
         }
         let none = [
             (
@@ -212,6 +227,8 @@ impl Settings {
             weight: self.weight,
             energy: self.query_joules,
             delay: self.delay_seconds.clone(),
+            mean_energy: self.mean_joules,
+            mean_delay: self.mean_seconds,
             experts: self.experts.clone(),
             least_quality: self.least_quality,
             spending: Spending {

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until};
 
 use crate::books::{Marks, Writer};
-use crate::handle::{Command, EngineHandle, Planning};
+use crate::handle::{Command, EngineHandle, Planning, Standing};
 use crate::peer::AgentPeer;
 use crate::planner;
 
@@ -157,7 +157,11 @@ impl Driver {
             }
             Command::Room(tenant, reply) => {
                 // Whoever asked may be gone.
-                let _ = reply.send(self.engine.room(now, &tenant));
+                let standing = Standing {
+                    room: self.engine.room(now, &tenant),
+                    prices: self.engine.tenant_prices(&tenant),
+                };
+                let _ = reply.send(standing);
                 return;
             }
             Command::Committed(number) => {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use moe2_engine::coordinator::{FleetView, Input, Plan, Reply, Room};
+use moe2_engine::coordinator::{FleetView, Input, Plan, PriceView, Reply, Room};
 use moe2_model::{Query, QueryId, SessionId, TenantId};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -28,10 +28,19 @@ pub(crate) enum Command {
     Committed(u64),
     /// The books cannot be written, and why.
     BooksBroken(String),
-    /// What is left of a tenant's limits?
-    Room(TenantId, oneshot::Sender<Room>),
+    /// How does a tenant stand?
+    Room(TenantId, oneshot::Sender<Standing>),
     /// Anything else that happened.
     Input(Input),
+}
+
+/// How a tenant stands.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    /// What is left of its limits.
+    pub(crate) room: Room,
+    /// Its prices of joules and of seconds.
+    pub(crate) prices: [Option<PriceView>; 2],
 }
 
 /// A parsed query on its way to the engine.
@@ -120,8 +129,8 @@ impl EngineHandle {
         Ok(session)
     }
 
-    /// What is left of a tenant's limits.
-    pub(crate) async fn room(&self, tenant: TenantId) -> Result<Room, ShuttingDown> {
+    /// How a tenant stands.
+    pub(crate) async fn standing(&self, tenant: TenantId) -> Result<Standing, ShuttingDown> {
         let (reply, room) = oneshot::channel();
         let asked = self.commands.send(Command::Room(tenant, reply)).await;
         asked.map_err(|_| ShuttingDown)?;

@@ -122,14 +122,7 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
         .with_context(|| format!("cannot open the database {}", state.database().display()))?;
     let authority = state.authority()?;
     let admin_key = state.secret("admin.key")?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = Wall(now.unwrap_or_default().as_secs());
-    let kept = Duration::from_secs(u64::from(config.usage_days) * 86_400);
-    let books = books::open(&state.database(), now, kept)
-        .with_context(|| format!("cannot open the books in {}", state.database().display()))?;
-    for (tenant, joules) in &books.crashed {
-        tracing::warn!(%tenant, joules, "charged for work under way when the process before ended");
-    }
+    let books = open_books(&config, &state)?;
     let roster = Arc::new(Roster::new(
         &config,
         &state,
@@ -151,19 +144,7 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
         .unwrap_or_else(|| dialable(quic_addr));
 
     let metrics = Metrics::new()?;
-    let embedders = gates::embedders(config.encoders.as_deref())?;
-    let mut settings = config.engine();
-    settings.plan.tenants = roster.limits();
-    settings.past = books.past;
-    let first = settings.first_dispatch;
-    let gate = gates::first(config.gate.as_deref(), &embedders)?;
-    let engine = Engine::new(settings, gate);
-    let books = (first, Some(books.database));
-    let (engine, driver) = driver::spawn(engine, metrics.clone(), books)
-        .context("cannot start the thread that writes the books")?;
-    if let Some(path) = config.gate.clone() {
-        tokio::spawn(gates::watch(path, embedders, engine.clone()));
-    }
+    let (engine, driver) = start_engine(&config, &roster, books, metrics.clone())?;
     let lifetime = Duration::from_secs(u64::from(config.certificate_hours) * 3_600);
     let registrar = Arc::new(Registrar {
         authority,
@@ -209,6 +190,40 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
         _ = driver => Err(anyhow::anyhow!("the engine's task ended")),
         () = stopped(exit_on_stdin_close) => Ok(()),
     }
+}
+
+fn open_books(config: &Config, state: &StateDir) -> Result<books::Opened> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = Wall(now.unwrap_or_default().as_secs());
+    let kept = Duration::from_secs(u64::from(config.usage_days) * 86_400);
+    let books = books::open(&state.database(), now, kept)
+        .with_context(|| format!("cannot open the books in {}", state.database().display()))?;
+    for (tenant, joules) in &books.crashed {
+        tracing::warn!(%tenant, joules, "charged for work under way when the process before ended");
+    }
+    Ok(books)
+}
+
+/// The engine's task, and what reads its gate again when the file changes.
+fn start_engine(
+    config: &Config,
+    roster: &Roster,
+    books: books::Opened,
+    metrics: Metrics,
+) -> Result<(EngineHandle, tokio::task::JoinHandle<()>)> {
+    let embedders = gates::embedders(config.encoders.as_deref())?;
+    let mut settings = config.engine();
+    settings.plan.tenants = roster.limits();
+    settings.past = books.past;
+    let first = settings.first_dispatch;
+    let gate = gates::first(config.gate.as_deref(), &embedders)?;
+    let engine = Engine::new(settings, gate);
+    let (engine, driver) = driver::spawn(engine, metrics, (first, Some(books.database)))
+        .context("cannot start the thread that writes the books")?;
+    if let Some(path) = config.gate.clone() {
+        tokio::spawn(gates::watch(path, embedders, engine.clone()));
+    }
+    Ok((engine, driver))
 }
 
 /// An address that agents can dial: `0.0.0.0` is none, and on the same machine loopback is.

@@ -60,7 +60,7 @@ struct Nothing {}
 
 #[derive(Debug, clap::Args)]
 struct Change {
-    /// Take a limit away: weight, query_joules, delay_seconds, experts, least_quality, energy_windows,
+    /// Take a limit away: weight, query_joules, delay_seconds, mean_joules, mean_seconds, experts, least_quality, energy_windows,
     /// requests_per_minute, tokens_per_minute or parallel.
     #[arg(long, value_name = "LIMIT", value_parser = LIMITS)]
     unset: Vec<String>,
@@ -68,10 +68,12 @@ struct Change {
     limits: Limits,
 }
 
-const LIMITS: [&str; 9] = [
+const LIMITS: [&str; 11] = [
     "weight",
     "query_joules",
     "delay_seconds",
+    "mean_joules",
+    "mean_seconds",
     "experts",
     "least_quality",
     "energy_windows",
@@ -88,6 +90,12 @@ struct Limits {
     /// Joules that one query may cost.
     #[arg(long, value_name = "J")]
     query_joules: Option<f64>,
+    /// Joules of a query on average, kept by a price.
+    #[arg(long, value_name = "J")]
+    mean_joules: Option<f64>,
+    /// Seconds of a query on average, kept by a price.
+    #[arg(long, value_name = "S")]
+    mean_seconds: Option<f64>,
     /// Seconds that one query on a topic may take; repeat for more topics.
     #[arg(long, value_name = "TOPIC=SECONDS", value_parser = delay)]
     delay: Vec<(String, f64)>,
@@ -156,6 +164,8 @@ impl Limits {
         };
         put("weight", self.weight.map(Value::from));
         put("query_joules", self.query_joules.map(Value::from));
+        put("mean_joules", self.mean_joules.map(Value::from));
+        put("mean_seconds", self.mean_seconds.map(Value::from));
         put("least_quality", self.least_quality.map(Value::from));
         put(
             "requests_per_minute",
@@ -332,6 +342,26 @@ fn table(tenants: &[Value]) -> String {
             let left = &tenant["left"][field];
             if left.is_object() {
                 row(format!("{name} per minute"), left);
+            }
+        }
+        for (name, unit) in [("joules", "J"), ("seconds", "s")] {
+            let price = &tenant["prices"][name];
+            let number = |field: &str| price[field].as_f64().unwrap_or(0.0);
+            if price.is_object() {
+                rows += 1;
+                let state = if price["saturated"] == json!(true) {
+                    "; nobody keeps it"
+                } else {
+                    ""
+                };
+                let (tenant, limit) = (tenant["name"].as_str().unwrap_or("?"), "mean of a query");
+                let of = format!("{} {unit}", number("budget"));
+                let now = format!(
+                    "mean {:.2}, price {:.4}{state}",
+                    number("mean"),
+                    number("price")
+                );
+                table.row([tenant.to_owned(), limit.to_owned(), of, now, String::new()]);
             }
         }
         let others = [

@@ -16,6 +16,7 @@ use super::Admin;
 use crate::books::{Stored, TenantError, UsageQuery, usage};
 use crate::config::Settings;
 use crate::http::ApiError;
+use crate::roster::Member;
 use crate::state;
 
 /// Lines of the audit that are shown.
@@ -46,14 +47,19 @@ struct New {
 async fn list(State(admin): State<Admin>) -> Result<Response, ApiError> {
     let mut all = Vec::new();
     for member in admin.roster.members() {
-        let room = admin.engine.room(member.name.clone()).await;
-        let room = room.map_err(|_| ApiError::shutting_down())?;
-        all.push(json!({
-            "name": member.name, "settings": member.settings, "changeable": member.changeable,
-            "left": left(&room),
-        }));
+        all.push(shown(&admin, member).await?);
     }
     Ok(Json(json!({ "tenants": all })).into_response())
+}
+
+async fn shown(admin: &Admin, member: Member) -> Result<Value, ApiError> {
+    let standing = admin.engine.standing(member.name.clone()).await;
+    let standing = standing.map_err(|_| ApiError::shutting_down())?;
+    let [joules, seconds] = standing.prices;
+    Ok(json!({
+        "name": member.name, "settings": member.settings, "changeable": member.changeable,
+        "left": left(&standing.room), "prices": {"joules": joules, "seconds": seconds},
+    }))
 }
 
 /// What is left of each limit, in words of the API.
@@ -78,13 +84,7 @@ async fn show(
 ) -> Result<Response, ApiError> {
     let member = admin.roster.members().into_iter().find(|m| m.name == name);
     let member = member.ok_or_else(|| unknown(&name))?;
-    let room = admin.engine.room(name).await;
-    let room = room.map_err(|_| ApiError::shutting_down())?;
-    Ok(Json(json!({
-        "name": member.name, "settings": member.settings, "changeable": member.changeable,
-        "left": left(&room),
-    }))
-    .into_response())
+    Ok(Json(shown(&admin, member).await?).into_response())
 }
 
 async fn add(State(admin): State<Admin>, body: Bytes) -> Result<Response, ApiError> {

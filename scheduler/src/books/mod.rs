@@ -16,7 +16,7 @@ mod tenants;
 mod usage;
 mod writer;
 
-pub(crate) use store::open;
+pub(crate) use store::{Opened, open};
 pub(crate) use tenants::{Stored, TenantError, Tenants};
 pub(crate) use usage::{Query as UsageQuery, usage};
 pub(crate) use writer::{Marks, Writer};

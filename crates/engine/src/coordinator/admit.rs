@@ -67,6 +67,7 @@ impl Engine {
             self.refuse_unadmitted(id, &query, rate_limited(full));
             return;
         }
+        let prices = self.steering.prices(&query.tenant, self.config.prices);
         let running = Running {
             round: Round::first(query.mode),
             ballot: Vec::new(),
@@ -77,7 +78,7 @@ impl Engine {
             query: Arc::new(query),
             submitted: now,
             first_delta: None,
-            prices: self.config.prices,
+            prices,
             candidates: Vec::new(),
             attempts: Vec::new(),
             redispatches: 0,

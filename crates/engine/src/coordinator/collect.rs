@@ -269,6 +269,8 @@ impl Engine {
     fn finish(&mut self, now: Time, id: QueryId, running: &Running) {
         self.left(now, id);
         let answer = answer(now, &self.gate, running);
+        let (energy, delay) = (answer.explanation.energy, answer.explanation.delay);
+        self.steering.learn(&running.query.tenant, energy, delay);
         if running.query.stream && running.first_delta.is_none() {
             let model = answer.model.clone();
             self.outputs.push_back(Output::Reply {

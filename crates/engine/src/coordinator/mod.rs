@@ -19,6 +19,7 @@ mod input;
 mod ledger;
 mod membership;
 mod plan;
+mod prices;
 mod query;
 mod reply;
 mod rounds;
@@ -37,6 +38,7 @@ pub use ledger::{Account, EnergyWindow, Entry, Left, Past, Room, Settled, Span, 
 pub use plan::{
     ConstraintView, Plan, PlanLimits, PlanRequest, PlanView, PlannedExpert, TenantLimits,
 };
+pub use prices::PriceView;
 pub use reply::{Answer, Refusal, Reply};
 pub use view::{ExpertView, FleetView, NodeState, NodeView};
 
@@ -44,6 +46,7 @@ use crate::timers::Timers;
 use fleet::Fleet;
 use ledger::Ledger;
 use plan::{Calibration, Pace};
+use prices::Steering;
 use query::Running;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +84,7 @@ pub struct Engine {
     gate: Gate,
     fleet: Fleet,
     ledger: Ledger,
+    steering: Steering,
     timers: Timers<Timer>,
     queries: HashMap<QueryId, Running>,
     open: BTreeMap<DispatchId, Open>,
@@ -106,6 +110,7 @@ impl Engine {
             gate,
             fleet: Fleet::default(),
             ledger: Ledger::default(),
+            steering: Steering::default(),
             timers: Timers::default(),
             queries: HashMap::new(),
             open: BTreeMap::new(),
@@ -131,6 +136,8 @@ impl Engine {
         let tenants = self.config.plan.tenants.iter();
         let limits = tenants.map(|t| (&t.tenant, &t.spending));
         self.ledger.limit(now, limits, &self.config.past);
+        let tenants = &self.config.plan.tenants;
+        self.steering.limit(tenants, self.config.prices);
     }
 
     /// Takes other tenants' budgets; queries under way keep theirs.
@@ -198,6 +205,12 @@ impl Engine {
     #[must_use]
     pub fn room(&self, now: Time, tenant: &TenantId) -> Room {
         self.ledger.room(self.wall(now), tenant)
+    }
+
+    /// A tenant's prices of joules and of seconds, where it has mean budgets.
+    #[must_use]
+    pub fn tenant_prices(&self, tenant: &TenantId) -> [Option<PriceView>; 2] {
+        self.steering.view(tenant)
     }
 
     /// Dispatches whose terminal frame has not come yet.

@@ -1,3 +1,5 @@
+//! Tests of the books: crowds, rates, changed limits, and any order of calls.
+
 use moe2_model::{EnergySource, ExpertName, NodeId, Seconds};
 use proptest::prelude::*;
 

@@ -41,6 +41,10 @@ pub struct TenantLimits {
     pub energy: Option<Joules>,
     /// Delay by topic.
     pub delay: BTreeMap<Topic, Seconds>,
+    /// Energy of a query on average, kept by a price.
+    pub mean_energy: Option<Joules>,
+    /// Delay of a query on average, kept by a price.
+    pub mean_delay: Option<Seconds>,
     /// Experts that may answer it; all if absent.
     pub experts: Option<BTreeSet<ExpertName>>,
     /// Forecast probability of a good answer below which an expert is not asked.
@@ -58,6 +62,8 @@ impl TenantLimits {
             weight: 1.0,
             energy: None,
             delay: BTreeMap::new(),
+            mean_energy: None,
+            mean_delay: None,
             experts: None,
             least_quality: None,
             spending: Spending::default(),

@@ -1,0 +1,254 @@
+//! Prices that keep a tenant's means: what a joule and a second cost its queries, corrected by what the
+//! last ones took (MATH 2.2: λ and μ).
+//!
+//! After each answer the price is multiplied by exp(η·(used / budget − 1)): mirror ascent on the dual of
+//! "mean use at most the budget". The logarithm of the price is a sum of what was overspent, so over any
+//! T answers between which the price stays off its floor
+//!
+//! > mean use ≤ budget · (1 + ln(price after / price before) / (η·T)),
+//!
+//! whatever the fleet does meanwhile: the mean holds by arithmetic, not because forecasts are right. The
+//! ceiling bounds how much is remembered of a time in which no expert kept the budget (anti-windup), the
+//! floor how much of one in which all did.
+
+use std::collections::BTreeMap;
+
+use moe2_model::{Joules, Prices, Seconds, TenantId};
+use serde::Serialize;
+
+use super::plan::TenantLimits;
+
+/// η: a use of twice the budget raises the price by a twentieth.
+const STEP: f64 = 0.05;
+/// Most that one answer changes the logarithm of a price: an outlier is paid back over several.
+const MOST_STEP: f64 = 0.5;
+/// A price at which the budget is worth this much quality: more would change no choice.
+const CEILING: f64 = 20.0;
+
+/// One price with its budget.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Dual {
+    /// Mean use per answer.
+    budget: f64,
+    price: f64,
+    floor: f64,
+    /// Sums since the budget was set, for people.
+    used: f64,
+    answers: u64,
+}
+
+impl Dual {
+    fn new(budget: f64, floor: f64) -> Self {
+        Self {
+            budget,
+            price: floor,
+            floor,
+            used: 0.0,
+            answers: 0,
+        }
+    }
+
+    fn ceiling(&self) -> f64 {
+        (CEILING / self.budget).max(self.floor)
+    }
+
+    fn learn(&mut self, used: f64) {
+        self.used += used;
+        self.answers += 1;
+        let step = STEP * (used / self.budget - 1.0);
+        // A price of nothing could never rise again.
+        let price = self.price.max(1e-9 / self.budget);
+        let moved = price * step.clamp(-MOST_STEP, MOST_STEP).exp();
+        self.price = moved.clamp(self.floor, self.ceiling());
+    }
+
+    fn view(&self) -> PriceView {
+        PriceView {
+            budget: self.budget,
+            mean: self.used / self.answers.max(1) as f64,
+            answers: self.answers,
+            price: self.price,
+            saturated: self.price >= self.ceiling(),
+        }
+    }
+}
+
+/// A price as people see it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PriceView {
+    /// Mean that is to be kept, joules or seconds.
+    pub budget: f64,
+    /// Mean since the budget was set.
+    pub mean: f64,
+    /// Answers since then.
+    pub answers: u64,
+    /// Quality that a joule or a second is worth now.
+    pub price: f64,
+    /// At its ceiling: no admissible expert keeps the budget.
+    pub saturated: bool,
+}
+
+/// A tenant's prices.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Own {
+    energy: Option<Dual>,
+    delay: Option<Dual>,
+}
+
+/// Everyone's prices.
+#[derive(Debug, Default)]
+pub(crate) struct Steering {
+    tenants: BTreeMap<TenantId, Own>,
+}
+
+impl Steering {
+    /// Takes budgets; a budget that stays keeps its price.
+    pub(crate) fn limit(&mut self, tenants: &[TenantLimits], floor: Prices) {
+        let mut before = std::mem::take(&mut self.tenants);
+        for limits in tenants {
+            let own = before.remove(&limits.tenant).unwrap_or_default();
+            let kept = |old: Option<Dual>, budget: Option<f64>, floor: f64| {
+                let budget = budget?;
+                let same = old.filter(|dual| dual.budget == budget);
+                Some(same.unwrap_or_else(|| Dual::new(budget, floor)))
+            };
+            let own = Own {
+                energy: kept(
+                    own.energy,
+                    limits.mean_energy.map(Joules::get),
+                    floor.per_joule,
+                ),
+                delay: kept(
+                    own.delay,
+                    limits.mean_delay.map(Seconds::get),
+                    floor.per_second,
+                ),
+            };
+            if own != Own::default() {
+                self.tenants.insert(limits.tenant.clone(), own);
+            }
+        }
+    }
+
+    /// What a tenant's next query is steered by.
+    pub(crate) fn prices(&self, tenant: &TenantId, floor: Prices) -> Prices {
+        let own = self.tenants.get(tenant).copied().unwrap_or_default();
+        Prices {
+            per_joule: own.energy.map_or(floor.per_joule, |dual| dual.price),
+            per_second: own.delay.map_or(floor.per_second, |dual| dual.price),
+        }
+    }
+
+    /// Notes what an answer took.
+    pub(crate) fn learn(&mut self, tenant: &TenantId, energy: Joules, delay: Seconds) {
+        if let Some(own) = self.tenants.get_mut(tenant) {
+            if let Some(dual) = &mut own.energy {
+                dual.learn(energy.get());
+            }
+            if let Some(dual) = &mut own.delay {
+                dual.learn(delay.get());
+            }
+        }
+    }
+
+    /// Prices of joules and of seconds, of a tenant that has mean budgets.
+    pub(crate) fn view(&self, tenant: &TenantId) -> [Option<PriceView>; 2] {
+        let own = self.tenants.get(tenant).copied().unwrap_or_default();
+        [own.energy, own.delay].map(|dual| dual.map(|dual| dual.view()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moe2_model::Rng;
+    use proptest::prelude::*;
+
+    const FLOOR: Prices = Prices {
+        per_joule: 0.001,
+        per_second: 0.01,
+    };
+
+    fn steering(joules: f64) -> (Steering, TenantId) {
+        let tenant = TenantId::new("t").expect("a valid name");
+        let limits = TenantLimits {
+            mean_energy: Some(Joules::saturating(joules)),
+            ..TenantLimits::unlimited(tenant.clone())
+        };
+        let mut steering = Steering::default();
+        steering.limit(&[limits], FLOOR);
+        (steering, tenant)
+    }
+
+    #[test]
+    fn the_mean_holds_although_joules_are_other_than_forecast_and_drift() {
+        let (mut steering, tenant) = steering(5.0);
+        let mut rng = Rng::new(3);
+        // Quality and forecast joules of a small, a middling and a large expert.
+        let experts = [(0.4, 1.0), (0.6, 6.0), (0.7, 20.0)];
+        let (mut used, mut good) = (0.0, 0.0);
+        let answers = 20_000;
+        for n in 0..answers {
+            let price = steering.prices(&tenant, FLOOR).per_joule;
+            let each = experts.map(|(quality, joules)| {
+                let quality: f64 = quality + 0.2 * rng.normal();
+                (quality - price * joules, quality, joules)
+            });
+            let best = each.into_iter().max_by(|a, b| a.0.total_cmp(&b.0));
+            let (_, quality, joules) = best.expect("there are three");
+            // Up to half more or less than forecast, slowly changing, and noisy.
+            let drift = 1.0 + 0.5 * (n as f64 / 2_000.0).sin();
+            let joules = joules * drift * (0.5 + rng.unit());
+            steering.learn(&tenant, Joules::saturating(joules), Seconds::ZERO);
+            used += joules;
+            good += quality;
+        }
+        let mean = used / f64::from(answers);
+        assert!(mean < 5.0 * 1.02 && mean > 5.0 * 0.9, "{mean}");
+        // Always the small one would hold the mean as well.
+        assert!(
+            good / f64::from(answers) > 0.5,
+            "{}",
+            good / f64::from(answers)
+        );
+        let [view, none] = steering.view(&tenant);
+        assert!(none.is_none() && view.is_some_and(|v| !v.saturated));
+    }
+
+    #[test]
+    fn a_budget_that_nobody_keeps_saturates_and_is_forgotten_quickly() {
+        let (mut steering, tenant) = steering(5.0);
+        let take = |steering: &mut Steering, joules: f64| {
+            steering.learn(&tenant, Joules::saturating(joules), Seconds::ZERO);
+        };
+        (0..10_000).for_each(|_| take(&mut steering, 50.0));
+        let saturated = steering.view(&tenant)[0].expect("it has one");
+        assert!(saturated.saturated && saturated.price <= CEILING / 5.0);
+        (0..300).for_each(|_| take(&mut steering, 1.0));
+        assert_eq!(steering.prices(&tenant, FLOOR).per_joule, FLOOR.per_joule);
+    }
+
+    proptest! {
+        /// The bound above, for whatever is used.
+        #[test]
+        fn the_mean_is_bounded_by_the_price(
+            uses in prop::collection::vec(0.0f64..15.0, 1..400), budget in 2.0f64..9.0,
+        ) {
+            let (mut steering, tenant) = steering(budget);
+            let mut since: (f64, f64, f64) = (0.0, 0.0, FLOOR.per_joule);
+            for used in uses {
+                steering.learn(&tenant, Joules::saturating(used), Seconds::ZERO);
+                let price = steering.prices(&tenant, FLOOR).per_joule;
+                since = (since.0 + used, since.1 + 1.0, since.2);
+                if price <= FLOOR.per_joule {
+                    since = (0.0, 0.0, price);
+                } else if price < CEILING / budget {
+                    let bound = budget * (1.0 + (price / since.2).ln() / (STEP * since.1));
+                    prop_assert!(since.0 / since.1 <= bound + 1e-9);
+                } else {
+                    since = (0.0, 0.0, price);
+                }
+            }
+        }
+    }
+}
