@@ -43,6 +43,7 @@ pub struct Metrics {
     joules: CounterVec,
     busy: CounterVec,
     forecast_error: HistogramVec,
+    forecasts: IntCounterVec,
     early_exits: IntCounter,
     saved_joules: Counter,
     nodes_joined: IntCounterVec,
@@ -106,6 +107,11 @@ impl Metrics {
                 "Time experts worked, by phase.",
                 &["expert", "phase"],
             )?,
+            forecasts: counts(
+                "moe2_forecasts_total",
+                "Work that ran to its end, by whether the forecast's p95 held.",
+                &["expert", "forecast", "covered"],
+            )?,
             forecast_error: spans(
                 ("moe2_forecast_ratio", "Measured delay over forecast delay."),
                 &["expert"],
@@ -143,6 +149,7 @@ impl Metrics {
         registry.register(Box::new(self.joules.clone()))?;
         registry.register(Box::new(self.busy.clone()))?;
         registry.register(Box::new(self.forecast_error.clone()))?;
+        registry.register(Box::new(self.forecasts.clone()))?;
         registry.register(Box::new(self.early_exits.clone()))?;
         registry.register(Box::new(self.saved_joules.clone()))?;
         registry.register(Box::new(self.nodes_joined.clone()))?;
@@ -184,6 +191,7 @@ impl Metrics {
                 usage,
                 forecast_delay,
                 delay,
+                covered,
             } => {
                 let expert = expert.to_string();
                 let expert = expert.as_str();
@@ -205,6 +213,13 @@ impl Metrics {
                 };
                 busy("prefill", usage.prefill);
                 busy("decode", usage.decode);
+                if let Some(covered) = covered {
+                    for (what, held) in [("delay", covered.delay), ("energy", covered.energy)] {
+                        let held = if held { "true" } else { "false" };
+                        let labels = [expert, what, held];
+                        self.forecasts.with_label_values(&labels).inc();
+                    }
+                }
                 if forecast_delay.get() > 0.0 {
                     let ratio = delay.get() / forecast_delay.get();
                     self.forecast_error
@@ -285,7 +300,7 @@ fn span((name, help): (&str, &str), buckets: &[f64]) -> Result<Histogram, Error>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moe2_model::{EnergySource, ExpertId, Joules, RefusalKind, TenantId, Usage};
+    use moe2_model::{Covered, EnergySource, ExpertId, Joules, RefusalKind, TenantId, Usage};
 
     #[test]
     fn a_plan_that_cannot_be_kept_is_counted_and_leaves_the_figures_of_the_last_one() {
@@ -340,6 +355,10 @@ mod tests {
             usage,
             forecast_delay: delay,
             delay,
+            covered: Some(Covered {
+                delay: true,
+                energy: false,
+            }),
         });
         metrics.fold(&Event::QueryEnded {
             tenant: TenantId::new("t").expect("a valid name"),
@@ -356,6 +375,7 @@ mod tests {
         let text = metrics.encode().expect("encodes");
         for line in [
             "moe2_early_exits_total 1",
+            "moe2_forecasts_total{covered=\"false\",expert=\"m@n\",forecast=\"energy\"} 1",
             "moe2_early_exit_saved_joules_total 1.75",
             "moe2_energy_joules_total{expert=\"m@n\",source=\"modelled\"} 20",
             "moe2_tokens_total{expert=\"m@n\",type=\"output\"} 5",

@@ -52,6 +52,15 @@ impl RefusalKind {
     }
 }
 
+/// Whether a forecast's upper end (p95) held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Covered {
+    /// Of the delay.
+    pub delay: bool,
+    /// Of the joules.
+    pub energy: bool,
+}
+
 /// How a query ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
@@ -96,6 +105,8 @@ pub enum Event {
         forecast_delay: Seconds,
         /// Measured delay.
         delay: Seconds,
+        /// Whether delay and joules stayed below their forecast (p95), of work that ran to its end.
+        covered: Option<Covered>,
     },
     /// A query ended before everyone had answered, because the rest could not change the answer.
     EarlyExit {

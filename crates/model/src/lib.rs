@@ -18,7 +18,7 @@ mod usage;
 
 pub use chat::{Message, Prompt, Role};
 pub use device::{DeviceInfo, DeviceKind, GpuInfo, Roofline};
-pub use event::{Event, Outcome, RefusalKind};
+pub use event::{Covered, Event, Outcome, RefusalKind};
 pub use expert::{ExpertOffer, ExpertState};
 pub use explain::{Candidate, Cascade, Explanation, Forecast, Job, Participant, Prices, Verdict};
 pub use id::{DispatchId, ExpertId, ExpertName, InvalidName, NodeId, QueryId, SessionId, TenantId};

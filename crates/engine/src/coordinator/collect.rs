@@ -5,7 +5,7 @@
 //! is over still reports what it used, and that is settled then.
 
 use moe2_model::{
-    DispatchId, Event, FinishReason, Job, Outcome, QueryId, RefusalKind, Task, Time, Usage,
+    Covered, DispatchId, Event, FinishReason, Job, Outcome, QueryId, RefusalKind, Task, Time, Usage,
 };
 use moe2_wire::{FailureKind, FromExpert};
 
@@ -396,16 +396,29 @@ impl Engine {
             .queries
             .get_mut(&open.query)
             .and_then(|r| r.attempt_mut(dispatch));
-        let (forecast_delay, delay) = attempt.map_or_else(
-            || (usage.prefill, usage.queue + usage.prefill + usage.decode),
-            |a| (a.forecast.delay, now.seconds_since(a.sent)),
-        );
+        let (forecast_delay, delay, covered) = match attempt {
+            None => (
+                usage.prefill,
+                usage.queue + usage.prefill + usage.decode,
+                None,
+            ),
+            Some(attempt) => {
+                let (forecast, delay) = (attempt.forecast, now.seconds_since(attempt.sent));
+                let covered = Covered {
+                    delay: delay <= forecast.delay_p95,
+                    energy: usage.energy <= forecast.energy_p95,
+                };
+                let whole = finish != FinishReason::Cancelled;
+                (forecast.delay, delay, whole.then_some(covered))
+            }
+        };
         let expert = open.expert.clone();
         self.event(Event::Used {
             expert,
             usage,
             forecast_delay,
             delay,
+            covered,
         });
     }
 }
