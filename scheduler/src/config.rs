@@ -355,6 +355,11 @@ impl Config {
         }
     }
 
+    /// How long the log of usage is kept.
+    pub(crate) fn keep_usage(&self) -> Duration {
+        Duration::from_secs(u64::from(self.usage_days) * 86_400)
+    }
+
     /// Settings for the engine.
     pub(crate) fn engine(&self) -> EngineConfig {
         let since_epoch = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
@@ -367,7 +372,6 @@ impl Config {
             max_queries: self.limits.queries,
             query_timeout: Duration::from_secs(u64::from(self.limits.query_seconds)),
             first_dispatch: u64::try_from(since_epoch.as_micros()).unwrap_or(1),
-            epoch: u64::try_from(since_epoch.as_micros()).unwrap_or(0),
             ..EngineConfig::default()
         }
     }
@@ -378,6 +382,7 @@ impl Config {
         let tenants = self.tenant.iter();
         let tenants = tenants.map(|tenant| tenant.settings.limits(tenant.name.clone()));
         PlanLimits {
+            closed: false,
             experts_per_query: self.plan.experts_per_query.map(usize::from),
             experts: self.plan.max_experts.map(usize::from),
             standing: self.plan.standing_watts,

@@ -46,6 +46,8 @@ struct Driver {
     parsed: Option<Instant>,
     /// The books on disk; none in tests of the API.
     books: Option<Books>,
+    /// The entry after which the books are closed, and who waits for it.
+    closing: Option<(u64, oneshot::Sender<()>)>,
 }
 
 /// Where a query's replies go.
@@ -58,8 +60,13 @@ struct Client {
 /// Something that waits for a commit.
 enum Held {
     Reply(QueryId, Reply),
-    Dispatch(DispatchId, SessionId, Box<moe2_wire::ToExpert>),
-    Cancel(DispatchId),
+    /// With when its query was parsed, if it is the first.
+    Dispatch(
+        DispatchId,
+        SessionId,
+        Box<moe2_wire::ToExpert>,
+        Option<Instant>,
+    ),
 }
 
 /// What is on its way to disk, and what waits for it.
@@ -82,15 +89,15 @@ struct Books {
 pub(crate) fn spawn(
     engine: Engine,
     metrics: Metrics,
-    (first, database): (u64, Option<rusqlite::Connection>),
+    (first, database): (u64, Option<(rusqlite::Connection, Duration)>),
 ) -> std::io::Result<(EngineHandle, tokio::task::JoinHandle<()>)> {
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (publish, view) = watch::channel(Arc::new(FleetView::default()));
     let (publish_plan, plan) = watch::channel(Planning::default());
     let handle = EngineHandle::new(first, commands, view, plan);
     let books = match database {
-        Some(database) => Some(Books {
-            writer: Writer::start(database, handle.clone())?,
+        Some((database, keep_usage)) => Some(Books {
+            writer: Writer::start(database, keep_usage, handle.clone())?,
             marks: Marks::default(),
             settled: 0,
             marked: 0,
@@ -102,6 +109,7 @@ pub(crate) fn spawn(
     };
     let driver = Driver {
         books,
+        closing: None,
         engine,
         handle: handle.clone(),
         metrics,
@@ -164,14 +172,14 @@ impl Driver {
                 let _ = reply.send(standing);
                 return;
             }
-            Command::Committed(number) => {
-                self.committed(number);
-                return;
-            }
+            Command::Committed(number) => self.committed(number),
             Command::BooksBroken(why) => {
                 self.broken();
                 let closed = Input::BooksClosed(Some(why));
                 self.engine.handle(now, closed);
+            }
+            Command::CloseBooks(done) => {
+                self.close_books(done);
                 return;
             }
             Command::PlannerFree => {
@@ -242,55 +250,99 @@ impl Driver {
         }
     }
 
-    /// Writes an entry, and the mark it asks for.
+    /// Has a settlement written, or the higher mark that a reservation asks for.
     fn book(&mut self, entry: Entry) {
         let Some(books) = &mut self.books else { return };
-        if let Some((tenant, at, joules)) = books.marks.follow(&entry) {
-            books.marked = books.writer.mark(tenant, at, joules);
-        }
-        if matches!(entry, Entry::Settled(_)) {
-            books.settled = books.writer.write(entry);
+        match entry {
+            Entry::Reserved {
+                tenant, at, bound, ..
+            } => {
+                if let Some(mark) = books.marks.reserved(&tenant, at, bound.get()) {
+                    books.marked = books.writer.mark(mark);
+                }
+            }
+            Entry::Settled(settled) => {
+                let (tenant, at, bound) = (settled.tenant.clone(), settled.at, settled.bound);
+                books.settled = books.writer.settle(settled);
+                let number = books.settled;
+                books.marks.settled(number, &tenant, at, bound.get());
+            }
         }
     }
 
     /// Holds an output until what it follows from is committed. Gives it back if nothing is to be waited
     /// for.
     fn hold(&mut self, output: Output) -> Option<Output> {
-        let Some(books) = self.books.as_mut().filter(|books| !books.broken) else {
+        let Some(books) = &mut self.books else {
             return Some(output);
         };
-        let (after, held) = match output {
-            Output::Reply { query, reply } if reply.is_terminal() => {
-                (books.settled, Held::Reply(query, reply))
+        match output {
+            Output::Dispatch { dispatch, .. } if books.broken => {
+                self.unsent(dispatch, "the books cannot be written");
+                None
             }
             Output::Dispatch {
                 dispatch,
                 session,
                 work,
-            } => (books.marked, Held::Dispatch(dispatch, session, work)),
-            Output::Cancel { dispatch } => (0, Held::Cancel(dispatch)),
-            other => return Some(other),
-        };
-        if books.held.is_empty() && after <= books.committed {
-            return Some(held.output());
+            } if books.marked > books.committed => {
+                let held = Held::Dispatch(dispatch, session, work, self.parsed.take());
+                books.held.push_back((books.marked, held));
+                None
+            }
+            Output::Cancel { dispatch } => {
+                let waits =
+                    |held: &(u64, Held)| matches!(held.1, Held::Dispatch(d, ..) if d == dispatch);
+                let Some(place) = books.held.iter().position(waits) else {
+                    return Some(output);
+                };
+                books.held.remove(place);
+                self.unsent(dispatch, "it was not needed any more");
+                None
+            }
+            // A refusal tells nothing that would have to be in the books first.
+            Output::Reply {
+                query,
+                reply: reply @ Reply::Finished(_),
+            } if books.settled > books.committed && !books.broken => {
+                let after = books.settled;
+                books.held.push_back((after, Held::Reply(query, reply)));
+                None
+            }
+            other => Some(other),
         }
-        books.held.push_back((after, held));
-        None
+    }
+
+    /// A dispatch that never left.
+    fn unsent(&self, dispatch: DispatchId, reason: &str) {
+        let (engine, reason) = (self.handle.clone(), reason.to_owned());
+        tokio::spawn(async move {
+            let _ = engine.input(Input::WorkLost { dispatch, reason }).await;
+        });
     }
 
     fn committed(&mut self, number: u64) {
         let Some(books) = &mut self.books else { return };
         books.committed = number;
+        for mark in books.marks.committed(number) {
+            books.writer.mark(mark);
+        }
         let mended = std::mem::take(&mut books.broken);
         self.release(number);
         if mended {
             let now = self.now();
             self.engine.handle(now, Input::BooksClosed(None));
         }
+        if let Some((last, _)) = &self.closing
+            && *last <= number
+            && let Some((_, done)) = self.closing.take()
+        {
+            // Whoever asked waits for a while only.
+            let _ = done.send(());
+        }
     }
 
-    /// Nothing is waited for any longer: answers that were paid for are given out, and the marks on disk
-    /// cover what cannot be written down.
+    /// Answers that were paid for are given out, and nothing is dispatched until the books can be written.
     fn broken(&mut self) {
         if let Some(books) = &mut self.books {
             books.broken = true;
@@ -298,12 +350,40 @@ impl Driver {
         self.release(u64::MAX);
     }
 
+    /// Has everything written, and marks for exactly what is under way: this process is about to end.
+    fn close_books(&mut self, done: oneshot::Sender<()>) {
+        let Some(books) = &mut self.books else {
+            let _ = done.send(());
+            return;
+        };
+        let mut last = 0;
+        for mark in books.marks.exact() {
+            last = books.writer.mark(mark);
+        }
+        if last <= books.committed {
+            let _ = done.send(());
+        } else {
+            self.closing = Some((last, done));
+        }
+    }
+
     fn release(&mut self, committed: u64) {
         while let Some(books) = &mut self.books
             && books.held.front().is_some_and(|held| held.0 <= committed)
             && let Some((_, held)) = books.held.pop_front()
         {
-            self.put_now(held.output());
+            match held {
+                Held::Reply(query, reply) => self.put_now(Output::Reply { query, reply }),
+                Held::Dispatch(dispatch, session, work, parsed) => {
+                    self.parsed = parsed;
+                    self.put(Output::Dispatch {
+                        dispatch,
+                        session,
+                        work,
+                    });
+                    self.parsed = None;
+                }
+            }
         }
     }
 
@@ -358,11 +438,7 @@ impl Driver {
             let cancel = agent.dispatch((dispatch, work), parsed, surroundings);
             self.cancels.insert(dispatch, cancel);
         } else {
-            let engine = self.handle.clone();
-            tokio::spawn(async move {
-                let reason = "the agent is gone".to_owned();
-                let _ = engine.input(Input::WorkLost { dispatch, reason }).await;
-            });
+            self.unsent(dispatch, "the agent is gone");
         }
     }
 
@@ -449,19 +525,5 @@ impl Driver {
 
     fn instant(&self, time: Time) -> Instant {
         self.zero + Duration::from_micros(time.as_micros())
-    }
-}
-
-impl Held {
-    fn output(self) -> Output {
-        match self {
-            Self::Reply(query, reply) => Output::Reply { query, reply },
-            Self::Dispatch(dispatch, session, work) => Output::Dispatch {
-                dispatch,
-                session,
-                work,
-            },
-            Self::Cancel(dispatch) => Output::Cancel { dispatch },
-        }
     }
 }

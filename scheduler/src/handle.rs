@@ -26,6 +26,8 @@ pub(crate) enum Command {
     PlannerFree,
     /// All entries up to this number are committed.
     Committed(u64),
+    /// Write everything, then say so: the process is about to end.
+    CloseBooks(oneshot::Sender<()>),
     /// The books cannot be written, and why.
     BooksBroken(String),
     /// How does a tenant stand?
@@ -149,6 +151,14 @@ impl EngineHandle {
     pub(crate) fn committed(&self, number: u64) -> bool {
         let command = Command::Committed(number);
         self.commands.blocking_send(command).is_ok()
+    }
+
+    /// Has the books written up, for as long as that may take.
+    pub(crate) async fn close_books(&self, longest: std::time::Duration) {
+        let (done, closed) = oneshot::channel();
+        if self.commands.send(Command::CloseBooks(done)).await.is_ok() {
+            let _ = tokio::time::timeout(longest, closed).await;
+        }
     }
 
     /// Tells the driver that the books cannot be written; called by a thread.

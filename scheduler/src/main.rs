@@ -41,6 +41,9 @@ use roster::Roster;
 use state::StateDir;
 use store::Store;
 
+/// Longest that writing the books up may keep this process from ending.
+const BOOKS_CLOSE_WITHIN: Duration = Duration::from_secs(3);
+
 /// Routes queries to a fleet of LLM experts inside budgets of delay and energy.
 #[derive(Debug, Parser)]
 #[command(
@@ -176,6 +179,7 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
         roster,
         database: state.database(),
     };
+    let books = admin.engine.clone();
     let router = http::router(api).merge(http::error::wrap(admin::router(admin)));
     state.write_endpoints(&serde_json::json!({
         "http": http_addr, "quic": quic_addr, "advertise": advertise, "pid": std::process::id(),
@@ -185,18 +189,19 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
     let http_listener = http_listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
-    tokio::select! {
+    let done = tokio::select! {
         served = axum::serve(http_listener, router) => served.context("the HTTP server failed"),
         _ = driver => Err(anyhow::anyhow!("the engine's task ended")),
         () = stopped(exit_on_stdin_close) => Ok(()),
-    }
+    };
+    books.close_books(BOOKS_CLOSE_WITHIN).await;
+    done
 }
 
 fn open_books(config: &Config, state: &StateDir) -> Result<books::Opened> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now = Wall(now.unwrap_or_default().as_secs());
-    let kept = Duration::from_secs(u64::from(config.usage_days) * 86_400);
-    let books = books::open(&state.database(), now, kept)
+    let books = books::open(&state.database(), now, config.keep_usage())
         .with_context(|| format!("cannot open the books in {}", state.database().display()))?;
     for (tenant, joules) in &books.crashed {
         tracing::warn!(%tenant, joules, "charged for work under way when the process before ended");
@@ -216,9 +221,14 @@ fn start_engine(
     settings.plan.tenants = roster.limits();
     settings.past = books.past;
     let first = settings.first_dispatch;
+    settings.plan.closed = true;
     let gate = gates::first(config.gate.as_deref(), &embedders)?;
+    // Reading a gate takes a while, and the engine's clock begins now.
+    let since_epoch = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    settings.epoch = u64::try_from(since_epoch.as_micros()).unwrap_or(0);
     let engine = Engine::new(settings, gate);
-    let (engine, driver) = driver::spawn(engine, metrics, (first, Some(books.database)))
+    let database = (books.database, config.keep_usage());
+    let (engine, driver) = driver::spawn(engine, metrics, (first, Some(database)))
         .context("cannot start the thread that writes the books")?;
     if let Some(path) = config.gate.clone() {
         tokio::spawn(gates::watch(path, embedders, engine.clone()));

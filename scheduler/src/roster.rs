@@ -19,6 +19,8 @@ pub(crate) struct Roster {
     /// Those of the configuration.
     fixed: Vec<Stored>,
     made: RwLock<Vec<Stored>>,
+    /// Held through a change, from the table to the engine: an older state must not arrive last.
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 /// One tenant as it is shown.
@@ -52,6 +54,7 @@ impl Roster {
         let roster = Self {
             keys: Arc::new(KeyTable::new([])),
             made: RwLock::new(Vec::new()),
+            changing: tokio::sync::Mutex::new(()),
             tenants,
             fixed,
         };

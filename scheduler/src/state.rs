@@ -9,6 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +20,8 @@ use sha2::{Digest, Sha256};
 #[derive(Debug, Clone)]
 pub(crate) struct StateDir {
     path: PathBuf,
+    /// Held while this process lives: two would write each other's books.
+    _lock: Arc<fs::File>,
 }
 
 impl StateDir {
@@ -30,8 +33,23 @@ impl StateDir {
                 path.display()
             )
         })?;
+        let lock = path.join("lock");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock);
+        let file = file.with_context(|| format!("cannot open {}", lock.display()))?;
+        file.try_lock().with_context(|| {
+            format!(
+                "another coordinator uses the state directory {}",
+                path.display()
+            )
+        })?;
         Ok(Self {
             path: path.to_owned(),
+            _lock: Arc::new(file),
         })
     }
 

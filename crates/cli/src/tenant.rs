@@ -85,16 +85,16 @@ const LIMITS: [&str; 11] = [
 #[derive(Debug, clap::Args)]
 struct Limits {
     /// How much its queries count in the plan against those of others.
-    #[arg(long)]
+    #[arg(long, value_parser = amount)]
     weight: Option<f64>,
     /// Joules that one query may cost.
-    #[arg(long, value_name = "J")]
+    #[arg(long, value_name = "J", value_parser = amount)]
     query_joules: Option<f64>,
     /// Joules of a query on average, kept by a price.
-    #[arg(long, value_name = "J")]
+    #[arg(long, value_name = "J", value_parser = amount)]
     mean_joules: Option<f64>,
     /// Seconds of a query on average, kept by a price.
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = amount)]
     mean_seconds: Option<f64>,
     /// Seconds that one query on a topic may take; repeat for more topics.
     #[arg(long, value_name = "TOPIC=SECONDS", value_parser = delay)]
@@ -103,7 +103,7 @@ struct Limits {
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     experts: Vec<String>,
     /// Forecast probability of a good answer below which no expert is chosen for it.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = amount)]
     least_quality: Option<f64>,
     /// Joules per minute, hour, day, week or month: `20kJ/day`, `500J/hour,rolling`, `1MJ/month,soft`; repeat
     /// for more. They replace all windows from before.
@@ -122,25 +122,34 @@ struct Limits {
 
 fn delay(text: &str) -> Result<(String, f64), String> {
     let (topic, seconds) = text.split_once('=').ok_or("use TOPIC=SECONDS")?;
-    let seconds = seconds.parse().map_err(|_| "seconds are a number")?;
-    Ok((topic.to_owned(), seconds))
+    Ok((topic.to_owned(), amount(seconds)?))
+}
+
+/// Not negative, and a number: what JSON cannot say would be taken for no limit.
+fn amount(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "give a number")?;
+    if number.is_finite() && number >= 0.0 {
+        Ok(number)
+    } else {
+        Err("give a number of at least 0".to_owned())
+    }
 }
 
 /// `20kJ/day,rolling,soft`.
 fn window(text: &str) -> Result<Value, String> {
     let wrong = || "use for example 20kJ/day or 500J/hour,rolling,soft".to_owned();
     let mut words = text.split(',');
-    let (amount, per) = words
+    let (much, per) = words
         .next()
         .and_then(|w| w.split_once('/'))
         .ok_or_else(wrong)?;
-    let amount = amount.strip_suffix('J').ok_or_else(wrong)?;
-    let (number, times) = match amount.chars().last() {
-        Some('k') => (&amount[..amount.len() - 1], 1e3),
-        Some('M') => (&amount[..amount.len() - 1], 1e6),
-        _ => (amount, 1.0),
+    let much = much.strip_suffix('J').ok_or_else(wrong)?;
+    let (number, times) = match much.chars().last() {
+        Some('k') => (&much[..much.len() - 1], 1e3),
+        Some('M') => (&much[..much.len() - 1], 1e6),
+        _ => (much, 1.0),
     };
-    let joules: f64 = number.parse().map_err(|_| wrong())?;
+    let joules = amount(number).map_err(|_| wrong())?;
     if !["minute", "hour", "day", "week", "month"].contains(&per) {
         return Err(format!("{per}: one of minute, hour, day, week, month"));
     }
@@ -157,6 +166,8 @@ fn window(text: &str) -> Result<Value, String> {
 impl Limits {
     /// Writes those given over others.
     fn over(&self, settings: &mut Map<String, Value>) {
+        let before = settings.get("delay_seconds").cloned();
+        let before = before.as_ref();
         let mut put = |name: &str, value: Option<Value>| {
             if let Some(value) = value {
                 settings.insert(name.to_owned(), value);
@@ -181,11 +192,10 @@ impl Limits {
             "energy_windows",
             (!self.window.is_empty()).then(|| json!(self.window)),
         );
-        let delays: Map<String, Value> = self
-            .delay
-            .iter()
-            .map(|(topic, seconds)| (topic.clone(), json!(seconds)))
-            .collect();
+        let before = before.and_then(Value::as_object).cloned();
+        let mut delays = before.unwrap_or_default();
+        let given = self.delay.iter();
+        delays.extend(given.map(|(topic, seconds)| (topic.clone(), json!(seconds))));
         put(
             "delay_seconds",
             (!delays.is_empty()).then_some(Value::Object(delays)),
@@ -405,7 +415,15 @@ mod tests {
             read("0.5MJ/month,rolling,soft"),
             json!({"joules": 500_000.0, "per": "month", "rolling": true, "soft": true})
         );
-        for bad in ["20/day", "20kJ", "20kJ/year", "xJ/day", "1J/day,hard"] {
+        for bad in [
+            "20/day",
+            "20kJ",
+            "20kJ/year",
+            "xJ/day",
+            "nanJ/day",
+            "-1J/day",
+            "1J/day,hard",
+        ] {
             assert!(window(bad).is_err(), "{bad}");
         }
     }

@@ -167,6 +167,20 @@ impl Api {
         sent.ok().map(whole)
     }
 
+    /// A GET of text; empty if nobody answers.
+    #[must_use]
+    pub fn text(&self, path: &str) -> String {
+        let sent = self
+            .agent
+            .get(format!("{}{path}", self.base))
+            .header("authorization", format!("Bearer {}", self.key))
+            .call();
+        let text = sent
+            .ok()
+            .and_then(|mut r| r.body_mut().read_to_string().ok());
+        text.unwrap_or_default()
+    }
+
     /// A POST of JSON.
     ///
     /// # Panics

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use moe2_e2e::{Ended, System, alone, run};
+use moe2_e2e::{Ended, System, alone, run, stub};
 
 const SCRIPT_WITHIN: Duration = Duration::from_secs(240);
 const INSTALL_WITHIN: Duration = Duration::from_secs(180);
@@ -49,6 +49,31 @@ fn the_official_python_client_finds_nothing_missing() {
         .arg(format!("{}/v1", system.api().base()))
         .arg(system.api().key())
         .env("MOE2_ADMIN_KEY", system.coordinator.admin.key());
+    succeeds(&run(&mut command, SCRIPT_WITHIN));
+}
+
+#[test]
+fn the_official_python_client_honours_waits_and_does_not_retry_an_exhausted_window() {
+    let _alone = alone();
+    let python = python();
+    let mut system = System::empty();
+    system.join_all(&[stub("edge-1")]);
+    let tenant = |name: &str, settings: serde_json::Value| {
+        let asked = serde_json::json!({"name": name, "settings": settings});
+        let made = system.coordinator.admin.post("/admin/v1/tenants", &asked);
+        assert_eq!(made.status, 201, "{:?}", made.json);
+        made.json["key"].as_str().expect("a key").to_owned()
+    };
+    let window = serde_json::json!({"energy_windows": [{"joules": 1e-6, "per": "day"}]});
+    let mut command = Command::new(python);
+    command
+        .arg(script("python/quota.py"))
+        .arg(format!("{}/v1", system.api().base()))
+        .arg(tenant("exhausted", window))
+        .arg(tenant(
+            "once",
+            serde_json::json!({"requests_per_minute": 1}),
+        ));
     succeeds(&run(&mut command, SCRIPT_WITHIN));
 }
 

@@ -131,6 +131,10 @@ impl Embedder for MiniLm {
         WIDTH
     }
 
+    fn digest(&self) -> &str {
+        WEIGHTS.sha256
+    }
+
     fn embed(&self, text: &str) -> Vec<f32> {
         // A query is routed by what else is known of it rather than refused.
         self.vector(text).unwrap_or_else(|_| vec![0.0; WIDTH])

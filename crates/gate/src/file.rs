@@ -144,7 +144,7 @@ pub(crate) fn read(bytes: &[u8], embedders: Embedders<'_>) -> Result<Kind, GateE
     }
     // From here on the content is what was written: what does not parse was written like that.
     let invalid = |e: serde_json::Error| GateError::Invalid {
-        problem: e.to_string(),
+        problem: format!("{e}: train the gate again with this release"),
     };
     let KindOnly { kind } = serde_json::from_str(content).map_err(invalid)?;
     if !["priors", "trained"].contains(&kind.as_str()) {

@@ -94,7 +94,12 @@ enum PackedBase {
         rarity: String,
     },
     /// Whoever reads the file has to bring it.
-    Dense { name: String, width: usize },
+    Dense {
+        name: String,
+        width: usize,
+        /// Of its weights.
+        digest: String,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -218,6 +223,7 @@ impl PackedBase {
             Base::Dense(embedder) => Self::Dense {
                 name: embedder.name().to_owned(),
                 width: embedder.width(),
+                digest: embedder.digest().to_owned(),
             },
         }
     }
@@ -225,13 +231,18 @@ impl PackedBase {
     fn unpack(self, embedders: Embedders<'_>) -> Result<Base, GateError> {
         let (ngrams, rarity) = match self {
             Self::Hashed { ngrams, rarity } => (ngrams, rarity),
-            Self::Dense { name, width } => {
+            Self::Dense {
+                name,
+                width,
+                digest,
+            } => {
                 let found = embedders.iter().find(|e| e.name() == name);
                 let Some(embedder) = found else {
                     return Err(GateError::NeedsEncoder { name });
                 };
-                if embedder.width() != width {
-                    return Err(invalid("encoder.width", "the encoder has another"));
+                if embedder.width() != width || embedder.digest() != digest {
+                    let why = "the encoder has other weights now: train the gate again";
+                    return Err(invalid("encoder", why));
                 }
                 return Ok(Base::Dense(embedder.clone()));
             }

@@ -18,6 +18,10 @@ pub enum RefusalKind {
     Overloaded,
     /// The tenant asks more than its rates allow; waiting helps.
     RateLimited,
+    /// The tenant may not ask this.
+    NotAllowed,
+    /// No expert is forecast to answer as well as the tenant wants.
+    QualityInfeasible,
     /// What is used cannot be written down.
     BooksClosed,
     /// A window of the tenant's joules is used up.
@@ -42,6 +46,8 @@ impl RefusalKind {
             Self::BudgetInfeasible => "budget_infeasible",
             Self::Overloaded => "overloaded",
             Self::RateLimited => "rate_limited",
+            Self::NotAllowed => "not_allowed",
+            Self::QualityInfeasible => "quality_infeasible",
             Self::BooksClosed => "books_closed",
             Self::QuotaExhausted => "quota_exhausted",
             Self::ContextTooLong => "context_too_long",

@@ -65,6 +65,10 @@ impl Embedder for Kept {
         self.inner.width()
     }
 
+    fn digest(&self) -> &str {
+        self.inner.digest()
+    }
+
     fn embed(&self, text: &str) -> Vec<f32> {
         if let Some(vector) = self.known.lock().ok().and_then(|k| k.get(text).cloned()) {
             return vector;

@@ -252,6 +252,7 @@ async fn change(
 ) -> Result<(), ApiError> {
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
     let now = now.unwrap_or_default().as_secs();
+    let _changing = admin.roster.changing.lock().await;
     let own = admin.clone();
     blocking(move || {
         make(&own, now)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use moe2_engine::coordinator::{Entry, Past, Wall};
+use moe2_engine::coordinator::{Past, Settled, Wall};
 use moe2_model::TenantId;
 use rusqlite::{Connection, params};
 
@@ -60,17 +60,15 @@ pub(crate) fn open(path: &Path, now: Wall, keep_usage: Duration) -> rusqlite::Re
         rows.collect::<Result<Vec<_>, _>>()?
     };
     for (tenant, at, energy) in &crashed {
-        charge(&transaction, tenant, Wall(*at), *energy)?;
+        // Now, because what was marked long ago may have been under way until the end.
+        charge(&transaction, tenant, now.max(Wall(*at)), *energy)?;
         transaction.execute(
             "INSERT INTO crash (at, tenant, energy_j) VALUES (?1, ?2, ?3)",
             params![now.0, tenant, energy],
         )?;
     }
     transaction.execute("DELETE FROM mark", [])?;
-    let oldest = now.0.saturating_sub(KEPT_CHARGES) / MINUTE;
-    transaction.execute("DELETE FROM charge WHERE minute < ?1", [oldest])?;
-    let oldest = now.0.saturating_sub(keep_usage.as_secs());
-    transaction.execute("DELETE FROM usage WHERE at < ?1", [oldest])?;
+    prune(&transaction, now, keep_usage)?;
     transaction.commit()?;
     let past = past(&database)?;
     let named =
@@ -80,6 +78,20 @@ pub(crate) fn open(path: &Path, now: Wall, keep_usage: Duration) -> rusqlite::Re
         past,
         crashed: crashed.into_iter().filter_map(named).collect(),
     })
+}
+
+/// Forgets what is too old to keep.
+pub(super) fn prune(
+    database: &Connection,
+    now: Wall,
+    keep_usage: Duration,
+) -> rusqlite::Result<()> {
+    let oldest = now.0.saturating_sub(KEPT_CHARGES) / MINUTE;
+    database.execute("DELETE FROM charge WHERE minute < ?1", [oldest])?;
+    let oldest = now.0.saturating_sub(keep_usage.as_secs());
+    database.execute("DELETE FROM usage WHERE at < ?1", [oldest])?;
+    database.execute("DELETE FROM crash WHERE at < ?1", [oldest])?;
+    Ok(())
 }
 
 /// A connection of its own.
@@ -121,11 +133,8 @@ fn charge(database: &Connection, tenant: &str, at: Wall, energy: f64) -> rusqlit
     Ok(())
 }
 
-/// Writes a settlement; reservations leave no trace but their mark. A dispatch is written once.
-pub(super) fn write(database: &Connection, entry: &Entry) -> rusqlite::Result<()> {
-    let Entry::Settled(settled) = entry else {
-        return Ok(());
-    };
+/// Writes a settlement. A dispatch is written once.
+pub(super) fn write(database: &Connection, settled: &Settled) -> rusqlite::Result<()> {
     let usage = settled.usage;
     let tokens = usage.map_or((0, 0), |u| (u.prompt_tokens, u.output_tokens));
     let busy = usage.map_or(0.0, |u| (u.prefill + u.decode).get());
@@ -169,11 +178,10 @@ pub(super) fn mark(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moe2_engine::coordinator::Settled;
     use moe2_model::{DispatchId, EnergySource, ExpertId, Joules, QueryId, Seconds, Usage};
 
-    fn settled(dispatch: u64, at: u64, joules: f64) -> Entry {
-        Entry::Settled(Box::new(Settled {
+    fn settled(dispatch: u64, at: u64, joules: f64) -> Settled {
+        Settled {
             dispatch: DispatchId(dispatch),
             query: QueryId(dispatch),
             tenant: TenantId::new("t").expect("a valid name"),
@@ -194,7 +202,7 @@ mod tests {
                 energy: Joules::saturating(joules),
                 energy_source: EnergySource::Modelled,
             }),
-        }))
+        }
     }
 
     #[test]
@@ -216,7 +224,7 @@ mod tests {
         let charges = &again.past.charges[&tenant];
         let sum: f64 = charges.iter().map(|c| c.1).sum();
         assert!(
-            (sum - 14.0).abs() < 1e-9 && charges.len() == 2,
+            (sum - 14.0).abs() < 1e-9 && charges.len() == 3,
             "{charges:?}"
         );
         drop(again);

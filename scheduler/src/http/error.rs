@@ -133,6 +133,8 @@ impl ApiError {
             RefusalKind::NoExpert => (503, SERVER, "no_expert_available", None),
             RefusalKind::BudgetInfeasible => (422, INVALID, "budget_infeasible", Some("moe2")),
             RefusalKind::Overloaded => (429, "rate_limit_error", "rate_limit_exceeded", None),
+            RefusalKind::NotAllowed => (403, "permission_error", "not_allowed", None),
+            RefusalKind::QualityInfeasible => (422, INVALID, "quality_infeasible", None),
             RefusalKind::BooksClosed => (503, SERVER, "ledger_unavailable", None),
             RefusalKind::RateLimited => (429, "rate_limit_error", "rate_limit_exceeded", None),
             RefusalKind::QuotaExhausted => (429, "insufficient_quota", "insufficient_quota", None),

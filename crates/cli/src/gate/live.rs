@@ -16,14 +16,14 @@ const NORMAL: f64 = 1.96;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  moe2 gate live --gate gate.json --data held-out.jsonl --sample 300\n\nThe coordinator chooses (model `auto`, cheapest admissible first when budgets bind), so give its tenant\nthe budgets that the gate is to be judged under. Interrupt it at any time: nothing is written."
+    after_help = "Examples:\n  moe2 gate live --gate gate.json --data held-out.jsonl --sample 300\n\nCompared are the live answer (model `auto`: prices and budgets of the tenant apply, and it may fuse) and\nthe recorded one of the expert that the gate puts first. Ask as a tenant without budgets to judge the gate. Interrupt it at any time: nothing is written."
 )]
 pub(crate) struct Args {
     #[command(flatten)]
     held: HeldOut,
     /// Questions asked.
-    #[arg(long, default_value_t = 300, value_name = "N")]
-    sample: usize,
+    #[arg(long, default_value_t = 300, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    sample: u32,
     /// Decides which.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         return Err(BadInput(why.to_owned()).into());
     }
     Rng::new(args.seed).shuffle(&mut items);
-    items.truncate(args.sample);
+    items.truncate(args.sample as usize);
     let client = args.place.client(Credential::Api)?;
     let bar = Count::new("asking", items.len(), args.quiet);
     let mut pairs = Vec::with_capacity(items.len());

@@ -48,6 +48,11 @@ impl Engine {
             self.refuse_unadmitted(id, &query, refusal(kind, message, Some(RETRY_BOOKS)));
             return;
         }
+        if self.config.plan.closed && self.config.plan.tenant(&query.tenant).is_none() {
+            let message = format!("the tenant {} was removed", query.tenant);
+            self.refuse_unadmitted(id, &query, refusal(RefusalKind::NotAllowed, message, None));
+            return;
+        }
         if !self.fleet.knows(|expert| query.target.admits(expert)) {
             let unknown = match &query.target {
                 moe2_model::Target::Auto => no_expert("no agent has joined the fleet yet"),
@@ -57,16 +62,16 @@ impl Engine {
             self.refuse_unadmitted(id, &query, unknown);
             return;
         }
-        let features = self.gate.features(&query);
-        self.calibration.note(&query, &features);
-        let limits = &self.config.plan;
-        query.budgets = limits.tightened(&query.tenant, features.topic(), query.budgets);
         let wall = self.wall(now);
         let entered = self.ledger.enter(wall, id, &query.tenant, tokens(&query));
         if let Err(full) = entered {
             self.refuse_unadmitted(id, &query, rate_limited(full));
             return;
         }
+        let features = self.gate.features(&query);
+        self.calibration.note(&query, &features);
+        let limits = &self.config.plan;
+        query.budgets = limits.tightened(&query.tenant, features.topic(), query.budgets);
         let prices = self.steering.prices(&query.tenant, self.config.prices);
         let running = Running {
             round: Round::first(query.mode),
@@ -207,7 +212,7 @@ impl Engine {
             .filter(|needed| own.is_none_or(|own| *needed <= own))
             .min_by(|a, b| a.get().total_cmp(&b.get()))
             .filter(|needed| *needed > binding.left)?;
-        let reserved = self.ledger.account(tenant).reserved;
+        let reserved = self.ledger.reserved_since(tenant, binding.since);
         let wait = self.ledger.fits_in(wall, tenant, needed);
         Some(quota(&binding, needed, (reserved, wait)))
     }
@@ -420,15 +425,18 @@ fn explain_refusal(route: &Route, budgets: &Budgets) -> Refusal {
     let (delay, energy) = route.smallest_feasible(budgets);
     if delay.is_none() && energy.is_none() {
         let any = |verdict| route.candidates.iter().any(|c| c.verdict == verdict);
-        return no_expert(if any(Verdict::NotSelected) {
-            "none is in the active set; the operator's `moe2 plan` says why"
-        } else if any(Verdict::TooWeak) {
-            "none is forecast to answer as well as this tenant wants; name a model to ask it anyway"
-        } else if any(Verdict::NotAllowed) {
-            "this tenant may ask none of those that are ready"
-        } else {
-            "none of those that host this model is ready"
-        });
+        if any(Verdict::NotSelected) {
+            return no_expert("none is in the active set; the operator's `moe2 plan` says why");
+        }
+        if any(Verdict::TooWeak) {
+            let why = "no expert is forecast to answer as well as this tenant wants: name a model to ask it anyway";
+            return refusal(RefusalKind::QualityInfeasible, why.to_owned(), None);
+        }
+        if any(Verdict::NotAllowed) {
+            let why = "this tenant may ask none of the experts that are ready";
+            return refusal(RefusalKind::NotAllowed, why.to_owned(), None);
+        }
+        return no_expert("none of those that host this model is ready");
     }
     let mut parts = Vec::new();
     if let Some(delay) = delay {

@@ -11,6 +11,7 @@ use moe2_wire::{FailureKind, FromExpert};
 
 use super::answer::{answer, answers, energy};
 use super::fuse;
+use super::ledger::Entry;
 use super::query::{Attempt, Progress, Round, Running};
 use super::reply::{Refusal, Reply};
 use super::{Engine, Open, Output, Timer};
@@ -267,10 +268,8 @@ impl Engine {
     }
 
     fn finish(&mut self, now: Time, id: QueryId, running: &Running) {
-        self.left(now, id);
+        self.left(now, id, running);
         let answer = answer(now, &self.gate, running);
-        let (energy, delay) = (answer.explanation.energy, answer.explanation.delay);
-        self.steering.learn(&running.query.tenant, energy, delay);
         if running.query.stream && running.first_delta.is_none() {
             let model = answer.model.clone();
             self.outputs.push_back(Output::Reply {
@@ -328,7 +327,7 @@ impl Engine {
         let Some(mut running) = self.queries.remove(&id) else {
             return false;
         };
-        self.left(now, id);
+        self.left(now, id, &running);
         self.cancel_rest(&mut running);
         self.event(Event::QueryEnded {
             tenant: running.query.tenant.clone(),
@@ -343,8 +342,12 @@ impl Engine {
     }
 
     /// A query is under way no longer.
-    fn left(&mut self, now: Time, id: QueryId) {
+    fn left(&mut self, now: Time, id: QueryId, running: &Running) {
         self.timers.disarm(Timer::Timeout(id));
+        if !running.attempts.is_empty() {
+            let delay = now.seconds_since(running.submitted);
+            self.steering.ended(&running.query.tenant, delay);
+        }
         let wall = self.wall(now);
         self.ledger.leave(wall, id);
     }
@@ -364,6 +367,9 @@ impl Engine {
         let open = self.open.remove(&dispatch)?;
         let (wall, work) = (self.wall(now), (open.query, &open.expert));
         let entry = self.ledger.settle(wall, dispatch, work, usage);
+        if let Some(Entry::Settled(settled)) = &entry {
+            self.steering.used(&settled.tenant, settled.energy);
+        }
         self.outputs.extend(entry.map(Output::Ledger));
         self.timers.disarm(Timer::Stall(dispatch));
         if let Some(expert) = self.fleet.expert_mut(&open.expert) {

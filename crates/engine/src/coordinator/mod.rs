@@ -103,13 +103,14 @@ pub struct Engine {
 impl Engine {
     /// An engine with an empty fleet.
     #[must_use]
-    pub fn new(config: Config, gate: Gate) -> Self {
+    pub fn new(mut config: Config, gate: Gate) -> Self {
+        let past = std::mem::take(&mut config.past);
         let mut engine = Self {
             next_dispatch: config.first_dispatch,
             config,
             gate,
             fleet: Fleet::default(),
-            ledger: Ledger::default(),
+            ledger: Ledger::new(past),
             steering: Steering::default(),
             timers: Timers::default(),
             queries: HashMap::new(),
@@ -135,12 +136,12 @@ impl Engine {
         let now = self.wall(now);
         let tenants = self.config.plan.tenants.iter();
         let limits = tenants.map(|t| (&t.tenant, &t.spending));
-        self.ledger.limit(now, limits, &self.config.past);
+        self.ledger.limit(now, limits);
         let tenants = &self.config.plan.tenants;
         self.steering.limit(tenants, self.config.prices);
     }
 
-    /// Takes other tenants' budgets; queries under way keep theirs.
+    /// Takes other tenants' budgets, which hold for queries under way too.
     fn take_tenants(&mut self, now: Time, tenants: Vec<TenantLimits>) {
         self.config.plan.tenants = tenants;
         self.limit_tenants(now);

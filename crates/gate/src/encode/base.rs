@@ -25,7 +25,9 @@ pub trait Embedder: Debug + Send + Sync {
     fn name(&self) -> &str;
     /// Numbers in a vector.
     fn width(&self) -> usize;
-    /// The vector of a text, of length [`Self::width`] and norm 1; zeros for a text that has none.
+    /// Tells its weights from others: vectors of other weights make a gate route badly without a word.
+    fn digest(&self) -> &str;
+    /// The vector of a text of at most 16 KiB, of length [`Self::width`] and norm 1; zeros for a text that has none.
     fn embed(&self, text: &str) -> Vec<f32>;
 }
 
@@ -62,7 +64,7 @@ impl PartialEq for Base {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Hashed(a), Self::Hashed(b)) => a == b,
-            (Self::Dense(a), Self::Dense(b)) => (a.name(), a.width()) == (b.name(), b.width()),
+            (Self::Dense(a), Self::Dense(b)) => (a.name(), a.digest()) == (b.name(), b.digest()),
             _ => false,
         }
     }
@@ -113,7 +115,7 @@ impl Base {
             Self::Hashed(rarity) => weighted(&whole, rarity),
             Self::Dense(embedder) => Sparse {
                 index: (0..).take(embedder.width()).collect(),
-                value: embedder.embed(&whole),
+                value: embedder.embed(&ngrams::ends(&whole)),
             },
         }
     }

@@ -52,7 +52,7 @@ pub(crate) fn counts(text: &str) -> Sparse {
 }
 
 /// The text, or both ends of a long one.
-fn ends(text: &str) -> std::borrow::Cow<'_, str> {
+pub(crate) fn ends(text: &str) -> std::borrow::Cow<'_, str> {
     if text.len() <= 2 * END {
         return text.into();
     }

@@ -1,5 +1,6 @@
 //! One tenant's books: what it owes, and the windows that it may fill.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use moe2_model::Joules;
@@ -68,6 +69,8 @@ pub(crate) struct Binding {
     pub(crate) window: EnergyWindow,
     pub(crate) used: Joules,
     pub(crate) left: Joules,
+    /// What was reserved before is not in it.
+    pub(crate) since: Wall,
 }
 
 /// A tenant's account and windows.
@@ -79,12 +82,23 @@ pub(crate) struct Books {
     tokens: Option<Window>,
     parallel: Option<u32>,
     running: u32,
+    /// Settled joules by the minute they were charged to, for windows that are made later.
+    charges: BTreeMap<u64, f64>,
 }
 
+/// Seconds in which charges are one, and how many of them the longest window needs.
+const MINUTE: u64 = 60;
+const KEPT_MINUTES: u64 = 33 * 24 * 60;
+
 impl Books {
-    /// Takes other limits. What a window of the same kind holds stays; a new one starts with `spent`, the
-    /// joules of the past by the time they were charged.
-    pub(crate) fn limit(&mut self, now: Wall, limits: &Spending, spent: &[(Wall, f64)]) {
+    /// Notes what was charged before this process began.
+    pub(crate) fn remember(&mut self, at: Wall, joules: f64) {
+        *self.charges.entry(at.0 / MINUTE).or_default() += joules;
+    }
+
+    /// Takes other limits. What a window of the same kind holds stays; a new one starts with what was
+    /// charged in its time, and with `open`, the reservations of now.
+    pub(crate) fn limit(&mut self, now: Wall, limits: &Spending, open: &[(Wall, f64)]) {
         let before = std::mem::take(&mut self.energy);
         for wanted in &limits.energy_windows {
             let same = |w: &&(EnergyWindow, Window)| {
@@ -94,9 +108,13 @@ impl Books {
                 Some((_, window)) => window.clone(),
                 None => {
                     let mut window = Window::new(wanted.per, wanted.rolling, 0.0);
-                    spent
-                        .iter()
-                        .for_each(|(at, joules)| window.add(now, *at, *joules));
+                    // The end of the minute: a window looking back into it must see all of it.
+                    let charges = self.charges.iter();
+                    let charged =
+                        charges.map(|(minute, j)| (Wall((minute + 1) * MINUTE - 1).min(now), *j));
+                    charged
+                        .chain(open.iter().copied())
+                        .for_each(|(at, joules)| window.add(now, at, joules));
                     window
                 }
             };
@@ -119,8 +137,9 @@ impl Books {
         self.parallel = limits.parallel;
     }
 
-    /// Counts a query of about so many tokens in, or says what it is too much for.
-    pub(crate) fn enter(&mut self, now: Wall, tokens: f64) -> Result<(), Full> {
+    /// Counts a query of about so many tokens in, or says what it is too much for. Whether its tokens are
+    /// counted.
+    pub(crate) fn enter(&mut self, now: Wall, tokens: f64) -> Result<bool, Full> {
         if let Some(limit) = self.parallel.filter(|limit| self.running >= *limit) {
             return Err(Full::Parallel { limit });
         }
@@ -138,7 +157,7 @@ impl Books {
             window.add(now, now, 1.0);
         }
         self.add_tokens(now, now, tokens);
-        Ok(())
+        Ok(self.tokens.is_some())
     }
 
     /// Counts a query out that was counted in at `at`.
@@ -163,6 +182,15 @@ impl Books {
     pub(crate) fn settle(&mut self, now: Wall, at: Wall, (bound, used): (Joules, Joules)) {
         self.account.reserved = self.account.reserved - bound;
         self.account.spent += used;
+        self.remember(at, used.get());
+        let oldest = (now.0 / MINUTE).saturating_sub(KEPT_MINUTES);
+        while self
+            .charges
+            .first_key_value()
+            .is_some_and(|c| *c.0 < oldest)
+        {
+            self.charges.pop_first();
+        }
         for (_, window) in &mut self.energy {
             window.add(now, at, used.get() - bound.get());
         }
@@ -175,6 +203,7 @@ impl Books {
             window: *wanted,
             used: Joules::saturating(window.used(now)),
             left: Joules::saturating(window.left(now)),
+            since: window.since(now),
         })
         .min_by(|a, b| a.left.get().total_cmp(&b.left.get()))
     }

@@ -88,8 +88,8 @@ struct Reservation {
 struct Entered {
     tenant: TenantId,
     at: Wall,
-    /// Tokens counted for it so far.
-    tokens: f64,
+    /// Tokens counted for it so far; nothing while they are not limited.
+    tokens: Option<f64>,
     reported: f64,
 }
 
@@ -102,25 +102,47 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// Books with what was charged before this process began.
+    pub(crate) fn new(past: Past) -> Self {
+        let mut ledger = Self::default();
+        for (tenant, charges) in past.charges {
+            let books = ledger.books.entry(tenant).or_default();
+            charges
+                .iter()
+                .for_each(|(at, joules)| books.remember(*at, *joules));
+        }
+        ledger
+    }
+
     /// Takes tenants' limits. Those not named have none from now on; what they owe stays.
     pub(crate) fn limit<'t>(
         &mut self,
         now: Wall,
         tenants: impl Iterator<Item = (&'t TenantId, &'t Spending)>,
-        past: &Past,
     ) {
         let mut limits: BTreeMap<&TenantId, &Spending> = tenants.collect();
+        let mut open: BTreeMap<&TenantId, Vec<(Wall, f64)>> = BTreeMap::new();
+        for reservation in self.open.values() {
+            let own = open.entry(&reservation.tenant).or_default();
+            own.push((reservation.at, reservation.bound.get()));
+        }
+        let under_way = |tenant| open.get(tenant).map_or(&[][..], Vec::as_slice);
         let none = Spending::default();
         for (tenant, books) in &mut self.books {
             let own = limits.remove(tenant).unwrap_or(&none);
-            let spent = past.charges.get(tenant).map_or(&[][..], Vec::as_slice);
-            books.limit(now, own, spent);
+            books.limit(now, own, under_way(tenant));
         }
         for (tenant, own) in limits {
-            let spent = past.charges.get(tenant).map_or(&[][..], Vec::as_slice);
             let books = self.books.entry(tenant.clone()).or_default();
-            books.limit(now, own, spent);
+            books.limit(now, own, &[]);
         }
+    }
+
+    /// Joules reserved at or after a time and not settled yet.
+    pub(crate) fn reserved_since(&self, tenant: &TenantId, since: Wall) -> Joules {
+        let open = self.open.values();
+        let own = open.filter(|r| r.tenant == *tenant && r.at >= since);
+        own.map(|r| r.bound).sum()
     }
 
     /// Counts a query of about so many tokens in.
@@ -132,11 +154,11 @@ impl Ledger {
         tokens: f64,
     ) -> Result<(), Full> {
         let books = self.books.entry(tenant.clone()).or_default();
-        books.enter(now, tokens)?;
+        let counted = books.enter(now, tokens)?;
         let entered = Entered {
             tenant: tenant.clone(),
             at: now,
-            tokens,
+            tokens: counted.then_some(tokens),
             reported: 0.0,
         };
         self.entered.insert(query, entered);
@@ -150,7 +172,9 @@ impl Ledger {
         };
         let books = self.books.entry(entered.tenant).or_default();
         books.leave();
-        books.add_tokens(now, entered.at, entered.reported - entered.tokens);
+        if let Some(tokens) = entered.tokens {
+            books.add_tokens(now, entered.at, entered.reported - tokens);
+        }
     }
 
     /// Sets an upper bound aside for a dispatch. Each dispatch is reserved once.

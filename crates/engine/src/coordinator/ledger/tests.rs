@@ -31,7 +31,7 @@ fn used(joules: f64) -> Option<Usage> {
 fn limited(spending: &Spending) -> Ledger {
     let mut ledger = Ledger::default();
     let tenant = tenant();
-    ledger.limit(Wall(0), [(&tenant, spending)].into_iter(), &Past::default());
+    ledger.limit(Wall(0), [(&tenant, spending)].into_iter());
     ledger
 }
 
@@ -124,26 +124,41 @@ fn queries_are_counted_in_and_out_and_tokens_become_those_reported() {
 }
 
 #[test]
-fn other_limits_keep_what_was_spent_and_the_past_counts() {
-    let mut ledger = limited(&window(100.0, Span::Day));
-    ledger.reserve(Wall(0), DispatchId(1), &tenant(), Joules::saturating(30.0));
+fn other_limits_keep_what_was_spent_and_new_windows_know_the_past() {
     let tenant = tenant();
-    let left = |ledger: &Ledger| {
-        let room = ledger.binding(Wall(1), &tenant);
+    let past = Past {
+        charges: [(tenant.clone(), vec![(Wall(7_000), 25.0)])].into(),
+    };
+    let mut ledger = Ledger::new(past);
+    let set = |ledger: &mut Ledger, at, spending: Option<Spending>| {
+        let named = spending.iter().map(|s| (&tenant, s));
+        ledger.limit(Wall(at), named);
+    };
+    let left = |ledger: &Ledger, at| {
+        let room = ledger.binding(Wall(at), &tenant);
         room.map(|room| room.left.get())
     };
-    let larger = window(500.0, Span::Day);
-    ledger.limit(Wall(1), [(&tenant, &larger)].into_iter(), &Past::default());
-    assert_eq!(left(&ledger), Some(470.0));
-    let past = Past {
-        charges: [(tenant.clone(), vec![(Wall(0), 25.0)])].into(),
-    };
-    let hourly = window(60.0, Span::Hour);
-    ledger.limit(Wall(1), [(&tenant, &hourly)].into_iter(), &past);
-    assert_eq!(left(&ledger), Some(35.0));
-    ledger.limit(Wall(1), std::iter::empty(), &past);
-    assert_eq!(left(&ledger), None);
-    assert!((ledger.account(&tenant).reserved.get() - 30.0).abs() < 1e-9);
+    set(&mut ledger, 7_200, Some(window(100.0, Span::Day)));
+    assert_eq!(left(&ledger, 7_200), Some(75.0));
+    ledger.reserve(
+        Wall(7_200),
+        DispatchId(1),
+        &tenant,
+        Joules::saturating(30.0),
+    );
+    set(&mut ledger, 7_201, Some(window(500.0, Span::Day)));
+    assert_eq!(left(&ledger, 7_201), Some(445.0));
+    // An hour's window made now: the charge is of the hour before, the reservation of this one.
+    set(&mut ledger, 7_202, Some(window(60.0, Span::Hour)));
+    assert_eq!(left(&ledger, 7_202), Some(30.0));
+    let who = (QueryId(1), &expert());
+    ledger.settle(Wall(7_203), DispatchId(1), who, used(10.0));
+    assert_eq!(left(&ledger, 7_203), Some(50.0));
+    set(&mut ledger, 7_204, None);
+    assert_eq!(left(&ledger, 7_204), None);
+    // What was settled while there was no window counts in one that is made later.
+    set(&mut ledger, 7_205, Some(window(100.0, Span::Day)));
+    assert_eq!(left(&ledger, 7_205), Some(65.0));
 }
 
 proptest! {

@@ -149,6 +149,11 @@ impl Window {
         }
     }
 
+    /// What belongs to an earlier time does not count.
+    pub(crate) fn since(&self, now: Wall) -> Wall {
+        Wall(self.horizon(now))
+    }
+
     /// Forgets what does not count any more.
     fn turn(&mut self, now: Wall) {
         let horizon = self.horizon(now);

@@ -26,6 +26,8 @@ pub struct PlanLimits {
     pub energy: Option<Joules>,
     /// Delay of every active expert on prompts of a topic.
     pub delay: BTreeMap<Topic, Seconds>,
+    /// Whether only `tenants` may ask.
+    pub closed: bool,
     /// Tenants with their weights and budgets; others have weight 1 and no budgets.
     pub tenants: Vec<TenantLimits>,
 }
