@@ -7,7 +7,7 @@
 
 mod plans;
 
-use moe2_model::{Event, Outcome, Seconds};
+use moe2_model::{Covered, Event, Outcome, Seconds};
 use prometheus::{
     Counter, CounterVec, Encoder, Error, Histogram, HistogramOpts, HistogramVec, IntCounter,
     IntCounterVec, Opts, Registry, TextEncoder,
@@ -157,6 +157,16 @@ impl Metrics {
         self.plans.register(registry)
     }
 
+    fn covered(&self, expert: &str, covered: Option<Covered>) {
+        let Some(covered) = covered else { return };
+        for (what, held) in [("delay", covered.delay), ("energy", covered.energy)] {
+            let held = if held { "true" } else { "false" };
+            self.forecasts
+                .with_label_values(&[expert, what, held])
+                .inc();
+        }
+    }
+
     /// Takes note of one event.
     pub fn fold(&self, event: &Event) {
         match event {
@@ -213,13 +223,7 @@ impl Metrics {
                 };
                 busy("prefill", usage.prefill);
                 busy("decode", usage.decode);
-                if let Some(covered) = covered {
-                    for (what, held) in [("delay", covered.delay), ("energy", covered.energy)] {
-                        let held = if held { "true" } else { "false" };
-                        let labels = [expert, what, held];
-                        self.forecasts.with_label_values(&labels).inc();
-                    }
-                }
+                self.covered(expert, *covered);
                 if forecast_delay.get() > 0.0 {
                     let ratio = delay.get() / forecast_delay.get();
                     self.forecast_error
@@ -300,7 +304,7 @@ fn span((name, help): (&str, &str), buckets: &[f64]) -> Result<Histogram, Error>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moe2_model::{Covered, EnergySource, ExpertId, Joules, RefusalKind, TenantId, Usage};
+    use moe2_model::{EnergySource, ExpertId, Joules, RefusalKind, TenantId, Usage};
 
     #[test]
     fn a_plan_that_cannot_be_kept_is_counted_and_leaves_the_figures_of_the_last_one() {
