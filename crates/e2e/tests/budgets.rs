@@ -82,7 +82,7 @@ fn a_crowd_cannot_overdraw_a_window_and_the_books_say_what_it_used() {
         &json!({"max_tokens": 8, "moe2": {"explain": true}}),
     );
     let joules = first.json["moe2"]["energy_j"].as_f64().expect("joules");
-    let window = format!("{}J/day", joules * 40.0);
+    let window = format!("{}J/day,rolling", joules * 40.0);
     let made = moe2(
         coordinator,
         dir,
@@ -168,7 +168,7 @@ fn a_killed_coordinator_loses_no_settlement_bills_none_twice_and_overdraws_no_wi
     let made = moe2(
         &coordinator,
         dir.path(),
-        &["tenant", "add", "alice", "--window", "500kJ/day"],
+        &["tenant", "add", "alice", "--window", "500kJ/day,rolling"],
     );
     let key = made["key"].as_str().expect("a key").to_owned();
     let crashes = std::env::var("MOE2_CRASHES")

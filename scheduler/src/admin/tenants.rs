@@ -233,7 +233,9 @@ fn changeable(admin: &Admin, name: &TenantId) -> Result<(), ApiError> {
     if !admin.roster.is_fixed(name) {
         return Ok(());
     }
-    let why = format!("{name} is a tenant of the coordinator's configuration: change it there");
+    let why = format!(
+        "{name} comes from the coordinator's configuration: change it there, or make another tenant"
+    );
     Err(ApiError::invalid(StatusCode::CONFLICT, why))
 }
 
