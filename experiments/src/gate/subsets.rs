@@ -45,7 +45,8 @@ impl Row {
 /// Both tables.
 pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
     let mut judged = Judged::new(data::mmlu_pro(setting)?, setting);
-    let experts: Vec<ExpertName> = judged.rules.keys().take(EXPERTS).cloned().collect();
+    let count = if setting.smoke { 4 } else { EXPERTS };
+    let experts: Vec<ExpertName> = judged.rules.keys().take(count).cloned().collect();
     judged.keep(&experts);
     setting.say("mmlu-pro: everyone");
     let fitted = Training::new(judged.train(0), SEED)?.fit(&on_all_cores, || {});
