@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use axum::serve::ListenerExt;
 use clap::Parser;
-use moe2_engine::coordinator::{Engine, Wall};
+use moe2_engine::coordinator::Engine;
 use moe2_metrics::Metrics;
 use moe2_net::{Accepted, Listener};
 use tokio::io::AsyncReadExt;
@@ -199,9 +199,7 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
 }
 
 fn open_books(config: &Config, state: &StateDir) -> Result<books::Opened> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = Wall(now.unwrap_or_default().as_secs());
-    let books = books::open(&state.database(), now, config.keep_usage())
+    let books = books::open(&state.database(), books::now(), config.keep_usage())
         .with_context(|| format!("cannot open the books in {}", state.database().display()))?;
     for (tenant, joules) in &books.crashed {
         tracing::warn!(%tenant, joules, "charged for work under way when the process before ended");

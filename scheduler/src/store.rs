@@ -41,22 +41,16 @@ impl Store {
         let store = Self {
             path: path.to_owned(),
         };
-        let database = store.connect()?;
+        let database = connect(path)?;
         database.pragma_update(None, "journal_mode", "wal")?;
         database.execute_batch(SCHEMA)?;
         Ok(store)
     }
 
-    fn connect(&self) -> rusqlite::Result<Connection> {
-        let database = Connection::open(&self.path)?;
-        database.busy_timeout(Duration::from_secs(5))?;
-        Ok(database)
-    }
-
     pub(crate) fn add_token(&self, token: &NewToken) -> rusqlite::Result<()> {
         let (id, node) = (&token.id, token.node.as_str());
         let expires = unix(token.expires_at);
-        self.connect()?.execute(
+        connect(&self.path)?.execute(
             "INSERT INTO join_token (id, secret_sha256, node, expires_at) VALUES (?1, ?2, ?3, ?4)",
             params![id, token.secret_sha256.as_slice(), node, expires],
         )?;
@@ -70,7 +64,7 @@ impl Store {
         node: &str,
         now: SystemTime,
     ) -> rusqlite::Result<Result<(), EnrolError>> {
-        let database = self.connect()?;
+        let database = connect(&self.path)?;
         let row = database
             .query_row(
                 "SELECT secret_sha256, node, expires_at, used_at IS NOT NULL FROM join_token WHERE id = ?1",
@@ -117,12 +111,19 @@ impl Store {
         now: SystemTime,
         not_after: SystemTime,
     ) -> rusqlite::Result<()> {
-        self.connect()?.execute(
+        connect(&self.path)?.execute(
             "INSERT INTO certificate (serial, node, issued_at, not_after) VALUES (?1, ?2, ?3, ?4)",
             params![serial, node.as_str(), unix(now), unix(not_after)],
         )?;
         Ok(())
     }
+}
+
+/// A connection of its own; it waits a while for others that write.
+pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let database = Connection::open(path)?;
+    database.busy_timeout(Duration::from_secs(5))?;
+    Ok(database)
 }
 
 fn unix(time: SystemTime) -> i64 {

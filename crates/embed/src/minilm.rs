@@ -87,23 +87,7 @@ impl MiniLm {
         let layer = self.model.forward(&ids, &first_segment, None)?;
         layer.squeeze(0)?.mean(0)?.to_vec1()
     }
-}
 
-fn load(what: &'static str, source: Cause) -> EmbedError {
-    EmbedError::Load {
-        name: MiniLm::NAME,
-        what,
-        source,
-    }
-}
-
-impl fmt::Debug for MiniLm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MiniLm").finish_non_exhaustive()
-    }
-}
-
-impl MiniLm {
     /// The vector of a text; all zero for a text without tokens. The work grows with the text, so
     /// whoever takes texts from outside bounds them.
     ///
@@ -119,6 +103,20 @@ impl MiniLm {
         let mut vector = mean.map_err(|error| failed(error.into()))?;
         normalise(&mut vector);
         Ok(vector)
+    }
+}
+
+fn load(what: &'static str, source: Cause) -> EmbedError {
+    EmbedError::Load {
+        name: MiniLm::NAME,
+        what,
+        source,
+    }
+}
+
+impl fmt::Debug for MiniLm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MiniLm").finish_non_exhaustive()
     }
 }
 

@@ -59,30 +59,7 @@ impl StaticTokens {
         let vectors = vectors(&WEIGHTS.read(dir)?).map_err(|source| load("weights", source))?;
         Ok(Self { tokenizer, vectors })
     }
-}
 
-fn load(what: &'static str, source: Cause) -> EmbedError {
-    EmbedError::Load {
-        name: StaticTokens::NAME,
-        what,
-        source,
-    }
-}
-
-fn vectors(file: &[u8]) -> Result<Vec<f32>, Cause> {
-    let tensors = SafeTensors::deserialize(file)?;
-    let table = tensors.tensor("embedding.weight")?;
-    if table.dtype() != Dtype::F16 || table.shape().get(1) != Some(&WIDTH) {
-        return Err(format!("{:?} of shape {:?}", table.dtype(), table.shape()).into());
-    }
-    let (numbers, _) = table.data().as_chunks();
-    Ok(numbers
-        .iter()
-        .map(|number| f16::from_le_bytes(*number).to_f32())
-        .collect())
-}
-
-impl StaticTokens {
     /// The vector of a text; all zero for a text without tokens. The work grows with the text, so
     /// whoever takes texts from outside bounds them.
     ///
@@ -105,6 +82,27 @@ impl StaticTokens {
         normalise(&mut sum);
         Ok(sum)
     }
+}
+
+fn load(what: &'static str, source: Cause) -> EmbedError {
+    EmbedError::Load {
+        name: StaticTokens::NAME,
+        what,
+        source,
+    }
+}
+
+fn vectors(file: &[u8]) -> Result<Vec<f32>, Cause> {
+    let tensors = SafeTensors::deserialize(file)?;
+    let table = tensors.tensor("embedding.weight")?;
+    if table.dtype() != Dtype::F16 || table.shape().get(1) != Some(&WIDTH) {
+        return Err(format!("{:?} of shape {:?}", table.dtype(), table.shape()).into());
+    }
+    let (numbers, _) = table.data().as_chunks();
+    Ok(numbers
+        .iter()
+        .map(|number| f16::from_le_bytes(*number).to_f32())
+        .collect())
 }
 
 impl Embedder for StaticTokens {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Admin;
-use crate::books::{Stored, TenantError, UsageQuery, usage};
+use crate::books::{self, Stored, TenantError, UsageQuery, usage};
 use crate::config::Settings;
 use crate::http::ApiError;
 use crate::roster::Member;
@@ -252,8 +252,7 @@ async fn change(
     admin: &Admin,
     make: impl FnOnce(&Admin, u64) -> Result<(), TenantError> + Send + 'static,
 ) -> Result<(), ApiError> {
-    let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
-    let now = now.unwrap_or_default().as_secs();
+    let now = books::now().0;
     let _changing = admin.roster.changing.lock().await;
     let own = admin.clone();
     blocking(move || {

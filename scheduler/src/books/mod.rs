@@ -16,7 +16,15 @@ mod tenants;
 mod usage;
 mod writer;
 
+use moe2_engine::coordinator::Wall;
+
 pub(crate) use store::{Opened, open};
 pub(crate) use tenants::{Stored, TenantError, Tenants};
 pub(crate) use usage::{Query as UsageQuery, usage};
 pub(crate) use writer::{Marks, Writer};
+
+/// The calendar's time.
+pub(crate) fn now() -> Wall {
+    let since_epoch = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    Wall(since_epoch.as_secs())
+}

@@ -42,23 +42,13 @@ pub(crate) struct Opened {
 
 /// Opens the books, charges what was under way when they were last closed, and forgets what is too old.
 pub(crate) fn open(path: &Path, now: Wall, keep_usage: Duration) -> rusqlite::Result<Opened> {
-    let mut database = connect(path)?;
+    let mut database = crate::store::connect(path)?;
     database.pragma_update(None, "journal_mode", "wal")?;
     database.pragma_update(None, "synchronous", "normal")?;
     database.execute_batch(SCHEMA)?;
     let transaction = database.transaction()?;
-    let crashed = {
-        let mut marks =
-            transaction.prepare("SELECT tenant, at, energy_j FROM mark WHERE energy_j > 0")?;
-        let rows = marks.query_map([], |row| {
-            Ok((
-                row.get::<_, String>(0)?,
-                row.get::<_, u64>(1)?,
-                row.get::<_, f64>(2)?,
-            ))
-        })?;
-        rows.collect::<Result<Vec<_>, _>>()?
-    };
+    let marks = "SELECT tenant, at, energy_j FROM mark WHERE energy_j > 0";
+    let crashed = amounts(&transaction, marks)?;
     for (tenant, at, energy) in &crashed {
         // Now, because what was marked long ago may have been under way until the end.
         charge(&transaction, tenant, now.max(Wall(*at)), *energy)?;
@@ -94,32 +84,21 @@ pub(super) fn prune(
     Ok(())
 }
 
-/// A connection of its own.
-pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let database = Connection::open(path)?;
-    database.busy_timeout(Duration::from_secs(5))?;
-    Ok(database)
+/// Tenants with a time and joules, as such a query lists them.
+fn amounts(database: &Connection, query: &str) -> rusqlite::Result<Vec<(String, u64, f64)>> {
+    let mut statement = database.prepare(query)?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    rows.collect()
 }
 
 fn past(database: &Connection) -> rusqlite::Result<Past> {
-    let mut charges =
-        database.prepare("SELECT tenant, minute, energy_j FROM charge ORDER BY minute")?;
-    let rows = charges.query_map([], |row| {
-        Ok((
-            row.get::<_, String>(0)?,
-            row.get::<_, u64>(1)?,
-            row.get::<_, f64>(2)?,
-        ))
-    })?;
+    let charges = "SELECT tenant, minute, energy_j FROM charge ORDER BY minute";
     let mut past = Past::default();
-    for row in rows {
-        let (tenant, minute, energy) = row?;
-        let Ok(tenant) = TenantId::new(&tenant) else {
-            continue;
-        };
-        // The end of the minute: a window looking back from the middle of it must see all of it.
-        let at = Wall(minute * MINUTE + MINUTE - 1);
-        past.charges.entry(tenant).or_default().push((at, energy));
+    for (tenant, minute, energy) in amounts(database, charges)? {
+        if let Ok(tenant) = TenantId::new(&tenant) {
+            let own = past.charges.entry(tenant).or_default();
+            own.push((Wall(minute * MINUTE), energy));
+        }
     }
     Ok(past)
 }

@@ -6,8 +6,8 @@ use moe2_model::TenantId;
 use rusqlite::params;
 use serde::Serialize;
 
-use super::store::connect;
 use crate::config::Settings;
+use crate::store::connect;
 
 /// The tenants' table.
 #[derive(Debug, Clone)]

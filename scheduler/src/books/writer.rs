@@ -8,7 +8,7 @@ use moe2_engine::coordinator::{Settled, Wall};
 use moe2_model::TenantId;
 use rusqlite::Connection;
 
-use super::store;
+use super::{now, store};
 use crate::handle::EngineHandle;
 
 /// Entries of one transaction at most.
@@ -105,15 +105,6 @@ fn run(
     }
 }
 
-fn now() -> Wall {
-    Wall(
-        std::time::UNIX_EPOCH
-            .elapsed()
-            .unwrap_or_default()
-            .as_secs(),
-    )
-}
-
 fn commit(database: &mut Connection, batch: &[(u64, Work)]) -> rusqlite::Result<()> {
     let transaction = database.transaction()?;
     for (_, work) in batch {
@@ -131,8 +122,6 @@ pub(crate) struct Mark {
     pub(crate) tenant: TenantId,
     pub(crate) at: Wall,
     pub(crate) joules: f64,
-    /// It must be committed before what it is for is dispatched.
-    pub(crate) raised: bool,
 }
 
 /// What is reserved per tenant, and what is marked for it.
@@ -168,7 +157,6 @@ impl Marks {
             tenant: tenant.clone(),
             at,
             joules: own.marked,
-            raised: true,
         })
     }
 
@@ -200,7 +188,6 @@ impl Marks {
                     tenant,
                     at,
                     joules: wanted,
-                    raised: false,
                 });
             }
         }
@@ -214,7 +201,6 @@ impl Marks {
             tenant: tenant.clone(),
             at: own.changed,
             joules: own.reserved,
-            raised: false,
         });
         exact.collect()
     }

@@ -160,7 +160,7 @@ impl Books {
         Ok(self.tokens.is_some())
     }
 
-    /// Counts a query out that was counted in at `at`.
+    /// Counts a query out that was counted in.
     pub(crate) fn leave(&mut self) {
         self.running = self.running.saturating_sub(1);
     }
