@@ -24,9 +24,9 @@ pub(crate) struct Config {
     pub(crate) join_token_file: Option<PathBuf>,
     /// Threads of each worker; by default all hardware threads.
     pub(crate) threads: Option<u32>,
-    /// Workers at work at once; see [`moe2_engine::agent::Config::parallel`].
+    /// Workers at work at once; see [`moe2_model::DeviceInfo::parallel`].
     #[serde(default = "one")]
-    pub(crate) parallel: usize,
+    pub(crate) parallel: u32,
     /// Requests waiting for one expert.
     #[serde(default = "queue")]
     pub(crate) queue: usize,
@@ -69,7 +69,7 @@ pub(crate) enum Backend {
     Stub,
 }
 
-const fn one() -> usize {
+const fn one() -> u32 {
     1
 }
 const fn queue() -> usize {

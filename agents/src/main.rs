@@ -115,7 +115,8 @@ fn run(args: &Args) -> anyhow::Result<()> {
     for note in &found.notes {
         tracing::warn!("{note}");
     }
-    let device = describe(&config, (threads, &cache), &found);
+    let mut device = describe(&config, (threads, &cache), &found);
+    device.parallel = parallel(&config, &hosted);
     if found.meter.is_none() {
         let (idle, busy) = (device.idle_power.get(), device.busy_power.get());
         tracing::warn!(
@@ -129,7 +130,6 @@ fn run(args: &Args) -> anyhow::Result<()> {
         EngineConfig {
             device,
             experts: hosted.iter().map(|h| h.offer.clone()).collect(),
-            parallel: parallel(&config, &hosted),
             queue_limit: config.queue,
             seed: u64::from(std::process::id()),
         },
@@ -171,13 +171,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Stubs do no arithmetic, so they need not take turns.
-fn parallel(config: &Config, hosted: &[experts::Hosted]) -> usize {
+fn parallel(config: &Config, hosted: &[experts::Hosted]) -> u32 {
     let all_stubs = hosted.iter().all(|h| matches!(h.run, experts::Run::Stub));
-    if all_stubs {
-        usize::MAX
-    } else {
-        config.parallel
-    }
+    if all_stubs { u32::MAX } else { config.parallel }
 }
 
 /// SIGINT or SIGTERM: running work is finished, a second one ends it. A closed standard input ends the
@@ -253,6 +249,7 @@ fn machine(threads: u32, skip: bool, cache: Option<PathBuf>) -> DeviceInfo {
         kind: found.kind,
         model: found.model,
         threads: found.threads,
+        parallel: 1,
         memory: found.memory,
         gpus: found.gpus,
         cpu: found.cpu,

@@ -131,6 +131,9 @@ pub(crate) struct Settings {
     /// Seconds that one of its queries may take, by topic.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) delay_seconds: BTreeMap<Topic, Seconds>,
+    /// Whether it has answers late rather than not at all.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) late_answers: bool,
     /// Joules of a query on average, kept by a price.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mean_joules: Option<Joules>,
@@ -163,6 +166,7 @@ impl Default for Settings {
             weight: 1.0,
             query_joules: None,
             delay_seconds: BTreeMap::new(),
+            late_answers: false,
             mean_joules: None,
             mean_seconds: None,
             experts: None,
@@ -227,6 +231,7 @@ impl Settings {
             weight: self.weight,
             energy: self.query_joules,
             delay: self.delay_seconds.clone(),
+            late: self.late_answers,
             mean_energy: self.mean_joules,
             mean_delay: self.mean_seconds,
             experts: self.experts.clone(),

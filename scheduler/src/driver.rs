@@ -261,6 +261,8 @@ impl Driver {
                     books.marked = books.writer.mark(mark);
                 }
             }
+            // It never left this process: nothing of it can be unwritten.
+            Entry::Released { tenant, bound, .. } => books.marks.released(&tenant, bound.get()),
             Entry::Settled(settled) => {
                 let (tenant, at, bound) = (settled.tenant.clone(), settled.at, settled.bound);
                 books.settled = books.writer.settle(settled);

@@ -75,6 +75,7 @@ mod tests {
             kind: DeviceKind::Gpu,
             model: "A processor".to_owned(),
             threads: 8,
+            parallel: 1,
             memory: Bytes(16 << 30),
             gpus: vec![gpu("Card", false), gpu("Second", false), gpu("Soft", true)],
             cpu: None,

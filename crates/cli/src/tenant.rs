@@ -60,7 +60,7 @@ struct Nothing {}
 
 #[derive(Debug, clap::Args)]
 struct Change {
-    /// Take a limit away: weight, query_joules, delay_seconds, mean_joules, mean_seconds, experts, least_quality, energy_windows,
+    /// Take a limit away: weight, query_joules, delay_seconds, late_answers, mean_joules, mean_seconds, experts, least_quality, energy_windows,
     /// requests_per_minute, tokens_per_minute or parallel.
     #[arg(long, value_name = "LIMIT", value_parser = LIMITS)]
     unset: Vec<String>,
@@ -68,10 +68,11 @@ struct Change {
     limits: Limits,
 }
 
-const LIMITS: [&str; 11] = [
+const LIMITS: [&str; 12] = [
     "weight",
     "query_joules",
     "delay_seconds",
+    "late_answers",
     "mean_joules",
     "mean_seconds",
     "experts",
@@ -99,6 +100,9 @@ struct Limits {
     /// Seconds that one query on a topic may take; repeat for more topics.
     #[arg(long, value_name = "TOPIC=SECONDS", value_parser = delay)]
     delay: Vec<(String, f64)>,
+    /// Have answers late rather than not at all.
+    #[arg(long)]
+    late_answers: bool,
     /// Experts that may answer it.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     experts: Vec<String>,
@@ -184,6 +188,7 @@ impl Limits {
         );
         put("tokens_per_minute", self.tokens_per_minute.map(Value::from));
         put("parallel", self.parallel.map(Value::from));
+        put("late_answers", self.late_answers.then(|| json!(true)));
         put(
             "experts",
             (!self.experts.is_empty()).then(|| json!(self.experts)),
@@ -377,6 +382,7 @@ fn table(tenants: &[Value]) -> String {
         let others = [
             "query_joules",
             "delay_seconds",
+            "late_answers",
             "experts",
             "least_quality",
             "parallel",

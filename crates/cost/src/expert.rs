@@ -28,6 +28,8 @@ pub struct CostForecast {
     pub delay: Seconds,
     /// The delay it stays under 95 times in 100, for the given token counts.
     pub delay_p95: Seconds,
+    /// The part of the delay before the expert begins.
+    pub waiting: Seconds,
     /// The part of the delay in which the expert works: what the request adds to the queue.
     pub busy: Seconds,
     /// Expected energy of the device; the network's is not in it.
@@ -36,6 +38,27 @@ pub struct CostForecast {
     pub energy_p95: Joules,
     /// Measured requests behind it; 0 means roofline only.
     pub samples: u64,
+}
+
+impl CostForecast {
+    /// The same request with this much to wait for first: work ahead, and the way there and back. What is
+    /// ahead is mostly work of the same device, so it is as uncertain, relatively, as the request's own:
+    /// one factor stretches the whole delay to its p95.
+    #[must_use]
+    pub fn behind(self, waiting: Seconds) -> Self {
+        let factor = if self.delay > Seconds::ZERO {
+            self.delay_p95.get() / self.delay.get()
+        } else {
+            1.0
+        };
+        let delay = self.delay + waiting;
+        Self {
+            delay,
+            delay_p95: delay * factor,
+            waiting: self.waiting + waiting,
+            ..self
+        }
+    }
 }
 
 /// What is known about the speed and power of one expert on one device.
@@ -107,37 +130,25 @@ impl ExpertCost {
         self.prompt.predict(bytes as f64).mean
     }
 
-    /// Forecasts a generated answer, with `queue` of work ahead of it and `network` to travel there
-    /// and back.
+    /// Forecasts a generated answer on an idle device beside the coordinator; see
+    /// [`CostForecast::behind`].
     #[must_use]
-    pub fn forecast(
-        &self,
-        prompt_tokens: f64,
-        output_tokens: f64,
-        queue: Seconds,
-        network: Seconds,
-    ) -> CostForecast {
+    pub fn forecast(&self, prompt_tokens: f64, output_tokens: f64) -> CostForecast {
         let phases = [
             self.prefill.predict(prompt_tokens),
             self.decode.predict(output_tokens),
         ];
-        self.add_up(phases, queue + network)
+        self.add_up(phases)
     }
 
     /// Forecasts a choice whose options have `option_tokens` together.
     #[must_use]
-    pub fn forecast_choice(
-        &self,
-        prompt_tokens: f64,
-        option_tokens: f64,
-        queue: Seconds,
-        network: Seconds,
-    ) -> CostForecast {
+    pub fn forecast_choice(&self, prompt_tokens: f64, option_tokens: f64) -> CostForecast {
         let phases = [
             self.prefill.predict(prompt_tokens),
             self.score.predict(option_tokens),
         ];
-        self.add_up(phases, queue + network)
+        self.add_up(phases)
     }
 
     /// Seconds per prompt token, overhead not included; the roofline's before the first sample.
@@ -182,13 +193,11 @@ impl ExpertCost {
         self.energy.observe(busy, joules);
     }
 
-    /// The queue ahead is work of the same expert, so it is as uncertain, relatively, as the
-    /// request's own: one factor stretches the whole delay to its p95.
-    fn add_up(&self, phases: [Prediction; 2], waiting: Seconds) -> CostForecast {
+    fn add_up(&self, phases: [Prediction; 2]) -> CostForecast {
         let busy = phases[0].mean + phases[1].mean;
         let variance = phases[0].variance + phases[1].variance;
         let freedom = phases[0].freedom.min(phases[1].freedom);
-        let delay = waiting + Seconds::saturating(busy);
+        let delay = Seconds::saturating(busy);
         let delay_factor = stretch(&self.delay_errors, busy, variance, freedom);
 
         let energy = self.energy.predict(busy);
@@ -200,7 +209,8 @@ impl ExpertCost {
         CostForecast {
             delay,
             delay_p95: delay * delay_factor,
-            busy: Seconds::saturating(busy),
+            waiting: Seconds::ZERO,
+            busy: delay,
             energy: Joules::saturating(energy.mean),
             energy_p95: Joules::saturating(energy.mean) * energy_factor,
             samples: self.samples,
@@ -246,7 +256,7 @@ mod tests {
     }
 
     fn ask(cost: &ExpertCost) -> CostForecast {
-        cost.forecast(100.0, 50.0, Seconds::ZERO, Seconds::ZERO)
+        cost.forecast(100.0, 50.0)
     }
 
     #[test]
@@ -278,11 +288,15 @@ mod tests {
     fn queue_and_network_delay_the_answer_but_use_no_device_energy() {
         let cost = expert();
         let alone = ask(&cost);
-        let (queue, network) = (Seconds::saturating(3.0), Seconds::saturating(0.5));
-        let behind = cost.forecast(100.0, 50.0, queue, network);
+        let behind = alone
+            .behind(Seconds::saturating(3.0))
+            .behind(Seconds::saturating(0.5));
         assert!((behind.delay.get() - alone.delay.get() - 3.5).abs() < 1e-9);
         assert_eq!(behind.energy, alone.energy);
         assert_eq!(behind.busy, alone.busy);
+        assert_eq!(behind.waiting.get(), 3.5);
+        let factor = |f: CostForecast| f.delay_p95.get() / f.delay.get();
+        assert!((factor(behind) - factor(alone)).abs() < 1e-9);
     }
 
     #[test]
@@ -298,7 +312,7 @@ mod tests {
             cost.observe_choice(&fast);
         }
         assert!((cost.decode_s_per_token() - before).abs() < 1e-12);
-        let choice = cost.forecast_choice(100.0, 40.0, Seconds::ZERO, Seconds::ZERO);
+        let choice = cost.forecast_choice(100.0, 40.0);
         assert!(choice.delay < ask(&cost).delay);
         assert_eq!(cost.samples(), 20);
     }
@@ -352,7 +366,7 @@ mod tests {
                 };
                 if choice { cost.observe_choice(&usage) } else { cost.observe(&usage) }
             }
-            let forecast = cost.forecast(prompt, output, Seconds::ZERO, Seconds::ZERO);
+            let forecast = cost.forecast(prompt, output);
             for value in [forecast.delay.get(), forecast.energy.get(), forecast.delay_p95.get(), forecast.energy_p95.get()] {
                 prop_assert!(value.is_finite() && value >= 0.0);
             }

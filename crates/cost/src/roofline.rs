@@ -138,6 +138,7 @@ pub(crate) mod tests {
             kind,
             model: "test".to_owned(),
             threads: 2,
+            parallel: 1,
             memory: Bytes(8 << 30),
             gpus: Vec::new(),
             cpu: None,

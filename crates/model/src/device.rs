@@ -45,6 +45,10 @@ pub struct DeviceInfo {
     pub model: String,
     /// Hardware threads this agent may use.
     pub threads: u32,
+    /// Requests its experts work on at once, all together; more wait. One per set of cores: worker
+    /// threads spin while they wait for each other, and two workers on the same cores run several times
+    /// slower than in turn.
+    pub parallel: u32,
     /// Memory installed.
     pub memory: Bytes,
     /// Graphics adapters found; empty when there is none or no driver.

@@ -20,7 +20,9 @@ pub struct Forecast {
     pub quality: f64,
     /// Expected output in tokens.
     pub output_tokens: f64,
-    /// Expected end-to-end delay.
+    /// Expected wait before the expert begins, in the coordinator's line and behind what runs.
+    pub waiting: Seconds,
+    /// Expected end-to-end delay, the wait included.
     pub delay: Seconds,
     /// The delay it stays under 95 times in 100.
     pub delay_p95: Seconds,
@@ -30,6 +32,24 @@ pub struct Forecast {
     pub energy_p95: Joules,
     /// Measured requests behind the forecast; 0 means roofline only.
     pub samples: u64,
+}
+
+impl Forecast {
+    /// Time the expert itself takes.
+    #[must_use]
+    pub fn busy(&self) -> Seconds {
+        self.delay - self.waiting
+    }
+
+    /// The delay it stays under 95 times in 100 if it begins at once.
+    #[must_use]
+    pub fn busy_p95(&self) -> Seconds {
+        if self.delay > Seconds::ZERO {
+            self.busy() * (self.delay_p95.get() / self.delay.get())
+        } else {
+            Seconds::ZERO
+        }
+    }
 }
 
 /// Why a candidate was or was not taken.

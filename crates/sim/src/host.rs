@@ -74,8 +74,7 @@ impl Host {
         let hosted = [index % MODELS.len(), (index + 1) % MODELS.len()];
         let experts: Vec<ExpertOffer> = hosted.iter().map(|m| offer(&MODELS[*m])).collect();
         let config = agent::Config {
-            device: device(index == 0),
-            parallel: 1 + index % 2,
+            device: device(index),
             queue_limit: 1 + index % 4,
             seed,
             experts,
@@ -118,16 +117,17 @@ fn offer(model: &Model) -> ExpertOffer {
     }
 }
 
-fn device(metered: bool) -> DeviceInfo {
+fn device(index: usize) -> DeviceInfo {
     DeviceInfo {
         kind: DeviceKind::Cpu,
         model: "simulated".to_owned(),
         threads: 4,
+        parallel: 1 + u32::from(index % 2 == 1),
         memory: Bytes(1 << 30),
         gpus: Vec::new(),
         cpu: None,
         gpu: None,
-        energy_source: if metered {
+        energy_source: if index == 0 {
             EnergySource::Rapl
         } else {
             EnergySource::Modelled
@@ -145,7 +145,7 @@ impl World<'_> {
         }
         let mut config = host.config.clone();
         if self.mutant == Some(Mutant::TooParallel) {
-            config.parallel += 1;
+            config.device.parallel += 1;
         }
         host.workers = config.experts.iter().map(|_| Worker::default()).collect();
         host.engine = Some(agent::Engine::new(config, self.now));

@@ -177,6 +177,15 @@ impl Judge {
         });
     }
 
+    /// Work that never left the coordinator gives back all that was set aside for it.
+    pub(crate) fn released(&mut self, dispatch: DispatchId) {
+        let sent = self.used.contains(&dispatch);
+        self.demand(!sent, || {
+            format!("dispatch {dispatch} was sent, and given back")
+        });
+        self.charged(dispatch, 0.0);
+    }
+
     /// It is known what a dispatch used.
     fn charged(&mut self, dispatch: DispatchId, joules: f64) {
         if let Some(charge) = self.charges.get_mut(&dispatch) {

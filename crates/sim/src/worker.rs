@@ -127,7 +127,7 @@ impl World<'_> {
         let (slots, context) = (offer.slots as usize, offer.context_tokens);
         let running: usize = host.workers.iter().map(|w| w.runs.len()).sum();
         let here = host.workers[process.expert].runs.len();
-        if running >= host.config.parallel || here >= slots {
+        if running >= host.config.device.parallel as usize || here >= slots {
             self.judge.blame(format!(
                 "dispatch {dispatch} starts beside {running} on the node, {here} on the worker"
             ));

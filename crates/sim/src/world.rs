@@ -378,6 +378,7 @@ impl<'a> World<'a> {
                 bound,
                 ..
             }) => self.judge.reserved(dispatch, &tenant, bound),
+            Output::Ledger(Entry::Released { dispatch, .. }) => self.judge.released(dispatch),
             Output::Ledger(Entry::Settled(_)) | Output::Event(_) => {}
         }
     }

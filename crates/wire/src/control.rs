@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub const ALPN: &[u8] = b"moe2/1";
 
 /// Version of the messages inside [`ALPN`].
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// From an agent to the coordinator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -140,6 +140,16 @@ struct Marked {
     changed: Wall,
 }
 
+impl Marked {
+    fn give_back(&mut self, bound: f64) {
+        self.reserved = (self.reserved - bound).max(0.0);
+        if self.reserved < 1e-9 {
+            // Sums of what was added and taken away leave a little.
+            self.reserved = 0.0;
+        }
+    }
+}
+
 impl Marks {
     /// Follows a reservation; returns the higher mark that must be committed before anything else is done,
     /// if it needs one.
@@ -160,6 +170,13 @@ impl Marks {
         })
     }
 
+    /// Follows a reservation that was given back. The mark stays until a settlement lowers it.
+    pub(crate) fn released(&mut self, tenant: &TenantId, bound: f64) {
+        if let Some(own) = self.tenants.get_mut(tenant) {
+            own.give_back(bound);
+        }
+    }
+
     /// Follows a settlement that was given this number.
     pub(crate) fn settled(&mut self, number: u64, tenant: &TenantId, at: Wall, bound: f64) {
         self.unwritten
@@ -176,11 +193,7 @@ impl Marks {
             let Some(own) = self.tenants.get_mut(&tenant) else {
                 continue;
             };
-            own.reserved = (own.reserved - bound).max(0.0);
-            if own.reserved < 1e-9 {
-                // Sums of what was added and taken away leave a little.
-                own.reserved = 0.0;
-            }
+            own.give_back(bound);
             let wanted = own.reserved * SPARE;
             if own.marked > 4.0 * wanted && at.0 >= own.changed.0 + LOWER_AFTER {
                 (own.marked, own.changed) = (wanted, at);

@@ -47,6 +47,7 @@ fn fleet(state: ExpertState) -> FleetView {
         state,
         selected: true,
         in_flight: 0,
+        waiting: 0,
         prefill_s_per_token: 0.0,
         decode_s_per_token: 0.0,
         samples: 0,
@@ -160,6 +161,7 @@ fn answer(text: &str) -> Answer {
     let forecast = Forecast {
         quality: 0.5,
         output_tokens: 4.0,
+        waiting: seconds(0.25),
         delay: seconds(1.5),
         delay_p95: seconds(2.5),
         energy: joules(3.0),
@@ -229,6 +231,7 @@ fn device() -> DeviceInfo {
         kind: DeviceKind::Cpu,
         model: "test".to_owned(),
         threads: 1,
+        parallel: 1,
         memory: Bytes(1),
         gpus: Vec::new(),
         cpu: None,

@@ -33,9 +33,6 @@ pub struct Config {
     pub device: DeviceInfo,
     /// The experts, as told to the coordinator.
     pub experts: Vec<ExpertOffer>,
-    /// Experts at work at the same time. One per set of cores: worker threads spin while they wait
-    /// for each other, and two workers on the same cores run several times slower than in turn.
-    pub parallel: usize,
     /// Work waiting for one expert; more is answered "busy", and the coordinator asks elsewhere.
     pub queue_limit: usize,
     /// Seed of the jitter on reconnects, so that a fleet does not come back in step.

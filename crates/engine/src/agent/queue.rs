@@ -86,7 +86,7 @@ impl Engine {
     pub(super) fn start_next(&mut self, now: Time) {
         loop {
             let running = self.jobs.values().filter(|job| !job.is_waiting()).count();
-            if running >= self.config.parallel {
+            if running >= self.config.device.parallel as usize {
                 return;
             }
             let next = self.jobs.iter().find_map(|(dispatch, job)| {

@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use moe2_gate::Quality;
 use moe2_model::{
-    Budgets, Event, ExpertId, ExpertState, Forecast, Job, Joules, Mode, Outcome, Query, QueryId,
-    RefusalKind, Seconds, Task, Time, Verdict,
+    Budgets, Event, ExpertId, ExpertState, Job, Joules, Mode, Outcome, Query, QueryId, RefusalKind,
+    Seconds, Target, Task, Time, Verdict,
 };
 
 use super::committee::{Committee, pool};
-use super::fleet::{Expert, Fleet, Node};
+use super::fleet::{Expert, Node};
 use super::forecast::{Shape, forecast};
 use super::ledger::{Binding, EnergyWindow, Full};
 use super::query::{Round, Running};
+use super::queue::waited_in_vain;
 use super::reply::{Refusal, Reply};
 use super::route::{Contender, Route, Terms, route};
 use super::view::NodeState;
@@ -36,8 +37,7 @@ pub(super) type Qualities = HashMap<ExpertId, Quality>;
 
 impl Engine {
     pub(super) fn submit(&mut self, now: Time, id: QueryId, mut query: Query) {
-        if self.queries.len() >= self.config.max_queries {
-            let message = format!("{} queries are under way; try again", self.queries.len());
+        if let Some(message) = self.crowded(&query.tenant) {
             let retry = Some(RETRY_OVERLOADED);
             self.refuse_unadmitted(id, &query, refusal(RefusalKind::Overloaded, message, retry));
             return;
@@ -55,9 +55,9 @@ impl Engine {
         }
         if !self.fleet.knows(|expert| query.target.admits(expert)) {
             let unknown = match &query.target {
-                moe2_model::Target::Auto => no_expert("no agent has joined the fleet yet"),
-                moe2_model::Target::Model(name) => unknown_model(name.as_str()),
-                moe2_model::Target::Expert(id) => unknown_model(&id.to_string()),
+                Target::Auto => no_expert("no agent has joined the fleet yet"),
+                Target::Model(name) => unknown_model(name.as_str()),
+                Target::Expert(id) => unknown_model(&id.to_string()),
             };
             self.refuse_unadmitted(id, &query, unknown);
             return;
@@ -87,6 +87,7 @@ impl Engine {
             candidates: Vec::new(),
             attempts: Vec::new(),
             redispatches: 0,
+            waited: false,
             too_long: None,
         };
         self.timers
@@ -111,7 +112,9 @@ impl Engine {
         if let Some(refusal) = refusal {
             let refusal = match running.too_long {
                 Some((prompt, context)) => too_long(prompt, context),
-                None if running.attempts.is_empty() => refusal,
+                None if running.attempts.is_empty() => {
+                    waited_in_vain(now, running).unwrap_or(refusal)
+                }
                 None => experts_failed(running),
             };
             self.refuse(now, id, refusal);
@@ -141,6 +144,7 @@ impl Engine {
             prices: running.prices,
             budgets,
             experts,
+            late: self.prefers_late(&running.query.tenant),
         };
         let mut route = route(contenders, &terms);
         if mode == Mode::Cascade
@@ -234,23 +238,64 @@ impl Engine {
         let names: Vec<_> = admitted.iter().map(|(id, _, _)| id.name.clone()).collect();
         let forecasts = self.gate.forecast(&running.features, &names);
         let shape = Shape::of(query);
+        let whose = (&query.tenant, self.weight(&query.tenant));
         let mut qualities = Qualities::new();
         let mut contenders = Vec::with_capacity(admitted.len());
-        let ready = admitted
+        let ready: Vec<_> = admitted
             .into_iter()
             .zip(forecasts)
-            .filter(|((_, node, expert), _)| takes_work(node, expert));
+            .filter(|((_, node, expert), _)| takes_work(node, expert))
+            .collect();
+        // Only the expert's tokenizer knows how long a prompt is; a forecast is reason enough to ask another.
+        let bytes = query.prompt.text_bytes();
+        let holds = |expert: &Expert| {
+            expert.cost.prompt_tokens(bytes) < f64::from(expert.offer.context_tokens)
+        };
+        let some_hold = ready.iter().any(|((_, _, expert), _)| {
+            holds(expert) && (expert.selected || query.target != Target::Auto)
+        });
         for ((id, node, expert), quality) in ready {
-            let queue = Fleet::backlog(node, now);
-            let forecast = forecast(shape, &expert.cost, &quality, queue);
+            let forecast = forecast(shape, &expert.cost, &quality, |busy| {
+                node.wait(now, expert, whose, busy)
+            });
+            let short = running.known_too_long(expert.offer.context_tokens)
+                || (some_hold && !holds(expert));
             contenders.push(Contender {
-                barred: self.barred(running, &id, expert, &forecast),
+                barred: self.barred(running, (&id, expert), forecast.quality, short),
                 expert: id.clone(),
                 forecast,
             });
             qualities.insert(id, quality);
         }
         (contenders, qualities)
+    }
+
+    /// Why an expert may not answer a query at all, whatever it would cost. `short`: its context is, for the prompt.
+    fn barred(
+        &self,
+        running: &Running,
+        (id, expert): (&ExpertId, &Expert),
+        quality: f64,
+        short: bool,
+    ) -> Option<Verdict> {
+        debug_assert!(quality.is_finite(), "a gate forecasts probabilities");
+        let tenant = self.config.plan.tenant(&running.query.tenant);
+        let auto = running.query.target == Target::Auto;
+        match tenant.and_then(|tenant| tenant.bars(&id.name, quality)) {
+            // Whoever names an expert has judged its quality.
+            Some(Verdict::TooWeak) if !auto => {}
+            Some(reason) => return Some(reason),
+            None => {}
+        }
+        if running.tried(id) {
+            Some(Verdict::Excluded)
+        } else if short {
+            Some(Verdict::ContextTooShort)
+        } else if !expert.selected && auto {
+            Some(Verdict::NotSelected)
+        } else {
+            None
+        }
     }
 
     fn refuse_unadmitted(&mut self, id: QueryId, query: &Query, refusal: Refusal) {
@@ -268,51 +313,6 @@ impl Engine {
 
 pub(super) fn takes_work(node: &Node, expert: &Expert) -> bool {
     node.state == NodeState::Ready && expert.state == ExpertState::Ready
-}
-
-impl Engine {
-    fn barred(
-        &self,
-        running: &Running,
-        id: &ExpertId,
-        expert: &Expert,
-        forecast: &Forecast,
-    ) -> Option<Verdict> {
-        let tenant = self.config.plan.tenant(&running.query.tenant);
-        let named = running.query.target != moe2_model::Target::Auto;
-        match tenant.map(|tenant| tenant.bars(&id.name, forecast.quality)) {
-            // Whoever names an expert has judged its quality.
-            Some(Some(Verdict::TooWeak)) if named => {}
-            Some(Some(reason)) => return Some(reason),
-            Some(None) | None => {}
-        }
-        barred(running, id, expert, forecast)
-    }
-}
-
-fn barred(
-    running: &Running,
-    id: &ExpertId,
-    expert: &Expert,
-    forecast: &Forecast,
-) -> Option<Verdict> {
-    let longest = f64::from(expert.offer.context_tokens);
-    let known_too_long = running
-        .too_long
-        .is_some_and(|(prompt, _)| f64::from(prompt) >= longest);
-    if running.tried(id) {
-        Some(Verdict::Excluded)
-    } else if known_too_long {
-        Some(Verdict::ContextTooShort)
-    } else if !expert.selected && running.query.target == moe2_model::Target::Auto {
-        Some(Verdict::NotSelected)
-    } else {
-        debug_assert!(
-            forecast.quality.is_finite(),
-            "a gate forecasts probabilities"
-        );
-        None
-    }
 }
 
 fn refusal(kind: RefusalKind, message: String, retry_after: Option<Duration>) -> Refusal {

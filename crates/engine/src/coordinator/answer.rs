@@ -103,12 +103,13 @@ pub(crate) fn answer(now: Time, gate: &Gate, running: &Running) -> Answer {
     }
 }
 
-/// Everyone who worked on it, with their weights in the decision.
+/// Everyone who was asked, with their weights in the decision; who was spared in line did nothing.
 fn participants(running: &Running, decision: &Decision) -> Vec<Participant> {
     let (mut given, mut scores) = (decision.given.iter(), decision.scores.iter());
     running
         .attempts
         .iter()
+        .filter(|attempt| attempt.sent.is_some())
         .map(|attempt| {
             let weight = if attempt.answered() {
                 given.next()

@@ -230,7 +230,7 @@ impl Engine {
     }
 
     /// Ends the query if nothing more is needed, or if the rest cannot change the answer.
-    fn conclude(&mut self, now: Time, id: QueryId) {
+    pub(super) fn conclude(&mut self, now: Time, id: QueryId) {
         let Some(running) = self.queries.get(&id) else {
             return;
         };
@@ -250,7 +250,7 @@ impl Engine {
         if !outstanding.is_empty() {
             self.spare_rest(&mut running);
         }
-        self.cancel_rest(&mut running);
+        self.cancel_rest(now, &mut running);
         self.finish(now, id, &running);
     }
 
@@ -261,6 +261,11 @@ impl Engine {
             running.saved += attempt.forecast.energy;
             if let Some(open) = self.open.get_mut(&attempt.dispatch) {
                 open.spared = Some(attempt.forecast.energy);
+            } else {
+                // It waits in line, and all of it is saved.
+                let energy = attempt.forecast.energy;
+                self.outputs
+                    .push_back(Output::Event(Event::Saved { energy }));
             }
         }
         let cancelled = running.spared;
@@ -313,7 +318,7 @@ impl Engine {
         if self.queries.get(&id).is_some_and(answered)
             && let Some(mut running) = self.queries.remove(&id)
         {
-            self.cancel_rest(&mut running);
+            self.cancel_rest(now, &mut running);
             self.finish(now, id, &running);
             return;
         }
@@ -328,7 +333,7 @@ impl Engine {
             return false;
         };
         self.left(now, id, &running);
-        self.cancel_rest(&mut running);
+        self.cancel_rest(now, &mut running);
         self.event(Event::QueryEnded {
             tenant: running.query.tenant.clone(),
             outcome,
@@ -344,7 +349,7 @@ impl Engine {
     /// A query is under way no longer.
     fn left(&mut self, now: Time, id: QueryId, running: &Running) {
         self.timers.disarm(Timer::Timeout(id));
-        if !running.attempts.is_empty() {
+        if running.attempts.iter().any(|a| a.sent.is_some()) {
             let delay = now.seconds_since(running.submitted);
             self.steering.ended(&running.query.tenant, delay);
         }
@@ -352,9 +357,12 @@ impl Engine {
         self.ledger.leave(wall, id);
     }
 
-    fn cancel_rest(&mut self, running: &mut Running) {
+    fn cancel_rest(&mut self, now: Time, running: &mut Running) {
         for attempt in running.attempts.iter_mut().filter(|a| a.is_active()) {
             attempt.progress = Progress::Cancelled;
+            if self.unqueue(now, attempt.dispatch).is_some() {
+                continue;
+            }
             self.timers.disarm(Timer::Stall(attempt.dispatch));
             self.outputs.push_back(Output::Cancel {
                 dispatch: attempt.dispatch,
@@ -367,14 +375,22 @@ impl Engine {
         let open = self.open.remove(&dispatch)?;
         let (wall, work) = (self.wall(now), (open.query, &open.expert));
         let entry = self.ledger.settle(wall, dispatch, work, usage);
+        let mut tenant = None;
         if let Some(Entry::Settled(settled)) = &entry {
             self.steering.used(&settled.tenant, settled.energy);
+            tenant = Some(settled.tenant.clone());
         }
         self.outputs.extend(entry.map(Output::Ledger));
         self.timers.disarm(Timer::Stall(dispatch));
-        if let Some(expert) = self.fleet.expert_mut(&open.expert) {
-            expert.in_flight.remove(&dispatch);
+        let expert = self.fleet.expert_mut(&open.expert);
+        let sent = expert.and_then(|expert| expert.in_flight.remove(&dispatch));
+        if let (Some((_, busy)), Some(usage), Some(tenant)) = (sent, usage, tenant)
+            && let Some(line) = self.fleet.line_mut(&open.expert.node)
+        {
+            let took = usage.prefill + usage.decode;
+            line.correct(&tenant, took.get() - busy.get());
         }
+        self.pump(now, &open.expert.node);
         Some(open)
     }
 
@@ -409,7 +425,7 @@ impl Engine {
                 None,
             ),
             Some(attempt) => {
-                let (forecast, delay) = (attempt.forecast, now.seconds_since(attempt.sent));
+                let (forecast, delay) = (attempt.forecast, now.seconds_since(attempt.asked));
                 let covered = Covered {
                     delay: delay <= forecast.delay_p95,
                     energy: usage.energy <= forecast.energy_p95,

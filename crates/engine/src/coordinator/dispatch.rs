@@ -1,51 +1,95 @@
-//! Handing work to an expert: reserve, remember, arm the timer, send.
+//! Handing work to an expert: reserve, put in line, and when its turn comes remember, arm the timer, send.
 
 use std::time::Duration;
 
-use moe2_model::{Candidate, DispatchId, Event, Job, QueryId, Task, Time};
+use moe2_model::{Candidate, DispatchId, Event, ExpertId, Job, NodeId, QueryId, Task, Time};
 use moe2_wire::ToExpert;
 
+use super::line::Waiting;
 use super::query::{Attempt, Progress};
 use super::{Engine, Open, Output, Timer};
 
 impl Engine {
+    /// Asks an expert, or has the work wait for it.
     pub(super) fn dispatch(&mut self, now: Time, id: QueryId, candidate: &Candidate, job: Job) {
         let dispatch = DispatchId(self.next_dispatch);
+        let (expert, forecast) = (&candidate.expert, candidate.forecast);
         let Some(running) = self.queries.get_mut(&id) else {
             return;
         };
-        let Some(node) = self.fleet.node(&candidate.expert.node) else {
-            return;
-        };
-        let session = node.session;
-        let redispatch = running.redispatches > 0;
         self.next_dispatch += 1;
         running.attempts.push(Attempt {
             dispatch,
             job,
-            expert: candidate.expert.clone(),
-            forecast: candidate.forecast,
-            sent: now,
+            expert: expert.clone(),
+            forecast,
+            asked: now,
+            sent: None,
             last_progress: now,
             text: String::new(),
             options: None,
             progress: Progress::Active,
             reported: None,
         });
-        let query = running.query.clone();
-        let task = running.task(job);
-        if let Some(expert) = self.fleet.expert_mut(&candidate.expert) {
-            let delay = candidate.forecast.delay;
-            expert.in_flight.insert(dispatch, (now, delay));
-        }
-        let (wall, bound) = (self.wall(now), candidate.forecast.energy_p95);
-        let entry = self.ledger.reserve(wall, dispatch, &query.tenant, bound);
+        let tenant = running.query.tenant.clone();
+        let left = running.delay_left(now);
+        let wall = self.wall(now);
+        let bound = forecast.energy_p95;
+        let entry = self.ledger.reserve(wall, dispatch, &tenant, bound);
         self.outputs.push_back(Output::Ledger(entry));
+        let weight = self.weight(&tenant);
+        let Some(line) = self.fleet.line_mut(&expert.node) else {
+            debug_assert!(false, "who was routed to is there");
+            return;
+        };
+        let waiting = Waiting {
+            dispatch,
+            query: id,
+            expert: expert.name.clone(),
+            busy: forecast.busy(),
+        };
+        line.push(&tenant, weight, waiting);
+        self.waiting.insert(dispatch, expert.node.clone());
+        if let Some(left) = left.filter(|_| !self.prefers_late(&tenant)) {
+            let latest = (left - forecast.busy_p95()).get();
+            let latest = Duration::try_from_secs_f64(latest).unwrap_or(Duration::MAX);
+            self.timers.arm(Timer::Late(dispatch), now + latest);
+        }
+        self.pump(now, &expert.node);
+    }
+
+    /// Sends work whose turn it is.
+    pub(super) fn send(&mut self, now: Time, node: &NodeId, job: Waiting) {
+        let (dispatch, id) = (job.dispatch, job.query);
+        self.waiting.remove(&dispatch);
+        self.timers.disarm(Timer::Late(dispatch));
+        let (Some(running), Some(known)) = (self.queries.get_mut(&id), self.fleet.node(node))
+        else {
+            debug_assert!(false, "what waits belongs to a query and a node");
+            return;
+        };
+        let session = known.session;
+        let redispatch = running.redispatches > 0;
+        let query = running.query.clone();
+        let Some(attempt) = running.attempt_mut(dispatch) else {
+            debug_assert!(false, "what waits is an attempt");
+            return;
+        };
+        (attempt.sent, attempt.last_progress) = (Some(now), now);
+        let (job_kind, forecast) = (attempt.job, attempt.forecast);
+        let task = running.task(job_kind);
+        let expert = ExpertId {
+            name: job.expert.clone(),
+            node: node.clone(),
+        };
+        if let Some(known) = self.fleet.expert_mut(&expert) {
+            known.in_flight.insert(dispatch, (now, job.busy));
+        }
         self.open.insert(
             dispatch,
             Open {
                 query: id,
-                expert: candidate.expert.clone(),
+                expert: expert.clone(),
                 choice: matches!(task, Task::Choice { .. }),
                 prompt_bytes: query.prompt.text_bytes(),
                 spared: None,
@@ -53,7 +97,7 @@ impl Engine {
         );
         let work = ToExpert::Work {
             dispatch,
-            expert: candidate.expert.name.clone(),
+            expert: job.expert,
             prompt: query.prompt.clone(),
             task,
             deadline_ms: u32::try_from(self.config.query_timeout.as_millis()).unwrap_or(u32::MAX),
@@ -63,16 +107,13 @@ impl Engine {
             session,
             work: Box::new(work),
         });
-        let patience = self.patience(candidate.forecast.delay_p95.get());
+        let patience = self.patience(forecast.busy_p95().get());
         self.timers.arm(Timer::Stall(dispatch), now + patience);
-        self.event(Event::Dispatched {
-            expert: candidate.expert.clone(),
-            redispatch,
-        });
+        self.event(Event::Dispatched { expert, redispatch });
     }
 
-    /// How long a dispatch may be silent. Five times the forecast, because a queue or a long prompt
-    /// is silent for all of it and a forecast from the roofline may be several times off.
+    /// How long a dispatch may be silent. Five times the forecast, because a long prompt is silent
+    /// for most of it and a forecast from the roofline may be several times off.
     fn patience(&self, forecast_s: f64) -> Duration {
         let cap = self.config.query_timeout;
         let slack = Duration::try_from_secs_f64(forecast_s * 5.0).unwrap_or(cap);
@@ -92,7 +133,7 @@ impl Engine {
         else {
             return;
         };
-        let (spoke, forecast) = (attempt.last_progress, attempt.forecast.delay_p95.get());
+        let (spoke, forecast) = (attempt.last_progress, attempt.forecast.busy_p95().get());
         let due = spoke + self.patience(forecast);
         if due > now {
             self.timers.arm(Timer::Stall(dispatch), due);

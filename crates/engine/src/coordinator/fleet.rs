@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use moe2_cost::ExpertCost;
 use moe2_model::{
     DeviceInfo, DispatchId, ExpertId, ExpertName, ExpertOffer, ExpertState, NodeId, Seconds,
-    SessionId, Time,
+    SessionId, TenantId, Time,
 };
 
+use super::line::{Line, Waiting};
 use super::view::{ExpertView, NodeState, NodeView};
 
 /// One expert of the fleet.
@@ -21,7 +22,7 @@ pub(crate) struct Expert {
     pub(crate) state: ExpertState,
     pub(crate) selected: bool,
     pub(crate) cost: ExpertCost,
-    /// Dispatches there, with when they were sent and the delay forecast for each, queue included.
+    /// Dispatches there, with when they were sent and how long each is forecast to take.
     pub(crate) in_flight: BTreeMap<DispatchId, (Time, Seconds)>,
 }
 
@@ -34,6 +35,70 @@ pub(crate) struct Node {
     pub(crate) last_heard: Time,
     pub(crate) device: DeviceInfo,
     pub(crate) experts: BTreeMap<ExpertName, Expert>,
+    /// What waits for it here.
+    pub(crate) line: Line,
+}
+
+impl Node {
+    fn running(&self) -> usize {
+        self.experts.values().map(|e| e.in_flight.len()).sum()
+    }
+
+    fn places(&self) -> usize {
+        self.device.parallel.max(1) as usize
+    }
+
+    /// Whether it could begin with something now.
+    pub(crate) fn has_place(&self) -> bool {
+        self.state == NodeState::Ready && self.running() < self.places()
+    }
+
+    /// Experts that could not begin with anything now.
+    pub(crate) fn full(&self) -> BTreeSet<ExpertName> {
+        let full = self.experts.iter().filter(|(_, expert)| {
+            expert.state != ExpertState::Ready
+                || expert.in_flight.len() >= expert.offer.slots.max(1) as usize
+        });
+        full.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Until a place is forecast to be free, for an expert of this node.
+    fn next_place(&self, expert: &Expert, now: Time) -> Seconds {
+        let soonest = |works: &mut dyn Iterator<Item = &(Time, Seconds)>| {
+            let left = works.map(|(sent, busy)| left_of(*busy, now.seconds_since(*sent)));
+            left.min_by(|a, b| a.get().total_cmp(&b.get()))
+                .unwrap_or(Seconds::ZERO)
+        };
+        let mut wait = Seconds::ZERO;
+        if self.running() >= self.places() {
+            let mut all = self.experts.values().flat_map(|e| e.in_flight.values());
+            wait = wait.max(soonest(&mut all));
+        }
+        if expert.in_flight.len() >= expert.offer.slots.max(1) as usize {
+            wait = wait.max(soonest(&mut expert.in_flight.values()));
+        }
+        wait
+    }
+
+    /// How long work of a tenant that keeps an expert `busy` for so long has to wait for it.
+    pub(crate) fn wait(
+        &self,
+        now: Time,
+        expert: &Expert,
+        (tenant, weight): (&TenantId, f64),
+        busy: Seconds,
+    ) -> Seconds {
+        // As many at once as work now: places that nobody uses do not shorten a line.
+        let at_once = self.running().clamp(1, self.places()) as f64;
+        let line = self.line.ahead(tenant, weight, busy);
+        self.next_place(expert, now) + line * (1.0 / at_once)
+    }
+}
+
+/// What is left of work that was forecast to take `busy`, after `elapsed`. Lengths of answers have long tails:
+/// work that should be over is as likely to go on, and a node that is late must not look free.
+fn left_of(busy: Seconds, elapsed: Seconds) -> Seconds {
+    (busy - elapsed).max(busy * 0.5)
 }
 
 /// All nodes by name.
@@ -89,6 +154,7 @@ impl Fleet {
                 last_heard: now,
                 device,
                 experts,
+                line: Line::default(),
             },
         );
         replaced
@@ -124,6 +190,21 @@ impl Fleet {
         self.nodes.get(node)
     }
 
+    /// Takes what a node should begin with next out of its line, if it can begin with anything.
+    pub(crate) fn next_job(&mut self, node: &NodeId) -> Option<Waiting> {
+        let node = self.nodes.get_mut(node)?;
+        if node.line.is_empty() || !node.has_place() {
+            return None;
+        }
+        let full = node.full();
+        node.line.next(&full)
+    }
+
+    /// What waits for a node; nothing of a node that is not there.
+    pub(crate) fn line_mut(&mut self, node: &NodeId) -> Option<&mut Line> {
+        self.nodes.get_mut(node).map(|node| &mut node.line)
+    }
+
     pub(crate) fn expert_mut(&mut self, id: &ExpertId) -> Option<&mut Expert> {
         self.nodes.get_mut(&id.node)?.experts.get_mut(&id.name)
     }
@@ -156,16 +237,6 @@ impl Fleet {
         })
     }
 
-    /// Seconds until a node is forecast to be done with what it has: its experts take turns on its
-    /// cores. Each dispatch's delay already counts the work before it, so they are not added up.
-    pub(crate) fn backlog(node: &Node, now: Time) -> Seconds {
-        node.experts
-            .values()
-            .flat_map(|expert| expert.in_flight.values())
-            .map(|(sent, delay)| *delay - now.seconds_since(*sent))
-            .fold(Seconds::ZERO, Seconds::max)
-    }
-
     /// Marks exactly these experts as the active set.
     pub(crate) fn select(&mut self, chosen: &BTreeSet<ExpertId>) {
         for (name, node) in &mut self.nodes {
@@ -192,23 +263,25 @@ impl Fleet {
                 experts: node
                     .experts
                     .values()
-                    .map(|e| expert_view(name, e))
+                    .map(|e| expert_view((name, node), e))
                     .collect(),
             })
             .collect()
     }
 }
 
-fn expert_view(node: &NodeId, expert: &Expert) -> ExpertView {
+fn expert_view((name, node): (&NodeId, &Node), expert: &Expert) -> ExpertView {
+    let of = |job: &&Waiting| job.expert == expert.offer.name;
     ExpertView {
         id: ExpertId {
             name: expert.offer.name.clone(),
-            node: node.clone(),
+            node: name.clone(),
         },
         offer: expert.offer.clone(),
         state: expert.state.clone(),
         selected: expert.selected,
         in_flight: expert.in_flight.len(),
+        waiting: node.line.jobs().filter(of).count(),
         prefill_s_per_token: expert.cost.prefill_s_per_token(),
         decode_s_per_token: expert.cost.decode_s_per_token(),
         samples: expert.cost.samples(),

@@ -47,34 +47,36 @@ impl Shape {
     }
 }
 
-/// The forecast with `queue` of work ahead.
+/// The forecast, with what `ahead` makes of the expert's own seconds to wait for first.
 pub(crate) fn forecast(
     shape: Shape,
     cost: &ExpertCost,
     quality: &Quality,
-    queue: Seconds,
+    ahead: impl Fn(Seconds) -> Seconds,
 ) -> Forecast {
     let prompt_tokens = cost.prompt_tokens(shape.prompt_bytes);
     // Links are not measured yet: on a local network their share is far below the forecast's error.
-    let network = Seconds::ZERO;
     let (mean, high) = match shape.answer {
         Answer::Text(limit) => {
             let tokens = quality.output_tokens.min(limit);
             let long = (tokens * LENGTH_P95_FACTOR).min(limit);
             (
-                cost.forecast(prompt_tokens, tokens, queue, network),
-                cost.forecast(prompt_tokens, long, queue, network),
+                cost.forecast(prompt_tokens, tokens),
+                cost.forecast(prompt_tokens, long),
             )
         }
         Answer::Option => {
             let tokens = quality.output_tokens;
-            let forecast = cost.forecast_choice(prompt_tokens, tokens, queue, network);
+            let forecast = cost.forecast_choice(prompt_tokens, tokens);
             (forecast, forecast)
         }
     };
+    let waiting = ahead(mean.busy);
+    let (mean, high) = (mean.behind(waiting), high.behind(waiting));
     Forecast {
         quality: quality.probability,
         output_tokens: quality.output_tokens,
+        waiting,
         delay: mean.delay,
         delay_p95: high.delay_p95,
         energy: mean.energy,

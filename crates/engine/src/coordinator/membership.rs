@@ -49,13 +49,20 @@ impl Engine {
                 if let Some(expert) = known.experts.get_mut(&name)
                     && expert.state != state
                 {
+                    let ready = state == ExpertState::Ready;
                     expert.state = state;
+                    if !ready {
+                        let waiting = self.withdraw(now, &node, Some(&name));
+                        self.reroute(now, waiting);
+                    }
                     self.replan(now);
                 }
             }
             FromAgent::Draining => {
                 known.state = NodeState::Draining;
                 known.reason = Some("the agent is finishing what it has".to_owned());
+                let waiting = self.withdraw(now, &node, None);
+                self.reroute(now, waiting);
                 self.replan(now);
             }
             FromAgent::Hello { .. } => {
@@ -67,6 +74,7 @@ impl Engine {
         }
         self.timers
             .arm(Timer::Silence(session), now + self.config.suspect_after);
+        self.pump(now, &node);
     }
 
     fn first_message(&mut self, now: Time, session: SessionId, node: NodeId, message: FromAgent) {
@@ -115,6 +123,7 @@ impl Engine {
             .map(|(o, s)| (o, short_reason(s)))
             .collect();
         let orphans = self.dispatches_on(&node);
+        let waiting = self.withdraw(now, &node, None);
         let replaced = self
             .fleet
             .join(now, (session, node.clone()), device, experts);
@@ -143,6 +152,7 @@ impl Engine {
         for dispatch in orphans {
             self.dispatch_lost(now, dispatch, "the agent reconnected");
         }
+        self.reroute(now, waiting);
         self.replan(now);
     }
 
@@ -152,6 +162,7 @@ impl Engine {
             return;
         };
         let orphans = self.dispatches_on(&node);
+        let waiting = self.withdraw(now, &node, None);
         if self.fleet.leave(session, reason).is_none() {
             return;
         }
@@ -164,6 +175,7 @@ impl Engine {
         for dispatch in orphans {
             self.dispatch_lost(now, dispatch, reason);
         }
+        self.reroute(now, waiting);
         self.replan(now);
     }
 

@@ -3,8 +3,8 @@
 //! [`Engine::handle`] takes one [`Input`] with the time it happened at and changes the state;
 //! [`Engine::poll_output`] hands out what is to be done. It never waits, reads a clock or touches a
 //! socket, so the simulator drives it through any order of events, and the driver in `scheduler` is
-//! one loop. The file split follows the way of a query: `admit`, `route`, `dispatch`, `collect`,
-//! `rounds`, `fuse`, `answer`, with `fleet`, `ledger`, `plan` and `timers` beside it.
+//! one loop. The file split follows the way of a query: `admit`, `route`, `dispatch`, `queue`, `collect`,
+//! `rounds`, `fuse`, `answer`, with `fleet`, `line`, `ledger`, `plan` and `timers` beside it.
 
 mod admit;
 mod answer;
@@ -17,10 +17,12 @@ mod forecast;
 mod fuse;
 mod input;
 mod ledger;
+mod line;
 mod membership;
 mod plan;
 mod prices;
 mod query;
+mod queue;
 mod reply;
 mod rounds;
 mod route;
@@ -30,7 +32,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use moe2_gate::Gate;
-use moe2_model::{DispatchId, Event, ExpertId, Joules, QueryId, SessionId, TenantId, Time};
+use moe2_model::{DispatchId, Event, ExpertId, Joules, NodeId, QueryId, SessionId, TenantId, Time};
 
 pub use config::Config;
 pub use input::{Input, Output};
@@ -55,6 +57,8 @@ enum Timer {
     Silence(SessionId),
     /// A dispatch may be stuck.
     Stall(DispatchId),
+    /// A dispatch that waits has to begin now to be in time.
+    Late(DispatchId),
     /// A node has been gone for long.
     Forget(SessionId),
     /// A query's time is up.
@@ -88,6 +92,8 @@ pub struct Engine {
     timers: Timers<Timer>,
     queries: HashMap<QueryId, Running>,
     open: BTreeMap<DispatchId, Open>,
+    /// Dispatches that wait for a place, and where.
+    waiting: BTreeMap<DispatchId, NodeId>,
     next_dispatch: u64,
     generation: u64,
     calibration: Calibration,
@@ -115,6 +121,7 @@ impl Engine {
             timers: Timers::default(),
             queries: HashMap::new(),
             open: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             generation: 0,
             calibration: Calibration::default(),
             asked_for: None,
@@ -218,9 +225,9 @@ impl Engine {
     #[must_use]
     pub fn open_dispatches(&self) -> usize {
         debug_assert_eq!(
-            self.open.len(),
+            self.open.len() + self.waiting.len(),
             self.ledger.open(),
-            "every open dispatch is reserved"
+            "what is open or waits is reserved"
         );
         self.open.len()
     }
@@ -236,6 +243,7 @@ impl Engine {
                 }
                 Timer::Silence(session) => self.check_silence(now, session),
                 Timer::Stall(dispatch) => self.check_stall(now, dispatch),
+                Timer::Late(dispatch) => self.too_late(now, dispatch),
                 Timer::Forget(session) => self.forget(session),
                 Timer::Timeout(query) => self.time_out(now, query),
                 Timer::Review => self.review(now),

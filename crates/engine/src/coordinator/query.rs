@@ -14,7 +14,7 @@ use moe2_model::{
 /// How far an attempt got.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Progress {
-    /// At work, or waiting at the agent.
+    /// At work, or waiting for it.
     Active,
     /// Answered.
     Done { finish: FinishReason },
@@ -51,7 +51,10 @@ pub(crate) struct Attempt {
     pub(crate) job: Job,
     pub(crate) expert: ExpertId,
     pub(crate) forecast: Forecast,
-    pub(crate) sent: Time,
+    /// When it was chosen.
+    pub(crate) asked: Time,
+    /// When it left; nothing while it waits in line.
+    pub(crate) sent: Option<Time>,
     pub(crate) last_progress: Time,
     pub(crate) text: String,
     pub(crate) options: Option<Vec<f64>>,
@@ -79,6 +82,7 @@ impl Attempt {
         match (self.reported, self.is_active()) {
             (Some(usage), _) => usage.energy,
             (None, true) => self.forecast.energy_p95,
+            (None, false) if self.sent.is_none() => Joules::ZERO,
             (None, false) => self.forecast.energy,
         }
     }
@@ -127,6 +131,8 @@ pub(crate) struct Running {
     /// Attempts cancelled because they could not change the answer, and their forecast energy.
     pub(crate) spared: usize,
     pub(crate) saved: Joules,
+    /// Whether it waited for an expert in vain.
+    pub(crate) waited: bool,
     /// The longest context that was too short, and the prompt's tokens there.
     pub(crate) too_long: Option<(u32, u32)>,
 }
@@ -149,6 +155,11 @@ impl Running {
 
     pub(crate) fn tried(&self, expert: &ExpertId) -> bool {
         self.attempts.iter().any(|a| a.expert == *expert)
+    }
+
+    /// Whether the prompt is known to be too long for a context of so many tokens.
+    pub(crate) fn known_too_long(&self, context: u32) -> bool {
+        self.too_long.is_some_and(|(prompt, _)| prompt >= context)
     }
 
     /// What is left of the delay budget.

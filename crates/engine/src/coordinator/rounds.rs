@@ -16,7 +16,6 @@ use super::Engine;
 use super::admit::takes_work;
 use super::answer::{answers, probabilities};
 use super::committee::{Committee, best_member, pool};
-use super::fleet::Fleet;
 use super::forecast::{Shape, forecast};
 use super::fuse::{self, FEWEST_SCORERS};
 use super::query::{Attempt, Round, Running};
@@ -80,6 +79,7 @@ impl Engine {
                 energy,
             },
             experts: 0,
+            late: false,
         };
         let mut route = route(contenders, &terms);
         let committee = Committee {
@@ -157,7 +157,11 @@ impl Engine {
                 output_tokens: tokens,
                 uncertainty: 0.0,
             };
-            let forecast = forecast(shape, &known.cost, &quality, Fleet::backlog(node, now));
+            let tenant = &running.query.tenant;
+            let whose = (tenant, self.weight(tenant));
+            let forecast = forecast(shape, &known.cost, &quality, |busy| {
+                node.wait(now, known, whose, busy)
+            });
             let fits = delay_left.is_none_or(|left| forecast.delay_p95 <= left)
                 && energy_left.is_none_or(|left| forecast.energy_p95 <= left);
             if !takes_work(node, known) || !fits {

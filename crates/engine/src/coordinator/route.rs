@@ -24,6 +24,8 @@ pub(crate) struct Terms {
     pub(crate) budgets: Budgets,
     /// Most experts chosen by score.
     pub(crate) experts: usize,
+    /// Whether a late answer is better than none.
+    pub(crate) late: bool,
 }
 
 /// The decision.
@@ -110,6 +112,9 @@ pub(crate) fn route(contenders: Vec<Contender>, terms: &Terms) -> Route {
         .into_iter()
         .map(|contender| judge(contender, terms))
         .collect();
+    if terms.late {
+        admit_late(&mut candidates, terms);
+    }
     candidates.sort_by(|a, b| {
         let open = |c: &Candidate| c.verdict == Verdict::Outscored;
         open(b)
@@ -135,6 +140,23 @@ pub(crate) fn route(contenders: Vec<Contender>, terms: &Terms) -> Route {
         route.also(place);
     }
     route
+}
+
+/// Where no expert keeps the delay budget, the one that is nearest to it may answer all the same.
+fn admit_late(candidates: &mut [Candidate], terms: &Terms) {
+    let in_time = |c: &Candidate| c.verdict == Verdict::Outscored;
+    if candidates.iter().any(in_time) {
+        return;
+    }
+    let left = terms.budgets.energy;
+    let fits = |c: &&mut Candidate| {
+        c.verdict == Verdict::TooSlow && left.is_none_or(|left| c.forecast.energy_p95 <= left)
+    };
+    let late = candidates.iter_mut().filter(fits);
+    let delay = |c: &&mut Candidate| c.forecast.delay_p95.get();
+    if let Some(nearest) = late.min_by(|a, b| delay(a).total_cmp(&delay(b))) {
+        nearest.verdict = Verdict::Outscored;
+    }
 }
 
 fn judge(contender: Contender, terms: &Terms) -> Candidate {
@@ -181,6 +203,7 @@ mod tests {
         let forecast = Forecast {
             quality,
             output_tokens: 10.0,
+            waiting: Seconds::ZERO,
             delay: Seconds::saturating(delay),
             delay_p95: Seconds::saturating(delay * 1.5),
             energy: Joules::saturating(energy),
@@ -205,6 +228,7 @@ mod tests {
                 energy: energy.map(Joules::saturating),
             },
             experts,
+            late: false,
         }
     }
 

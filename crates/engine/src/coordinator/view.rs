@@ -47,6 +47,8 @@ pub struct ExpertView {
     pub selected: bool,
     /// Dispatches under way or queued there.
     pub in_flight: usize,
+    /// Work that waits for it at the coordinator.
+    pub waiting: usize,
     /// Measured prompt processing in seconds per token, with its sample count; roofline when 0.
     pub prefill_s_per_token: f64,
     /// Measured generation in seconds per token.

@@ -39,7 +39,6 @@ impl Bench {
         let config = Config {
             device: device(),
             experts: vec![offer(SMOL), offer(GEMMA)],
-            parallel: 1,
             queue_limit: 2,
             seed: 7,
         };

@@ -79,6 +79,7 @@ fn a_silent_node_is_suspected_then_given_up_and_its_work_moves() {
     assert_eq!(bench.sent(), [], "suspicion moves nothing");
     let other = bench.ask_one(question("Hello again"));
     assert_eq!(other.expert, QWEN, "but it gets no new work");
+    bench.says(&other, done(0.5));
     bench.pass(Duration::from_millis(800));
     beat(&mut bench, 2);
     bench.pass(Duration::from_millis(100));

@@ -23,6 +23,7 @@ pub(crate) fn device() -> DeviceInfo {
         kind: DeviceKind::Cpu,
         model: "test".to_owned(),
         threads: 2,
+        parallel: 1,
         memory: Bytes(8 << 30),
         gpus: Vec::new(),
         cpu: None,

@@ -160,6 +160,11 @@ impl Books {
         Ok(self.tokens.is_some())
     }
 
+    /// Queries that were counted in and not out.
+    pub(crate) const fn running(&self) -> u32 {
+        self.running
+    }
+
     /// Counts a query out that was counted in.
     pub(crate) fn leave(&mut self) {
         self.running = self.running.saturating_sub(1);

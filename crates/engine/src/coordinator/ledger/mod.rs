@@ -44,6 +44,17 @@ pub enum Entry {
     },
     /// A reservation became what was used.
     Settled(Box<Settled>),
+    /// A reservation was given back: its work never left the coordinator.
+    Released {
+        /// Whose work.
+        dispatch: DispatchId,
+        /// Whose joules.
+        tenant: TenantId,
+        /// How much.
+        bound: Joules,
+        /// When.
+        at: Wall,
+    },
 }
 
 /// A dispatch whose use is known.
@@ -233,6 +244,25 @@ impl Ledger {
             energy,
             usage,
         })))
+    }
+
+    /// Gives a reservation back whose work was never sent.
+    pub(crate) fn release(&mut self, now: Wall, dispatch: DispatchId) -> Option<Entry> {
+        let Reservation { tenant, bound, at } = self.open.remove(&dispatch)?;
+        if let Some(books) = self.books.get_mut(&tenant) {
+            books.settle(now, at, (bound, Joules::ZERO));
+        }
+        Some(Entry::Released {
+            dispatch,
+            tenant,
+            bound,
+            at: now,
+        })
+    }
+
+    /// Queries of a tenant that entered and have not left.
+    pub(crate) fn under_way(&self, tenant: &TenantId) -> u32 {
+        self.books.get(tenant).map_or(0, Books::running)
     }
 
     /// The hard window of joules that leaves a tenant least.

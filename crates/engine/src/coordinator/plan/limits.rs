@@ -43,6 +43,9 @@ pub struct TenantLimits {
     pub energy: Option<Joules>,
     /// Delay by topic.
     pub delay: BTreeMap<Topic, Seconds>,
+    /// Whether it has answers late rather than not at all: where no expert keeps the delay budget, the one
+    /// that is nearest to it is asked.
+    pub late: bool,
     /// Energy of a query on average, kept by a price.
     pub mean_energy: Option<Joules>,
     /// Delay of a query on average, kept by a price.
@@ -64,6 +67,7 @@ impl TenantLimits {
             weight: 1.0,
             energy: None,
             delay: BTreeMap::new(),
+            late: false,
             mean_energy: None,
             mean_delay: None,
             experts: None,

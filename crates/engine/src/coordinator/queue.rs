@@ -1,0 +1,123 @@
+//! Work that waits here for a place at its node: sent when its turn comes, moved when its node falls out,
+//! refused as soon as it can no longer be in time.
+//!
+//! Agents are sent no more than they can begin with. What waits, waits here, where tenants take turns
+//! ([`super::line`]), where work whose answer is not needed any more costs nothing, and where another
+//! expert can still be asked.
+
+use moe2_model::{DispatchId, ExpertName, NodeId, QueryId, RefusalKind, TenantId, Time};
+
+use super::collect::plain;
+use super::line::Waiting;
+use super::query::{Attempt, Running};
+use super::reply::Refusal;
+use super::{Engine, Output, Timer};
+
+/// Queries under way that a tenant of weight 1 may have for each that could still be taken. The more are
+/// under way, the fewer anyone may have, so that nobody takes the last places (Choudhury and Hahne, "Dynamic
+/// queue length thresholds for shared-memory packet switches", 1998); alone a tenant gets 8 in 9.
+const PER_FREE_PLACE: f64 = 8.0;
+
+impl Engine {
+    /// Why nothing more is taken now, from this tenant at least.
+    pub(super) fn crowded(&self, tenant: &TenantId) -> Option<String> {
+        let (all, most) = (self.queries.len(), self.config.max_queries);
+        if all >= most {
+            return Some(format!("{all} queries are under way; try again"));
+        }
+        let own = self.ledger.under_way(tenant);
+        let share = PER_FREE_PLACE * self.weight(tenant) * (most - all) as f64;
+        (f64::from(own) >= share.max(1.0)).then(|| {
+            format!(
+                "{own} of this tenant's queries are under way, of {all} in all, and the last of the {most} places are kept for others; try again"
+            )
+        })
+    }
+
+    /// How much a tenant's work counts against others'.
+    pub(super) fn weight(&self, tenant: &TenantId) -> f64 {
+        self.config.plan.tenant(tenant).map_or(1.0, |t| t.weight)
+    }
+
+    /// Whether a tenant has answers late rather than not at all.
+    pub(super) fn prefers_late(&self, tenant: &TenantId) -> bool {
+        let limits = self.config.plan.tenant(tenant);
+        limits.is_some_and(|limits| limits.late)
+    }
+
+    /// Sends a node as much as it can begin with.
+    pub(super) fn pump(&mut self, now: Time, node: &NodeId) {
+        while let Some(job) = self.fleet.next_job(node) {
+            self.send(now, node, job);
+        }
+    }
+
+    /// Takes work out of its line and gives back what was reserved for it. Nothing if it does not wait.
+    pub(super) fn unqueue(&mut self, now: Time, dispatch: DispatchId) -> Option<Waiting> {
+        let node = self.waiting.remove(&dispatch)?;
+        self.timers.disarm(Timer::Late(dispatch));
+        let wall = self.wall(now);
+        let entry = self.ledger.release(wall, dispatch);
+        self.outputs.extend(entry.map(Output::Ledger));
+        self.fleet.line_mut(&node)?.remove(dispatch)
+    }
+
+    /// Takes out all that waits for a node, or for one expert of it.
+    pub(super) fn withdraw(
+        &mut self,
+        now: Time,
+        node: &NodeId,
+        expert: Option<&ExpertName>,
+    ) -> Vec<Waiting> {
+        let line = self.fleet.node(node).map(|node| &node.line);
+        let jobs = line.into_iter().flat_map(|line| line.jobs());
+        let jobs = jobs.filter(|job| expert.is_none_or(|expert| job.expert == *expert));
+        let jobs: Vec<DispatchId> = jobs.map(|job| job.dispatch).collect();
+        jobs.into_iter()
+            .filter_map(|dispatch| self.unqueue(now, dispatch))
+            .collect()
+    }
+
+    /// Has others asked for what was withdrawn.
+    pub(super) fn reroute(&mut self, now: Time, jobs: Vec<Waiting>) {
+        for job in jobs {
+            self.ask_others(now, job.query, job.dispatch);
+        }
+    }
+
+    /// Work that has to begin now to be in time, and has no place yet.
+    pub(super) fn too_late(&mut self, now: Time, dispatch: DispatchId) {
+        if let Some(job) = self.unqueue(now, dispatch) {
+            self.ask_others(now, job.query, dispatch);
+        }
+    }
+
+    /// Goes on without an attempt that never began.
+    fn ask_others(&mut self, now: Time, id: QueryId, dispatch: DispatchId) {
+        let Some(running) = self.queries.get_mut(&id) else {
+            return;
+        };
+        running.attempts.retain(|a| a.dispatch != dispatch);
+        running.waited = true;
+        if running.attempts.iter().any(Attempt::answered) {
+            self.conclude(now, id);
+        } else if running.active().next().is_none() {
+            self.send_to_best(now, id);
+        }
+    }
+}
+
+/// The refusal of a query that waited until nobody could answer it in time.
+pub(super) fn waited_in_vain(now: Time, running: &Running) -> Option<Refusal> {
+    let budget = running.query.budgets.delay.filter(|_| running.waited)?;
+    let soonest = running.candidates.iter().map(|c| c.forecast.delay_p95);
+    let soonest = soonest.min_by(|a, b| a.get().total_cmp(&b.get()))?;
+    let waited = now.seconds_since(running.submitted);
+    let message = format!(
+        "after {:.1} s in line the soonest answer is forecast in another {:.1} s (p95), beyond the delay budget of {:.1} s: the fleet is busy; ask again later, or with a larger delay_budget_ms",
+        waited.get(),
+        soonest.get(),
+        budget.get()
+    );
+    Some(plain(RefusalKind::DeadlineExceeded, message))
+}
