@@ -7,4 +7,5 @@ mod fusion;
 mod losses;
 mod membership;
 mod plan;
+mod queue;
 mod support;

@@ -209,12 +209,21 @@ impl Bench {
     }
 
     pub(crate) fn join_on(&mut self, device: DeviceInfo, session: u64, node: &str, expert: &str) {
+        self.hello((session, node), device, offer(expert));
+    }
+
+    pub(crate) fn hello(
+        &mut self,
+        (session, node): (u64, &str),
+        device: DeviceInfo,
+        offer: ExpertOffer,
+    ) {
         let hello = FromAgent::Hello {
             min_version: PROTOCOL_VERSION,
             max_version: PROTOCOL_VERSION,
             software: "test".to_owned(),
             device,
-            experts: vec![(offer(expert), ExpertState::Ready)],
+            experts: vec![(offer, ExpertState::Ready)],
         };
         self.agent(session, node, hello);
     }
