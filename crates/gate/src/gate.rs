@@ -16,6 +16,7 @@ use crate::file::{self, GateError};
 use crate::options::OptionRule;
 use crate::priors::{Priors, TopicPrior};
 use crate::train::Trained;
+use crate::train::fusion::FusionGain;
 use crate::trained::{Provenance, TrainedGate};
 
 /// The priors compiled in, for the models that ship with the demo.
@@ -177,18 +178,12 @@ impl Gate {
         }
     }
 
-    /// Forecast probability that the fused answer of several experts to a choice is right; the best
-    /// expert first. What fusion adds was measured on held-out outcomes; a gate that never saw any
-    /// promises nothing.
+    /// What fusing several experts' answers to a choice is forecast to add, measured on held-out outcomes; a
+    /// gate that never saw any promises nothing.
     #[must_use]
-    pub fn forecast_fused(&self, ranked: &[Quality]) -> f64 {
-        match &self.kind {
-            Kind::Priors(_) => ranked.first().map_or(0.0, |q| q.probability),
-            Kind::Trained(gate) => {
-                let each: Vec<f64> = ranked.iter().map(|q| q.probability).collect();
-                gate.trained.fusion.forecast(&each)
-            }
-        }
+    pub fn fusion(&self) -> FusionGain {
+        let trained = self.trained();
+        trained.map_or_else(FusionGain::default, |trained| trained.fusion.clone())
     }
 
     /// Whether the gate has a head or a stated prior for this expert.

@@ -35,6 +35,7 @@ pub use gate::{Gate, Quality};
 pub use options::{OptionRule, Scored};
 pub use priors::{Head, Priors, TopicPrior};
 pub use topic::{Detection, Topic, detect};
+pub use train::fusion::{FusionGain, Line as GainLine};
 pub use train::{Calibration, Fitted, InTurn, Runner, TrainError, Trained, TrainedHead, Training};
 pub use trained::{DataFile, Provenance};
 pub use vote::vote_weight;

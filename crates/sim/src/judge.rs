@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use moe2_engine::coordinator::{Account, Answer, Refusal, Reply};
+use moe2_engine::coordinator::{Account, Answer, Decision, QueryRecord, Refusal, Reply};
 use moe2_model::{
     DispatchId, ExpertId, FinishReason, Joules, NodeId, Query, QueryId, RefusalKind, SessionId,
     Task, TenantId, Time, Usage,
@@ -31,6 +31,8 @@ struct Client {
     tried: BTreeSet<ExpertId>,
     /// Asked to score answers.
     scoring: BTreeSet<ExpertId>,
+    /// How it went was told.
+    recorded: bool,
 }
 
 impl Client {
@@ -124,6 +126,7 @@ impl Judge {
             deltas: String::new(),
             tried: BTreeSet::new(),
             scoring: BTreeSet::new(),
+            recorded: false,
         };
         self.clients.insert(id, client);
     }
@@ -286,6 +289,7 @@ impl Judge {
             self.blame(format!("a reply to unknown query {id}"));
             return;
         };
+        let recorded = client.recorded || !reply.is_terminal();
         if client.is_over() {
             let when = if client.left {
                 "its client left"
@@ -295,6 +299,10 @@ impl Judge {
             self.blame(format!("query {id}: a reply after {when}"));
             return;
         }
+        self.demand(recorded, || format!("query {id}: ended without a record"));
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
         let (streamed, started) = (client.query.stream, client.started);
         match reply {
             Reply::Started { .. } => {
@@ -323,6 +331,24 @@ impl Judge {
                 self.refused(id, refusal);
             }
         }
+    }
+
+    /// How a query went is told once, before its end, and every choice follows from what is told of it.
+    pub(crate) fn recorded(&mut self, record: &QueryRecord) {
+        let id = record.query;
+        let Some(client) = self.clients.get_mut(&id) else {
+            self.blame(format!("query {id}: a record of what nobody asked"));
+            return;
+        };
+        let first = !std::mem::replace(&mut client.recorded, true) && !client.ended;
+        self.demand(first, || {
+            format!("query {id}: its record came twice or late")
+        });
+        let same = |decision: &Decision| decision.replay() == decision.candidates;
+        let replayed = record.decisions.iter().all(same);
+        self.demand(replayed, || {
+            format!("query {id}: a choice is not what its grounds give")
+        });
     }
 
     fn finished(&mut self, id: QueryId, answer: &Answer) {

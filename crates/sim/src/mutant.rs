@@ -12,6 +12,8 @@ pub enum Mutant {
     BillMore,
     /// The coordinator books less than was used, so that a window lasts longer than it may.
     BillLess,
+    /// The coordinator records other prices than it chose by.
+    MisstatePrice,
     /// The coordinator says terminal replies twice.
     RepeatReply,
     /// The coordinator swallows some terminal replies.
@@ -36,10 +38,11 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ForgetSettle,
         Self::BillMore,
         Self::BillLess,
+        Self::MisstatePrice,
         Self::RepeatReply,
         Self::SwallowReply,
         Self::LoseDelta,

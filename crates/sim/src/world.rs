@@ -102,6 +102,7 @@ impl<'a> World<'a> {
             query_timeout: Duration::from_secs(20),
             stall_grace: Duration::from_secs(2),
             max_queries: 12,
+            records: true,
             ..Config::default()
         };
         Self {
@@ -379,6 +380,14 @@ impl<'a> World<'a> {
                 ..
             }) => self.judge.reserved(dispatch, &tenant, bound),
             Output::Ledger(Entry::Released { dispatch, .. }) => self.judge.released(dispatch),
+            Output::Ended(mut record) => {
+                if self.mutant == Some(Mutant::MisstatePrice) {
+                    for decision in &mut record.decisions {
+                        decision.grounds.terms.prices.per_second *= 1.1;
+                    }
+                }
+                self.judge.recorded(&record);
+            }
             Output::Ledger(Entry::Settled(_)) | Output::Event(_) => {}
         }
     }

@@ -3,24 +3,24 @@
 //! Refusals are decided here, before anything is spent, and each says what would help: another
 //! model name, waiting, or a budget that is feasible now.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moe2_gate::Quality;
+use moe2_gate::FusionGain;
 use moe2_model::{
-    Budgets, Event, ExpertId, ExpertState, Job, Joules, Mode, Outcome, Query, QueryId, RefusalKind,
-    Seconds, Target, Task, Time, Verdict,
+    Budgets, EnergySource, Event, ExpertId, ExpertState, Job, Joules, Mode, Outcome, Query,
+    QueryId, RefusalKind, Seconds, Target, Task, Time, Verdict,
 };
 
-use super::committee::{Committee, pool};
+use super::decision::{Decision, Grounds, decide};
 use super::fleet::{Expert, Node};
 use super::forecast::{Shape, forecast};
 use super::ledger::{Binding, EnergyWindow, Full};
 use super::query::{Round, Running};
 use super::queue::waited_in_vain;
+use super::record::{Ending, QueryRecord};
 use super::reply::{Refusal, Reply};
-use super::route::{Contender, Route, Terms, route};
+use super::route::{Contender, Route, Terms};
 use super::view::NodeState;
 use super::{Engine, Output, Timer};
 
@@ -31,9 +31,6 @@ const RETRY_NO_EXPERT: Duration = Duration::from_secs(2);
 const RETRY_BOOKS: Duration = Duration::from_secs(10);
 /// How long a client should wait when too many queries are under way.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
-
-/// What the gate forecast of each expert, which candidates carry only in part.
-pub(super) type Qualities = HashMap<ExpertId, Quality>;
 
 impl Engine {
     pub(super) fn submit(&mut self, now: Time, id: QueryId, mut query: Query) {
@@ -85,6 +82,7 @@ impl Engine {
             first_delta: None,
             prices,
             candidates: Vec::new(),
+            decisions: Vec::new(),
             attempts: Vec::new(),
             redispatches: 0,
             waited: false,
@@ -98,7 +96,7 @@ impl Engine {
 
     /// Routes a query and dispatches it, or refuses it if nobody can take it.
     pub(super) fn send_to_best(&mut self, now: Time, id: QueryId) {
-        let Some((route, budgets)) = self.choose(now, id) else {
+        let Some((route, grounds, budgets)) = self.choose(now, id) else {
             return;
         };
         let refusal = (route.chosen == 0).then(|| {
@@ -109,6 +107,13 @@ impl Engine {
             return;
         };
         running.candidates.clone_from(&route.candidates);
+        if self.config.records {
+            running.decisions.push(Decision {
+                at: now.seconds_since(running.submitted),
+                grounds,
+                candidates: route.candidates.clone(),
+            });
+        }
         if let Some(refusal) = refusal {
             let refusal = match running.too_long {
                 Some((prompt, context)) => too_long(prompt, context),
@@ -126,73 +131,46 @@ impl Engine {
     }
 
     /// Who should answer, and what is left of the query's own budgets.
-    fn choose(&self, now: Time, id: QueryId) -> Option<(Route, Budgets)> {
+    fn choose(&self, now: Time, id: QueryId) -> Option<(Route, Grounds, Budgets)> {
         let running = self.queries.get(&id)?;
-        let (contenders, qualities) = self.contenders(now, running);
         let again = !running.attempts.is_empty();
         let mode = running.query.mode;
-        let experts = match mode {
-            Mode::Cascade => 0,
-            Mode::Fuse if !again => self.most_experts(running),
-            Mode::Fuse | Mode::Auto | Mode::Single => 1,
-        };
         let budgets = Budgets {
             delay: running.delay_left(now),
             energy: self.energy_left(now, running),
         };
-        let terms = Terms {
-            prices: running.prices,
-            budgets,
-            experts,
-            late: self.prefers_late(&running.query.tenant),
+        // For choices only: nothing forecasts what fusing texts is worth, and where it was measured,
+        // committees of small models mostly lost to their best member.
+        let is_choice = matches!(running.query.task, Task::Choice { .. });
+        let fused = match mode {
+            Mode::Auto if is_choice && !again => self.most_experts(running).saturating_sub(1),
+            _ => 0,
         };
-        let mut route = route(contenders, &terms);
-        if mode == Mode::Cascade
-            && let Some(cheapest) = route.cheapest(&running.prices)
-        {
-            route.also(cheapest);
-        }
-        if mode == Mode::Auto && !again {
-            let left = budgets.energy;
-            self.fuse_where_it_pays(running, &mut route, (&qualities, left));
-        }
+        let grounds = Grounds {
+            terms: Terms {
+                prices: running.prices,
+                budgets,
+                experts: match mode {
+                    Mode::Cascade => 0,
+                    Mode::Fuse if !again => self.most_experts(running),
+                    Mode::Fuse | Mode::Auto | Mode::Single => 1,
+                },
+                late: self.prefers_late(&running.query.tenant),
+            },
+            mode,
+            fused,
+            gain: match fused {
+                0 => FusionGain::default(),
+                _ => self.gate.fusion(),
+            },
+        };
+        let route = decide(self.contenders(now, running), &grounds);
         // What a client can change is its own.
         let own = Budgets {
             energy: running.energy_left(),
             ..budgets
         };
-        Some((route, own))
-    }
-
-    /// Chooses more experts beside the best one. For choices only: nothing forecasts what fusing texts
-    /// is worth, and where it was measured, committees of small models mostly lost to their best member.
-    fn fuse_where_it_pays(
-        &self,
-        running: &Running,
-        route: &mut Route,
-        (qualities, left): (&Qualities, Option<Joules>),
-    ) {
-        let places = self.most_experts(running).saturating_sub(1);
-        let [best] = route.chosen() else { return };
-        if places == 0 || !matches!(running.query.task, Task::Choice { .. }) {
-            return;
-        }
-        let Some(quality) = qualities.get(&best.expert) else {
-            return;
-        };
-        let forecast = best.forecast;
-        let committee = Committee {
-            members: vec![*quality],
-            energy: forecast.energy,
-            delay: forecast.delay,
-            prices: running.prices,
-            energy_left: left.map(|left| left - forecast.energy_p95),
-            places,
-        };
-        let pool = pool(&route.candidates, |expert| qualities.get(expert).copied());
-        for place in committee.grow(pool, |members| self.gate.forecast_fused(members)) {
-            route.also(place);
-        }
+        Some((route, grounds, own))
     }
 
     /// What is left of a query's joules: its own, and its tenant's.
@@ -227,8 +205,8 @@ impl Engine {
         most.min(running.query.max_experts.max(1) as usize)
     }
 
-    /// Everyone who hosts what is asked for and could start now, with what the gate thinks of them.
-    pub(super) fn contenders(&self, now: Time, running: &Running) -> (Vec<Contender>, Qualities) {
+    /// Everyone who hosts what is asked for and could start now.
+    pub(super) fn contenders(&self, now: Time, running: &Running) -> Vec<Contender> {
         let query = &running.query;
         let admitted: Vec<_> = self
             .fleet
@@ -239,7 +217,6 @@ impl Engine {
         let forecasts = self.gate.forecast(&running.features, &names);
         let shape = Shape::of(query);
         let whose = (&query.tenant, self.weight(&query.tenant));
-        let mut qualities = Qualities::new();
         let mut contenders = Vec::with_capacity(admitted.len());
         let ready: Vec<_> = admitted
             .into_iter()
@@ -262,12 +239,11 @@ impl Engine {
                 || (some_hold && !holds(expert));
             contenders.push(Contender {
                 barred: self.barred(running, (&id, expert), forecast.quality, short),
-                expert: id.clone(),
+                expert: id,
                 forecast,
             });
-            qualities.insert(id, quality);
         }
-        (contenders, qualities)
+        contenders
     }
 
     /// Why an expert may not answer a query at all, whatever it would cost. `short`: its context is, for the prompt.
@@ -299,6 +275,23 @@ impl Engine {
     }
 
     fn refuse_unadmitted(&mut self, id: QueryId, query: &Query, refusal: Refusal) {
+        if self.config.records {
+            let record = QueryRecord {
+                query: id,
+                tenant: query.tenant.clone(),
+                target: query.target.clone(),
+                mode: query.mode,
+                topic: None,
+                budgets: query.budgets,
+                decisions: Vec::new(),
+                participants: Vec::new(),
+                ending: Ending::from(&refusal),
+                delay: Seconds::ZERO,
+                energy: Joules::ZERO,
+                energy_source: EnergySource::Modelled,
+            };
+            self.outputs.push_back(record.output());
+        }
         self.event(Event::QueryEnded {
             tenant: query.tenant.clone(),
             outcome: Outcome::Refused(refusal.kind),

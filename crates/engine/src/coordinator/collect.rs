@@ -13,6 +13,7 @@ use super::answer::{answer, answers, energy};
 use super::fuse;
 use super::ledger::Entry;
 use super::query::{Attempt, Progress, Round, Running};
+use super::record::{Ending, QueryRecord};
 use super::reply::{Refusal, Reply};
 use super::{Engine, Open, Output, Timer};
 
@@ -251,7 +252,7 @@ impl Engine {
             self.spare_rest(&mut running);
         }
         self.cancel_rest(now, &mut running);
-        self.finish(now, id, &running);
+        self.finish(now, id, running);
     }
 
     /// Notes what an early exit is forecast to save.
@@ -272,9 +273,17 @@ impl Engine {
         self.event(Event::EarlyExit { cancelled });
     }
 
-    fn finish(&mut self, now: Time, id: QueryId, running: &Running) {
-        self.left(now, id, running);
-        let answer = answer(now, &self.gate, running);
+    fn finish(&mut self, now: Time, id: QueryId, mut running: Running) {
+        self.left(now, id, &running);
+        let answer = answer(now, &self.gate, &running);
+        if self.config.records {
+            let told = (
+                answer.explanation.delay,
+                answer.explanation.participants.clone(),
+            );
+            let record = QueryRecord::of(id, &mut running, Ending::from(&answer), told);
+            self.outputs.push_back(record.output());
+        }
         if running.query.stream && running.first_delta.is_none() {
             let model = answer.model.clone();
             self.outputs.push_back(Output::Reply {
@@ -301,15 +310,15 @@ impl Engine {
     }
 
     pub(super) fn refuse(&mut self, now: Time, id: QueryId, refusal: Refusal) {
-        let kind = refusal.kind;
-        if self.end(now, id, Outcome::Refused(kind)) {
+        let outcome = Outcome::Refused(refusal.kind);
+        if self.end(now, id, outcome, || Ending::from(&refusal)) {
             let reply = Reply::Refused(Box::new(refusal));
             self.outputs.push_back(Output::Reply { query: id, reply });
         }
     }
 
     pub(super) fn abandon(&mut self, now: Time, id: QueryId) {
-        self.end(now, id, Outcome::Abandoned);
+        self.end(now, id, Outcome::Abandoned, || Ending::Abandoned);
     }
 
     /// Whoever is still at work is not waited for any longer; what the others said is an answer.
@@ -319,7 +328,7 @@ impl Engine {
             && let Some(mut running) = self.queries.remove(&id)
         {
             self.cancel_rest(now, &mut running);
-            self.finish(now, id, &running);
+            self.finish(now, id, running);
             return;
         }
         let limit = self.config.query_timeout.as_secs();
@@ -328,16 +337,29 @@ impl Engine {
     }
 
     /// Forgets a query without an answer and cancels its work. False if it had ended before.
-    fn end(&mut self, now: Time, id: QueryId, outcome: Outcome) -> bool {
+    fn end(
+        &mut self,
+        now: Time,
+        id: QueryId,
+        outcome: Outcome,
+        ending: impl FnOnce() -> Ending,
+    ) -> bool {
         let Some(mut running) = self.queries.remove(&id) else {
             return false;
         };
         self.left(now, id, &running);
         self.cancel_rest(now, &mut running);
+        let delay = now.seconds_since(running.submitted);
+        if self.config.records {
+            let sent = running.attempts.iter().filter(|a| a.sent.is_some());
+            let participants = sent.map(|attempt| attempt.participant(0.0)).collect();
+            let record = QueryRecord::of(id, &mut running, ending(), (delay, participants));
+            self.outputs.push_back(record.output());
+        }
         self.event(Event::QueryEnded {
             tenant: running.query.tenant.clone(),
             outcome,
-            delay: now.seconds_since(running.submitted),
+            delay,
             first_delta: running
                 .first_delta
                 .map(|at| at.seconds_since(running.submitted)),

@@ -8,8 +8,7 @@
 //! beyond the best member, and then `auto` never fuses, and a cascade goes on exactly where an expert
 //! with a better forecast is worth its price.
 
-use moe2_gate::Quality;
-use moe2_model::{Candidate, ExpertId, Joules, Prices, Seconds, Verdict};
+use moe2_model::{Candidate, Joules, Prices, Seconds, Verdict};
 
 /// Experts further down the ranking are not looked at: each of these is weighed once per place.
 const POOL: usize = 16;
@@ -17,7 +16,8 @@ const POOL: usize = 16;
 /// Who is in already, and the terms for others.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Committee {
-    pub(crate) members: Vec<Quality>,
+    /// Chance of each to be right, in [0, 1].
+    pub(crate) members: Vec<f64>,
     /// Of the members, as far as it is not spent whatever is decided.
     pub(crate) energy: Joules,
     pub(crate) delay: Seconds,
@@ -33,30 +33,25 @@ pub(crate) struct Committee {
 pub(crate) struct Newcomer {
     /// Its place in the ranking.
     pub(crate) index: usize,
-    pub(crate) quality: Quality,
+    pub(crate) quality: f64,
     pub(crate) energy: Joules,
     pub(crate) energy_p95: Joules,
     pub(crate) delay: Seconds,
 }
 
 /// Those of a ranking who are admissible and not chosen, best first.
-pub(crate) fn pool(
-    ranking: &[Candidate],
-    quality: impl Fn(&ExpertId) -> Option<Quality>,
-) -> Vec<Newcomer> {
+pub(crate) fn pool(ranking: &[Candidate]) -> Vec<Newcomer> {
     let open = ranking
         .iter()
         .enumerate()
         .filter(|(_, candidate)| candidate.verdict == Verdict::Outscored);
     open.take(POOL)
-        .filter_map(|(index, candidate)| {
-            Some(Newcomer {
-                index,
-                quality: quality(&candidate.expert)?,
-                energy: candidate.forecast.energy,
-                energy_p95: candidate.forecast.energy_p95,
-                delay: candidate.forecast.delay,
-            })
+        .map(|(index, candidate)| Newcomer {
+            index,
+            quality: candidate.forecast.quality,
+            energy: candidate.forecast.energy,
+            energy_p95: candidate.forecast.energy_p95,
+            delay: candidate.forecast.delay,
         })
         .collect()
 }
@@ -66,7 +61,7 @@ impl Committee {
     pub(crate) fn grow(
         mut self,
         mut pool: Vec<Newcomer>,
-        chance: impl Fn(&[Quality]) -> f64,
+        chance: impl Fn(&[f64]) -> f64,
     ) -> Vec<usize> {
         let mut best = (self.worth(&chance), 0);
         let mut joined = Vec::new();
@@ -103,9 +98,9 @@ impl Committee {
         }
     }
 
-    fn worth(&self, chance: impl Fn(&[Quality]) -> f64) -> f64 {
+    fn worth(&self, chance: impl Fn(&[f64]) -> f64) -> f64 {
         let mut ranked = self.members.clone();
-        ranked.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        ranked.sort_by(|a, b| b.total_cmp(a));
         chance(&ranked)
             - self.prices.per_joule * self.energy.get()
             - self.prices.per_second * self.delay.get()
@@ -113,8 +108,8 @@ impl Committee {
 }
 
 /// What a committee is forecast to be worth that is not better than its best member.
-pub(crate) fn best_member(ranked: &[Quality]) -> f64 {
-    ranked.first().map_or(0.0, |quality| quality.probability)
+pub(crate) fn best_member(ranked: &[f64]) -> f64 {
+    ranked.first().copied().unwrap_or(0.0)
 }
 
 #[cfg(test)]
@@ -122,18 +117,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn quality(probability: f64) -> Quality {
-        Quality {
-            probability,
-            output_tokens: 1.0,
-            uncertainty: 0.1,
-        }
-    }
-
-    fn newcomer(index: usize, (probability, energy, delay): (f64, f64, f64)) -> Newcomer {
+    fn newcomer(index: usize, (quality, energy, delay): (f64, f64, f64)) -> Newcomer {
         Newcomer {
             index,
-            quality: quality(probability),
+            quality,
             energy: Joules::saturating(energy),
             energy_p95: Joules::saturating(energy * 1.5),
             delay: Seconds::saturating(delay),
@@ -147,7 +134,7 @@ mod tests {
 
     fn committee(first: f64, per_joule: f64) -> Committee {
         Committee {
-            members: vec![quality(first)],
+            members: vec![first],
             energy: Joules::saturating(1.0),
             delay: Seconds::saturating(1.0),
             prices: Prices {
@@ -160,9 +147,8 @@ mod tests {
     }
 
     /// The chance of independent experts to be right by majority, as far as the tests need it.
-    fn majority(ranked: &[Quality]) -> f64 {
-        let p: Vec<f64> = ranked.iter().map(|q| q.probability).collect();
-        match p.as_slice() {
+    fn majority(ranked: &[f64]) -> f64 {
+        match ranked {
             [a, b, c] => a * b + a * c + b * c - 2.0 * a * b * c,
             _ => best_member(ranked),
         }

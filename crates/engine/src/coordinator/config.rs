@@ -36,6 +36,8 @@ pub struct Config {
     pub epoch: u64,
     /// What tenants have been charged before.
     pub past: Past,
+    /// Whether [`Output::Ended`](super::Output::Ended) tells how each query went.
+    pub records: bool,
     /// Number of the first dispatch. A coordinator that restarts must not reuse numbers that agents
     /// may still be working on, so its driver derives this from the wall clock.
     pub first_dispatch: u64,
@@ -59,6 +61,7 @@ impl Default for Config {
             max_attempts: 4,
             epoch: 0,
             past: Past::default(),
+            records: false,
             first_dispatch: 1,
         }
     }

@@ -7,6 +7,7 @@ use moe2_wire::{FromAgent, FromExpert, ToAgent, ToExpert};
 
 use super::ledger::Entry;
 use super::plan::{PlanRequest, TenantLimits};
+use super::record::QueryRecord;
 use super::reply::Reply;
 
 /// Something that happened outside.
@@ -129,6 +130,9 @@ pub enum Output {
     Plan(Box<PlanRequest>),
     /// To be made durable before anything that comes after it is done.
     Ledger(Entry),
+    /// How a query went; comes before its terminal reply, where [`Config::records`](super::Config::records) asks
+    /// for it.
+    Ended(Box<QueryRecord>),
     /// For metrics and logs.
     Event(Event),
 }

@@ -11,6 +11,7 @@ mod answer;
 mod collect;
 mod committee;
 mod config;
+mod decision;
 mod dispatch;
 mod fleet;
 mod forecast;
@@ -23,6 +24,7 @@ mod plan;
 mod prices;
 mod query;
 mod queue;
+mod record;
 mod reply;
 mod rounds;
 mod route;
@@ -35,13 +37,16 @@ use moe2_gate::Gate;
 use moe2_model::{DispatchId, Event, ExpertId, Joules, NodeId, QueryId, SessionId, TenantId, Time};
 
 pub use config::Config;
+pub use decision::{Decision, Grounds};
 pub use input::{Input, Output};
 pub use ledger::{Account, EnergyWindow, Entry, Left, Past, Room, Settled, Span, Spending, Wall};
 pub use plan::{
     ConstraintView, Plan, PlanLimits, PlanRequest, PlanView, PlannedExpert, TenantLimits,
 };
 pub use prices::PriceView;
+pub use record::{Ending, QueryRecord};
 pub use reply::{Answer, Refusal, Reply};
+pub use route::Terms;
 pub use view::{ExpertView, FleetView, NodeState, NodeView};
 
 use crate::timers::Timers;

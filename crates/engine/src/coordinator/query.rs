@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::decision::Decision;
 use moe2_gate::QueryFeatures;
 use moe2_model::{
     Candidate, Cascade, DispatchId, ExpertId, FinishReason, Forecast, Job, Joules, Mode,
@@ -122,6 +123,8 @@ pub(crate) struct Running {
     pub(crate) first_delta: Option<Time>,
     pub(crate) prices: Prices,
     pub(crate) candidates: Vec<Candidate>,
+    /// Choices made so far, where they are recorded.
+    pub(crate) decisions: Vec<Decision>,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) redispatches: u32,
     pub(crate) round: Round,

@@ -70,7 +70,7 @@ impl Engine {
         let running = self.queries.get(&id)?;
         let first = running.attempts.iter().find(|a| a.answered())?;
         let confidence = self.confidence(running, first);
-        let (contenders, qualities) = self.contenders(now, running);
+        let contenders = self.contenders(now, running);
         let energy = self.energy_left(now, running);
         let terms = Terms {
             prices: running.prices,
@@ -83,11 +83,7 @@ impl Engine {
         };
         let mut route = route(contenders, &terms);
         let committee = Committee {
-            members: vec![Quality {
-                probability: confidence,
-                output_tokens: first.forecast.output_tokens,
-                uncertainty: 0.0,
-            }],
+            members: vec![confidence],
             // Spent already.
             energy: Joules::ZERO,
             delay: Seconds::ZERO,
@@ -96,15 +92,12 @@ impl Engine {
             places: self.most_experts(running).saturating_sub(1),
         };
         let is_choice = matches!(running.query.task, Task::Choice { .. });
-        let chance = |members: &[Quality]| {
-            if is_choice {
-                self.gate.forecast_fused(members)
-            } else {
-                best_member(members)
-            }
+        let gain = self.gate.fusion();
+        let chance = |members: &[f64]| match is_choice {
+            true => gain.forecast(members),
+            false => best_member(members),
         };
-        let pool = pool(&route.candidates, |expert| qualities.get(expert).copied());
-        for place in committee.grow(pool, chance) {
+        for place in committee.grow(pool(&route.candidates), chance) {
             route.also(place);
         }
         Some((confidence, route.chosen().to_vec()))

@@ -6,6 +6,7 @@
 //! say why each one was or was not taken.
 
 use moe2_model::{Budgets, Candidate, ExpertId, Forecast, Joules, Prices, Seconds, Verdict};
+use serde::{Deserialize, Serialize};
 
 /// One expert that could be asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,16 +17,31 @@ pub(crate) struct Contender {
     pub(crate) barred: Option<Verdict>,
 }
 
+impl From<&Candidate> for Contender {
+    fn from(candidate: &Candidate) -> Self {
+        let judged = matches!(
+            candidate.verdict,
+            Verdict::Chosen | Verdict::Outscored | Verdict::TooSlow | Verdict::TooCostly
+        );
+        Self {
+            expert: candidate.expert.clone(),
+            forecast: candidate.forecast,
+            barred: (!judged).then_some(candidate.verdict),
+        }
+    }
+}
+
 /// What a route is chosen for.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Terms {
-    pub(crate) prices: Prices,
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Prices of joules and seconds.
+    pub prices: Prices,
     /// What is left of the request's budgets.
-    pub(crate) budgets: Budgets,
+    pub budgets: Budgets,
     /// Most experts chosen by score.
-    pub(crate) experts: usize,
+    pub experts: usize,
     /// Whether a late answer is better than none.
-    pub(crate) late: bool,
+    pub late: bool,
 }
 
 /// The decision.

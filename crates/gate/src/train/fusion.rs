@@ -25,20 +25,23 @@ const LEAST: usize = 100;
 /// Gains by number of experts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct FusionGain {
+pub struct FusionGain {
     /// For 2, 3, … experts.
-    pub(crate) lines: Vec<Line>,
+    pub lines: Vec<Line>,
 }
 
 /// Probability gained: `gain + slope · gap`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Line {
-    pub(crate) gain: f64,
-    pub(crate) slope: f64,
+pub struct Line {
+    /// Gained where the first and the last are equally good.
+    pub gain: f64,
+    /// Gained beyond that for each unit between them.
+    pub slope: f64,
     /// Standard error of the mean gain.
-    pub(crate) error: f64,
-    pub(crate) questions: usize,
+    pub error: f64,
+    /// Held-out questions behind it.
+    pub questions: usize,
 }
 
 impl FusionGain {
@@ -59,8 +62,9 @@ impl FusionGain {
         }
     }
 
-    /// Forecast of a fusion from those of its members, best first.
-    pub(crate) fn forecast(&self, ranked: &[f64]) -> f64 {
+    /// Probability that the fused answer is right, from those of its members, best first.
+    #[must_use]
+    pub fn forecast(&self, ranked: &[f64]) -> f64 {
         let (Some(first), Some(last)) = (ranked.first(), ranked.last()) else {
             return 0.0;
         };

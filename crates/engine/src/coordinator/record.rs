@@ -1,0 +1,112 @@
+//! How a query went, for whoever asks why. Holds no word of prompt or answer.
+
+use moe2_model::{
+    Budgets, EnergySource, Joules, Mode, Participant, QueryId, RefusalKind, Seconds, Target,
+    TenantId,
+};
+use serde::{Deserialize, Serialize};
+
+use super::Output;
+use super::answer::energy;
+use super::decision::Decision;
+use super::query::Running;
+use super::reply::{Answer, Refusal};
+
+/// How a query ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Ending {
+    /// With an answer.
+    Answered {
+        /// The expert that answered, `model@node`, or all of them joined by `+` when fused.
+        model: String,
+        /// How the answer was made.
+        fusion: String,
+    },
+    /// Without one.
+    Refused {
+        /// Why.
+        reason: RefusalKind,
+        /// As the client was told.
+        message: String,
+    },
+    /// The client went away.
+    Abandoned,
+}
+
+impl From<&Refusal> for Ending {
+    fn from(refusal: &Refusal) -> Self {
+        Self::Refused {
+            reason: refusal.kind,
+            message: refusal.message.clone(),
+        }
+    }
+}
+
+impl From<&Answer> for Ending {
+    fn from(answer: &Answer) -> Self {
+        Self::Answered {
+            model: answer.model.clone(),
+            fusion: answer.explanation.fusion.clone(),
+        }
+    }
+}
+
+/// How one query went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueryRecord {
+    /// Which.
+    pub query: QueryId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// Who might have answered.
+    pub target: Target,
+    /// How many experts were wanted.
+    pub mode: Mode,
+    /// What the gate saw; nothing of a query that was not looked at.
+    pub topic: Option<String>,
+    /// Its own budgets and its tenant's, whichever are tighter.
+    pub budgets: Budgets,
+    /// Every choice of experts, in order.
+    pub decisions: Vec<Decision>,
+    /// Those that worked on it, in order of dispatch. Weights are those of the answer.
+    pub participants: Vec<Participant>,
+    /// How it ended.
+    pub ending: Ending,
+    /// From submission to the end.
+    pub delay: Seconds,
+    /// All experts together, as far as they had reported when the query ended.
+    pub energy: Joules,
+    /// The weakest source among the energies added up.
+    pub energy_source: EnergySource,
+}
+
+impl QueryRecord {
+    /// Of a query that was looked at. Takes what the query kept for this.
+    pub(super) fn of(
+        query: QueryId,
+        running: &mut Running,
+        ending: Ending,
+        (delay, participants): (Seconds, Vec<Participant>),
+    ) -> Self {
+        let (energy, energy_source) = energy(running);
+        Self {
+            query,
+            tenant: running.query.tenant.clone(),
+            target: running.query.target.clone(),
+            mode: running.query.mode,
+            topic: Some(running.features.explain()),
+            budgets: running.query.budgets,
+            decisions: std::mem::take(&mut running.decisions),
+            participants,
+            ending,
+            delay,
+            energy,
+            energy_source,
+        }
+    }
+
+    pub(super) fn output(self) -> Output {
+        Output::Ended(Box::new(self))
+    }
+}
