@@ -23,10 +23,12 @@ use serde_json::json;
 use crate::handle::{EngineHandle, Planning};
 use crate::http::{ApiError, bearer};
 use crate::join::Registrar;
+use crate::records::Records;
 use crate::roster::Roster;
 use crate::state;
 use crate::store::NewToken;
 
+mod explanations;
 mod tenants;
 
 /// Longest life of a join token: it is typed or pasted within the hour, or made again.
@@ -44,6 +46,8 @@ pub(crate) struct Admin {
     pub(crate) roster: Arc<Roster>,
     /// The books.
     pub(crate) database: PathBuf,
+    /// How queries went, if that is recorded.
+    pub(crate) records: Option<Records>,
 }
 
 /// The operator's routes.
@@ -53,6 +57,7 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/admin/v1/plan", get(plan))
         .route("/admin/v1/plan/instance", get(plan_instance))
         .route("/admin/v1/join-tokens", post(create_token))
+        .merge(explanations::router())
         .merge(tenants::router())
         .route("/metrics", get(metrics))
         .route_layer(from_fn_with_state(admin.clone(), authorise))

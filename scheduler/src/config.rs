@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     /// How long the log of usage is kept, in days.
     pub(crate) usage_days: u32,
+    /// How much is kept for `moe2 explain`, in MiB; 0 keeps nothing.
+    pub(crate) explanations_mb: u32,
     /// How long an agent's certificate is good for, in hours.
     pub(crate) certificate_hours: u32,
     /// Gate file, read again when it changes; by default the gate that ships.
@@ -254,6 +256,7 @@ impl Default for Config {
             advertise: None,
             state_dir: PathBuf::from("/var/lib/moe2"),
             usage_days: 90,
+            explanations_mb: 256,
             certificate_hours: 90 * 24,
             gate: None,
             encoders: None,
@@ -376,6 +379,7 @@ impl Config {
             plan: self.limits_of_the_plan(),
             max_queries: self.limits.queries,
             query_timeout: Duration::from_secs(u64::from(self.limits.query_seconds)),
+            records: self.explanations_mb > 0,
             first_dispatch: u64::try_from(since_epoch.as_micros()).unwrap_or(1),
             ..EngineConfig::default()
         }

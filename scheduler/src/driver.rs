@@ -19,6 +19,7 @@ use crate::books::{Marks, Writer};
 use crate::handle::{Command, EngineHandle, Planning, Standing};
 use crate::peer::AgentPeer;
 use crate::planner;
+use crate::records::{Names, Recorder};
 
 /// Snapshots of the fleet are at most this old while anything happens.
 const VIEW_EVERY: Duration = Duration::from_millis(50);
@@ -34,6 +35,8 @@ struct Driver {
     metrics: Metrics,
     zero: Instant,
     replies: HashMap<QueryId, Client>,
+    /// If it is recorded how queries go.
+    told: Option<Told>,
     agents: HashMap<SessionId, AgentPeer>,
     cancels: HashMap<DispatchId, oneshot::Sender<()>>,
     /// What stops the proof of the plan being made, while one is.
@@ -55,6 +58,12 @@ struct Client {
     replies: mpsc::UnboundedSender<Reply>,
     tenant: TenantId,
     room: Arc<OnceLock<Room>>,
+}
+
+/// Where how queries went is told, and what their clients call them.
+struct Told {
+    recorder: Recorder,
+    names: HashMap<QueryId, Names>,
 }
 
 /// Something that waits for a commit.
@@ -88,7 +97,7 @@ struct Books {
 /// The thread that writes the books cannot be started.
 pub(crate) fn spawn(
     engine: Engine,
-    metrics: Metrics,
+    (metrics, recorder): (Metrics, Option<Recorder>),
     (first, database): (u64, Option<(rusqlite::Connection, Duration)>),
 ) -> std::io::Result<(EngineHandle, tokio::task::JoinHandle<()>)> {
     let (commands, inbox) = mpsc::channel(COMMANDS);
@@ -115,6 +124,10 @@ pub(crate) fn spawn(
         metrics,
         zero: Instant::now(),
         replies: HashMap::new(),
+        told: recorder.map(|recorder| Told {
+            recorder,
+            names: HashMap::new(),
+        }),
         agents: HashMap::new(),
         cancels: HashMap::new(),
         planning: None,
@@ -196,6 +209,9 @@ impl Driver {
                     room: submit.room,
                 };
                 self.replies.insert(submit.id, client);
+                if let Some(told) = &mut self.told {
+                    told.names.insert(submit.id, submit.names);
+                }
                 self.parsed = Some(submit.parsed);
                 let input = Input::Submit {
                     query: submit.id,
@@ -429,6 +445,13 @@ impl Driver {
             }
             Output::CloseAgent { session, reason } => self.close(session, reason),
             Output::Plan(request) => self.plan(*request),
+            Output::Ended(record) => {
+                if let Some(told) = &mut self.told
+                    && let Some(names) = told.names.remove(&record.query)
+                {
+                    told.recorder.tell(names, record);
+                }
+            }
             Output::Event(event) => self.event(&event),
         }
     }

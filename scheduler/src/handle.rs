@@ -13,6 +13,7 @@ use moe2_model::{Query, QueryId, SessionId, TenantId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::peer::AgentPeer;
+use crate::records::Names;
 
 /// What the driver task receives.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub(crate) struct Submit {
     pub(crate) id: QueryId,
     pub(crate) query: Box<Query>,
     pub(crate) replies: mpsc::UnboundedSender<Reply>,
+    /// What its client calls it.
+    pub(crate) names: Names,
     /// Filled in before the first reply, for tenants with limits.
     pub(crate) room: Arc<OnceLock<Room>>,
     /// When the request was parsed: the coordinator's own share of a delay counts from here.
@@ -97,7 +100,11 @@ impl EngineHandle {
     }
 
     /// Hands a query to the engine.
-    pub(crate) async fn submit(&self, query: Query) -> Result<Submission, ShuttingDown> {
+    pub(crate) async fn submit(
+        &self,
+        query: Query,
+        names: Names,
+    ) -> Result<Submission, ShuttingDown> {
         let id = QueryId(self.next.fetch_add(1, Ordering::Relaxed));
         let (sender, replies) = mpsc::unbounded_channel();
         let room = Arc::new(OnceLock::new());
@@ -105,6 +112,7 @@ impl EngineHandle {
             id,
             query: Box::new(query),
             replies: sender,
+            names,
             room: room.clone(),
             parsed: Instant::now(),
         };

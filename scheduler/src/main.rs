@@ -14,6 +14,7 @@ mod http;
 mod join;
 mod peer;
 mod planner;
+mod records;
 mod roster;
 mod state;
 mod store;
@@ -37,6 +38,7 @@ use books::Tenants;
 use config::Config;
 use handle::EngineHandle;
 use join::Registrar;
+use records::{Recorder, Records};
 use roster::Roster;
 use state::StateDir;
 use store::Store;
@@ -147,7 +149,10 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
         .unwrap_or_else(|| dialable(quic_addr));
 
     let metrics = Metrics::new()?;
-    let (engine, driver) = start_engine(&config, &roster, books, metrics.clone())?;
+    let recorder = recorder(&config, &state, &metrics)?;
+    let records = recorder.is_some().then(|| Records::new(&state.records()));
+    let told = (metrics.clone(), recorder);
+    let (engine, driver) = start_engine(&config, &roster, books, told)?;
     let lifetime = Duration::from_secs(u64::from(config.certificate_hours) * 3_600);
     let registrar = Arc::new(Registrar {
         authority,
@@ -178,6 +183,7 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
         advertise: advertise.clone(),
         roster,
         database: state.database(),
+        records,
     };
     let books = admin.engine.clone();
     let router = http::router(api).merge(http::error::wrap(admin::router(admin)));
@@ -207,12 +213,23 @@ fn open_books(config: &Config, state: &StateDir) -> Result<books::Opened> {
     Ok(books)
 }
 
+/// What keeps how queries went, if it is to be kept.
+fn recorder(config: &Config, state: &StateDir, metrics: &Metrics) -> Result<Option<Recorder>> {
+    if config.explanations_mb == 0 {
+        return Ok(None);
+    }
+    let (path, most) = (state.records(), u64::from(config.explanations_mb) << 20);
+    let recorder = Recorder::start(&path, most, metrics.clone());
+    let recorder = recorder.with_context(|| format!("cannot record to {}", path.display()))?;
+    Ok(Some(recorder))
+}
+
 /// The engine's task, and what reads its gate again when the file changes.
 fn start_engine(
     config: &Config,
     roster: &Roster,
     books: books::Opened,
-    metrics: Metrics,
+    told: (Metrics, Option<Recorder>),
 ) -> Result<(EngineHandle, tokio::task::JoinHandle<()>)> {
     let embedders = gates::embedders(config.encoders.as_deref())?;
     let mut settings = config.engine();
@@ -226,7 +243,7 @@ fn start_engine(
     settings.epoch = u64::try_from(since_epoch.as_micros()).unwrap_or(0);
     let engine = Engine::new(settings, gate);
     let database = (books.database, config.keep_usage());
-    let (engine, driver) = driver::spawn(engine, metrics, (first, Some(database)))
+    let (engine, driver) = driver::spawn(engine, told, (first, Some(database)))
         .context("cannot start the thread that writes the books")?;
     if let Some(path) = config.gate.clone() {
         tokio::spawn(gates::watch(path, embedders, engine.clone()));

@@ -30,9 +30,13 @@ pub(crate) async fn plan(request: PlanRequest, newer: Arc<AtomicBool>, engine: E
     let failed = |reason: String| Input::PlanFailed { generation, reason };
     match solved {
         Ok(Ok((solution, took))) => {
+            let (asked, found) = (request.clone(), solution.clone());
+            // Without prices the plan holds all the same, and means are kept from what is used.
+            let prices = spawn_blocking(move || asked.price(&found)).await;
             let planned = Input::Planned {
                 request: Box::new(request),
                 solution: Box::new(solution.clone()),
+                prices: prices.unwrap_or_default(),
                 took,
             };
             // Fails only when the process is ending.

@@ -57,6 +57,11 @@ impl StateDir {
         self.path.join("moe2.db")
     }
 
+    /// How queries went.
+    pub(crate) fn records(&self) -> PathBuf {
+        self.path.join("records.db")
+    }
+
     /// The CA, made on first start.
     pub(crate) fn authority(&self) -> Result<Authority> {
         let (cert, key) = (self.path.join("ca.pem"), self.path.join("ca.key"));

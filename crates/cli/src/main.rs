@@ -10,6 +10,7 @@ mod bench;
 mod chat;
 mod client;
 mod duration;
+mod explain;
 mod fleet;
 mod gate;
 mod input;
@@ -57,6 +58,8 @@ enum Command {
     Chat(chat::Args),
     /// Show nodes, experts and what they are doing.
     Fleet(fleet::Args),
+    /// Show why a query went where it went, and replay the choice.
+    Explain(explain::Args),
     /// Show the active set, its certificate and what would change it.
     Plan(plan::Args),
     /// Choose the best set of experts under limits, with a proof.
@@ -125,6 +128,7 @@ fn main() -> ExitCode {
         Command::Ask(args) => ask::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Fleet(args) => fleet::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Solve(args) => solve::run(&args),
         Command::Verify(args) => verify::run(&args),

@@ -6,6 +6,7 @@
 //! format: base units, `_total` on counters, joules as counters so that any window can be taken.
 
 mod plans;
+mod prices;
 
 use moe2_model::{Covered, Event, Outcome, Seconds};
 use prometheus::{
@@ -14,6 +15,7 @@ use prometheus::{
 };
 
 use plans::Plans;
+use prices::Prices;
 
 /// Buckets of whole requests in seconds, as the GenAI semantic conventions give them for
 /// `gen_ai.server.request.duration`.
@@ -48,6 +50,8 @@ pub struct Metrics {
     saved_joules: Counter,
     nodes_joined: IntCounterVec,
     nodes_lost: IntCounterVec,
+    unrecorded: IntCounter,
+    prices: Prices,
     plans: Plans,
 }
 
@@ -131,6 +135,11 @@ impl Metrics {
                 &["node", "source"],
             )?,
             nodes_lost: counts("moe2_nodes_lost_total", "Sessions lost.", &["node"])?,
+            unrecorded: IntCounter::new(
+                "moe2_explanations_dropped_total",
+                "Queries of which no explanation was kept, because writing them fell behind or failed.",
+            )?,
+            prices: Prices::new()?,
             plans: Plans::new()?,
         };
         made.register()?;
@@ -148,6 +157,8 @@ impl Metrics {
         registry.register(Box::new(self.tokens.clone()))?;
         registry.register(Box::new(self.joules.clone()))?;
         registry.register(Box::new(self.busy.clone()))?;
+        registry.register(Box::new(self.unrecorded.clone()))?;
+        self.prices.register(registry)?;
         registry.register(Box::new(self.forecast_error.clone()))?;
         registry.register(Box::new(self.forecasts.clone()))?;
         registry.register(Box::new(self.early_exits.clone()))?;
@@ -231,6 +242,7 @@ impl Metrics {
                         .observe(ratio);
                 }
             }
+            priced @ Event::Priced { .. } => self.prices.fold(priced),
             Event::EarlyExit { .. } => self.early_exits.inc(),
             Event::Saved { energy } => self.saved_joules.inc_by(energy.get()),
             Event::DispatchFailed { expert } => {
@@ -257,6 +269,11 @@ impl Metrics {
     /// Takes note of how long the coordinator took from a parsed request to frames on QUIC.
     pub fn dispatched_in(&self, time: Seconds) {
         self.dispatch_seconds.observe(time.get());
+    }
+
+    /// Notes queries of which no explanation was kept.
+    pub fn unrecorded(&self, queries: u64) {
+        self.unrecorded.inc_by(queries);
     }
 
     /// All families in the text exposition format.

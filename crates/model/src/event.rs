@@ -160,6 +160,15 @@ pub enum Event {
         /// Tenants whose budgets no expert keeps on any prompt.
         unserved: Vec<TenantId>,
     },
+    /// What a joule and a second are worth to a tenant's queries has changed.
+    Priced {
+        /// Whose.
+        tenant: TenantId,
+        /// Quality per joule, if joules have a mean budget.
+        per_joule: Option<f64>,
+        /// Quality per second, if seconds have one.
+        per_second: Option<f64>,
+    },
     /// A problem could not be made or solved; the set from before stays.
     PlanFailed {
         /// Why, for people.

@@ -257,6 +257,7 @@ impl<'a> World<'a> {
                 if let Some(solution) = solved.map(Box::new) {
                     let took = moe2_model::Seconds::ZERO;
                     self.tell_coordinator(Input::Planned {
+                        prices: request.price(&solution),
                         request,
                         solution,
                         took,

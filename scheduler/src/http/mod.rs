@@ -32,7 +32,9 @@ pub(crate) use auth::bearer;
 pub(crate) use error::ApiError;
 
 use crate::handle::{EngineHandle, Submission};
+use crate::records::Names;
 use auth::KeyTable;
+use error::RequestId;
 use reply::Head;
 
 /// Bounds on what a client may send.
@@ -125,6 +127,8 @@ async fn answer(
     tenant: TenantId,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let asked_as = request.extensions().get::<RequestId>();
+    let asked_as = asked_as.map_or_else(String::new, |id| id.0.clone());
     let body = body::read(request, &api.limits).await?;
     let context = request::Context {
         tenant,
@@ -141,7 +145,11 @@ async fn answer(
         explain: parsed.explain,
     };
     let streamed = parsed.query.stream;
-    let submission = api.engine.submit(parsed.query).await?;
+    let names = Names {
+        id: head.id.clone(),
+        request: asked_as,
+    };
+    let submission = api.engine.submit(parsed.query, names).await?;
     let room = submission.room();
     let answered = if streamed {
         stream::respond(submission, head).await

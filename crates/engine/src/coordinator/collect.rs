@@ -5,13 +5,15 @@
 //! is over still reports what it used, and that is settled then.
 
 use moe2_model::{
-    Covered, DispatchId, Event, FinishReason, Job, Outcome, QueryId, RefusalKind, Task, Time, Usage,
+    Covered, DispatchId, Event, FinishReason, Job, Outcome, QueryId, RefusalKind, Task, TenantId,
+    Time, Usage,
 };
 use moe2_wire::{FailureKind, FromExpert};
 
 use super::answer::{answer, answers, energy};
 use super::fuse;
 use super::ledger::Entry;
+use super::prices::PriceView;
 use super::query::{Attempt, Progress, Round, Running};
 use super::record::{Ending, QueryRecord};
 use super::reply::{Refusal, Reply};
@@ -374,9 +376,24 @@ impl Engine {
         if running.attempts.iter().any(|a| a.sent.is_some()) {
             let delay = now.seconds_since(running.submitted);
             self.steering.ended(&running.query.tenant, delay);
+            self.tell_price(&running.query.tenant);
         }
         let wall = self.wall(now);
         self.ledger.leave(wall, id);
+    }
+
+    /// Tells what a tenant's prices are, if it has any of its own.
+    pub(super) fn tell_price(&mut self, tenant: &TenantId) {
+        let price = |view: Option<PriceView>| view.map(|view| view.price);
+        let [per_joule, per_second] = self.steering.view(tenant).map(price);
+        if per_joule.is_some() || per_second.is_some() {
+            let tenant = tenant.clone();
+            self.event(Event::Priced {
+                tenant,
+                per_joule,
+                per_second,
+            });
+        }
     }
 
     fn cancel_rest(&mut self, now: Time, running: &mut Running) {

@@ -6,7 +6,7 @@ use moe2_solve::Solution;
 use moe2_wire::{FromAgent, FromExpert, ToAgent, ToExpert};
 
 use super::ledger::Entry;
-use super::plan::{PlanRequest, TenantLimits};
+use super::plan::{PlanRequest, Priced, TenantLimits};
 use super::record::QueryRecord;
 use super::reply::Reply;
 
@@ -61,6 +61,8 @@ pub enum Input {
         request: Box<PlanRequest>,
         /// Its checked answer.
         solution: Box<Solution>,
+        /// What [`PlanRequest::price`] made of the two.
+        prices: Vec<Priced>,
         /// How long that took.
         took: Seconds,
     },

@@ -41,7 +41,7 @@ pub use decision::{Decision, Grounds};
 pub use input::{Input, Output};
 pub use ledger::{Account, EnergyWindow, Entry, Left, Past, Room, Settled, Span, Spending, Wall};
 pub use plan::{
-    ConstraintView, Plan, PlanLimits, PlanRequest, PlanView, PlannedExpert, TenantLimits,
+    ConstraintView, Plan, PlanLimits, PlanRequest, PlanView, PlannedExpert, Priced, TenantLimits,
 };
 pub use prices::PriceView;
 pub use record::{Ending, QueryRecord};
@@ -177,8 +177,9 @@ impl Engine {
             Input::Planned {
                 request,
                 solution,
+                prices,
                 took,
-            } => self.planned(*request, *solution, took),
+            } => self.planned(*request, (*solution, &prices), took),
             Input::Proven { generation, cases } => self.proven(generation, cases),
             Input::PlanFailed { generation, reason } => self.plan_failed(generation, reason),
             Input::GateLoaded(gate) => self.take_gate(now, *gate),

@@ -7,8 +7,9 @@
 //!
 //! > mean use ≤ budget · (1 + ln(price after / price before) / (η·T)),
 //!
-//! whatever the fleet does meanwhile: the mean holds by arithmetic, not because forecasts are right. The
-//! ceiling bounds how much is remembered of a time in which no expert kept the budget (anti-windup), the
+//! whatever the fleet does meanwhile: the mean holds by arithmetic, not because forecasts are right.
+//! The planner's prices are where it starts, and their rises are taken over at once; a rise only lowers the
+//! mean. The ceiling bounds how much is remembered of a time in which no expert kept the budget (anti-windup), the
 //! floor how much of one in which all did.
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 use moe2_model::{Joules, Prices, Seconds, TenantId};
 use serde::Serialize;
 
-use super::plan::TenantLimits;
+use super::plan::{Priced, TenantLimits};
 
 /// η: a query that takes twice the budget raises the price by a twentieth.
 const STEP: f64 = 0.05;
@@ -30,6 +31,8 @@ struct Dual {
     budget: f64,
     price: f64,
     floor: f64,
+    /// What the planner last said; 0 until it does.
+    planned: f64,
     /// Sums since the budget was set, for people.
     used: f64,
     queries: u64,
@@ -41,6 +44,7 @@ impl Dual {
             budget,
             price: floor,
             floor,
+            planned: 0.0,
             used: 0.0,
             queries: 0,
         }
@@ -48,6 +52,22 @@ impl Dual {
 
     fn ceiling(&self) -> f64 {
         (CEILING / self.budget).max(self.floor)
+    }
+
+    /// Takes the planner's word as a start, and afterwards its rises: fewer or dearer experts cost more before
+    /// anything is overspent. Not its falls, because then the mean would hang on forecasts.
+    fn planned(&mut self, price: f64) {
+        let before = std::mem::replace(&mut self.planned, price);
+        let price = if self.queries == 0 && self.used == 0.0 {
+            price
+        } else if before > 0.0 && price > before {
+            self.price * (price / before)
+        } else if before <= 0.0 {
+            self.price.max(price)
+        } else {
+            self.price
+        };
+        self.price = price.clamp(self.floor, self.ceiling());
     }
 
     fn used(&mut self, used: f64) {
@@ -72,8 +92,10 @@ impl Dual {
             mean: self.used / self.queries.max(1) as f64,
             queries: self.queries,
             price: self.price,
+            planned: self.planned,
             // The end of a query takes it a little below.
-            saturated: self.price >= self.ceiling() * (-1.5 * STEP).exp(),
+            saturated: self.ceiling() > self.floor
+                && self.price >= self.ceiling() * (-1.5 * STEP).exp(),
         }
     }
 }
@@ -89,6 +111,8 @@ pub struct PriceView {
     pub queries: u64,
     /// Quality that a joule or a second is worth now.
     pub price: f64,
+    /// What the planner last gave it, from forecasts; 0 if it never did, or the budget does not bind.
+    pub planned: f64,
     /// At its ceiling: no admissible expert keeps the budget.
     pub saturated: bool,
 }
@@ -131,6 +155,21 @@ impl Steering {
             };
             if own != Own::default() {
                 self.tenants.insert(limits.tenant.clone(), own);
+            }
+        }
+    }
+
+    /// Takes prices from the planner; where no mix of experts keeps a mean, the highest there is.
+    pub(crate) fn planned(&mut self, priced: &[Priced]) {
+        for Priced { tenant, prices } in priced {
+            let Some(own) = self.tenants.get_mut(tenant) else {
+                continue;
+            };
+            if let Some(dual) = &mut own.energy {
+                dual.planned(prices.map_or(dual.ceiling(), |p| p.per_joule));
+            }
+            if let Some(dual) = &mut own.delay {
+                dual.planned(prices.map_or(dual.ceiling(), |p| p.per_second));
             }
         }
     }
@@ -246,6 +285,53 @@ mod tests {
         assert!(saturated.saturated && saturated.price <= CEILING / 5.0);
         (0..300).for_each(|_| take(&mut steering, 1.0));
         assert_eq!(steering.prices(&tenant, FLOOR).per_joule, FLOOR.per_joule);
+    }
+
+    fn priced(per_joule: Option<f64>) -> Priced {
+        Priced {
+            tenant: TenantId::new("t").expect("a valid name"),
+            prices: per_joule.map(|per_joule| Prices {
+                per_joule,
+                per_second: 0.0,
+            }),
+        }
+    }
+
+    #[test]
+    fn the_planners_price_is_a_start_and_its_rises_are_taken_over() {
+        let (mut steering, tenant) = steering(5.0);
+        let now = |steering: &Steering| steering.prices(&tenant, FLOOR).per_joule;
+        steering.planned(&[priced(Some(0.02))]);
+        assert_eq!(now(&steering), 0.02, "nothing was used yet");
+        steering.planned(&[priced(Some(0.01))]);
+        assert_eq!(now(&steering), 0.01);
+        steering.used(&tenant, Joules::saturating(10.0));
+        steering.ended(&tenant, Seconds::ZERO);
+        let corrected = now(&steering);
+        assert!((corrected / 0.01 - STEP.exp()).abs() < 1e-12);
+        steering.planned(&[priced(Some(0.03))]);
+        assert!((now(&steering) / corrected - 3.0).abs() < 1e-12);
+        let risen = now(&steering);
+        steering.planned(&[priced(Some(0.001))]);
+        assert_eq!(now(&steering), risen, "falls are left to what is used");
+        steering.planned(&[priced(None)]);
+        assert_eq!(now(&steering), CEILING / 5.0, "no mix keeps the mean");
+        let view = steering.view(&tenant)[0].expect("it has one");
+        assert_eq!((view.queries, view.budget), (1, 5.0));
+        assert_eq!((view.mean, view.planned), (10.0, CEILING / 5.0));
+    }
+
+    #[test]
+    fn a_budget_that_the_planner_never_found_binding_rises_from_where_it_is() {
+        let (mut steering, tenant) = steering(5.0);
+        steering.planned(&[priced(Some(0.0))]);
+        for _ in 0..30 {
+            steering.used(&tenant, Joules::saturating(15.0));
+            steering.ended(&tenant, Seconds::ZERO);
+        }
+        let before = steering.prices(&tenant, FLOOR).per_joule;
+        steering.planned(&[priced(Some(before / 2.0))]);
+        assert_eq!(steering.prices(&tenant, FLOOR).per_joule, before);
     }
 
     proptest! {

@@ -1,9 +1,10 @@
 //! Budgets and windows that do not suffice.
 
+use moe2_engine::coordinator::{PlanLimits, TenantLimits};
 use moe2_model::{Budgets, Joules, Query, RefusalKind, Seconds};
 use moe2_wire::FailureKind;
 
-use crate::support::{Bench, SMOL, done, failed, question};
+use crate::support::{Bench, SMOL, done, failed, question, tenant};
 
 fn within(delay: Option<f64>, energy: Option<f64>) -> Query {
     Query {
@@ -81,4 +82,35 @@ fn a_prompt_too_long_for_every_expert_is_refused_with_the_longest_window() {
     assert_eq!(refusal.kind, RefusalKind::ContextTooLong);
     assert!(refusal.message.contains("9000"), "{}", refusal.message);
     assert!(bench.settled().abs() < 1e-9);
+}
+
+#[test]
+fn a_mean_budget_begins_with_the_price_that_the_planner_gives_it() {
+    let mean = |joules: f64| {
+        let limits = TenantLimits {
+            mean_energy: Some(Joules::saturating(joules)),
+            ..TenantLimits::unlimited(tenant())
+        };
+        let mut bench = Bench::planning(PlanLimits {
+            tenants: vec![limits],
+            ..PlanLimits::default()
+        })
+        .joined();
+        bench.plan();
+        let [price, none] = bench.engine.tenant_prices(&tenant());
+        assert_eq!(none, None);
+        price.expect("it has a budget")
+    };
+    let all: Vec<_> = (1..60).rev().map(|n| mean(f64::from(n))).collect();
+    let dearer = all.is_sorted_by(|wide, tight| wide.price <= tight.price * (1.0 + 1e-9));
+    assert!(dearer, "a tighter budget is never cheaper: {all:?}");
+    assert_eq!(all[0].planned, 0.0, "the widest does not bind");
+    assert!(
+        all.last().is_some_and(|p| p.saturated),
+        "nobody keeps the tightest"
+    );
+    let kept = all.iter().filter(|p| p.planned > 0.0 && !p.saturated);
+    // The configuration's price is the least.
+    assert!(kept.clone().all(|p| p.price == p.planned.max(0.001)));
+    assert!(kept.count() > 0, "{all:?}");
 }

@@ -189,6 +189,7 @@ impl Bench {
         assert_eq!(check(&request.problem, &solution), Ok(()));
         self.feed(Input::Planned {
             request: Box::new(request.clone()),
+            prices: request.price(&solution),
             solution: Box::new(solution),
             took: Seconds::saturating(0.001),
         });

@@ -23,7 +23,8 @@ use super::super::fleet::{Expert, Fleet, Node};
 use super::super::forecast::forecast;
 use super::super::view::NodeState;
 use super::calibration::Asked;
-use super::{Calibration, PlanLimits, PlanRequest};
+use super::pricing::Means;
+use super::{Calibration, PlanLimits, PlanRequest, TenantLimits};
 
 /// Share of prompts that a worst case covers: the single worst prompt would be an outlier.
 const COVERED: f64 = 0.95;
@@ -104,6 +105,7 @@ pub(super) fn request(
     }));
     constraints.iter_mut().for_each(representable);
     let utility: Vec<Vec<f64>> = utility.collect();
+    let means = means(limits, &rows, (&utility, &forecasts));
     let unserved = unserved(&rows, &utility);
     let problem = Problem::new(ProblemParts {
         experts: columns.iter().map(|c| c.id.to_string()).collect(),
@@ -112,13 +114,41 @@ pub(super) fn request(
         k: limits.k(),
         constraints,
     })?;
-    Ok(Some(PlanRequest {
-        generation,
-        problem: Arc::new(problem),
-        experts: columns.into_iter().map(|c| c.id).collect(),
-        asked: calibration.len(),
-        unserved,
-    }))
+    Ok(Some(
+        PlanRequest {
+            generation,
+            problem: Arc::new(problem),
+            experts: columns.into_iter().map(|c| c.id).collect(),
+            asked: calibration.len(),
+            unserved,
+            means: Arc::default(),
+        }
+        .with_means(means),
+    ))
+}
+
+/// Tenants with mean budgets, and what they ask.
+fn means(
+    limits: &PlanLimits,
+    rows: &[Row<'_>],
+    (utility, forecasts): (&[Vec<f64>], &[Vec<Forecast>]),
+) -> Vec<Means> {
+    let kept = |t: &&TenantLimits| t.mean_energy.is_some() || t.mean_delay.is_some();
+    let means = limits.tenants.iter().filter(kept).map(|tenant| {
+        let lines = rows.iter().zip(utility.iter().zip(forecasts));
+        let own = lines.filter(|(row, _)| row.tenant == tenant.tenant);
+        let prompts = own.map(|(row, (utility, forecasts))| {
+            let cells = utility.iter().copied().zip(forecasts.iter().copied());
+            (row.weight, cells.collect())
+        });
+        Means {
+            tenant: tenant.tenant.clone(),
+            energy: tenant.mean_energy,
+            delay: tenant.mean_delay,
+            prompts: prompts.collect(),
+        }
+    });
+    means.collect()
 }
 
 /// What an agent states about itself can be any finite number; the largest that the solver takes is

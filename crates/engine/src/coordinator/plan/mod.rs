@@ -15,6 +15,7 @@
 mod calibration;
 mod instance;
 mod limits;
+mod pricing;
 mod view;
 
 use std::collections::BTreeSet;
@@ -28,9 +29,11 @@ use moe2_solve::{
 
 pub(crate) use calibration::Calibration;
 pub use limits::{PlanLimits, TenantLimits};
+pub use pricing::Priced;
 pub use view::{ConstraintView, PlanView, PlannedExpert};
 
 use super::{Engine, Output, Timer};
+use pricing::Means;
 
 /// How often the problem is looked at again while the fleet stays the same.
 const REVIEW_EVERY: Duration = Duration::from_secs(60);
@@ -87,6 +90,8 @@ pub struct PlanRequest {
     pub asked: usize,
     /// Tenants whose budgets no expert keeps on any prompt.
     pub unserved: Vec<TenantId>,
+    /// Tenants with mean budgets.
+    means: Arc<Vec<Means>>,
 }
 
 /// A solved problem and what was made of it.
@@ -252,7 +257,12 @@ impl Engine {
         }
     }
 
-    pub(super) fn planned(&mut self, request: PlanRequest, solution: Solution, took: Seconds) {
+    pub(super) fn planned(
+        &mut self,
+        request: PlanRequest,
+        (solution, prices): (Solution, &[Priced]),
+        took: Seconds,
+    ) {
         if request.generation != self.generation {
             self.adopt(&request, &solution);
             return;
@@ -267,6 +277,10 @@ impl Engine {
             infeasible: plan.solution.infeasibility(&plan.request.problem),
             unserved: plan.request.unserved.clone(),
         });
+        self.steering.planned(prices);
+        for priced in prices {
+            self.tell_price(&priced.tenant);
+        }
         if !matches!(plan.solution.status, Status::Infeasible(_)) {
             self.select(&plan.request, &plan.members());
         }
