@@ -21,6 +21,7 @@ mod mutant;
 mod network;
 mod report;
 mod scenario;
+pub mod traffic;
 mod worker;
 mod world;
 

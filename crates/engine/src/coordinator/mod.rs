@@ -227,6 +227,12 @@ impl Engine {
         self.steering.view(tenant)
     }
 
+    /// The query that a dispatch was sent for; nothing once it is settled.
+    #[must_use]
+    pub fn query_of(&self, dispatch: DispatchId) -> Option<QueryId> {
+        self.open.get(&dispatch).map(|open| open.query)
+    }
+
     /// Dispatches whose terminal frame has not come yet.
     #[must_use]
     pub fn open_dispatches(&self) -> usize {

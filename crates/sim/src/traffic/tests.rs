@@ -1,0 +1,151 @@
+//! A fleet small enough to reckon by hand.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use moe2_engine::coordinator::{PlanLimits, TenantLimits};
+use moe2_model::{
+    Budgets, Bytes, DeviceInfo, DeviceKind, EnergySource, ExpertName, ExpertOffer, Message, Mode,
+    NodeId, Prompt, Role, Sampling, Target, Task, TenantId, Watts,
+};
+
+fn machine(n: usize, rates: Rates) -> Machine {
+    let name = ExpertName::new("gemma-3-270m").expect("a valid name");
+    let offer = ExpertOffer {
+        name: name.clone(),
+        family: "test".to_owned(),
+        quantisation: "Q4_0".to_owned(),
+        parameters: 270_000_000,
+        weights: Bytes(150 << 20),
+        kv_per_token: Bytes(12_288),
+        context_tokens: 8_192,
+        slots: 1,
+    };
+    Machine {
+        node: NodeId::new(&format!("n{n}")).expect("a valid name"),
+        device: DeviceInfo {
+            kind: DeviceKind::Cpu,
+            model: "test".to_owned(),
+            threads: 2,
+            parallel: 1,
+            memory: Bytes(8 << 30),
+            gpus: Vec::new(),
+            cpu: None,
+            gpu: None,
+            energy_source: EnergySource::Modelled,
+            idle_power: Watts::saturating(5.0),
+            busy_power: Watts::saturating(20.0),
+        },
+        experts: BTreeMap::from([(name, Hosted { offer, rates })]),
+    }
+}
+
+const RATES: Rates = Rates {
+    prefill: 0.001,
+    decode: 0.01,
+    watts: 15.0,
+};
+
+fn setup(machines: usize) -> Setup {
+    Setup {
+        machines: (0..machines).map(|n| machine(n, RATES)).collect(),
+        drift: Drift::NONE,
+        outages: None,
+        config: Config::default(),
+        gate: Gate::builtin(),
+        seed: 1,
+    }
+}
+
+fn tenant(name: &str) -> TenantId {
+    TenantId::new(name).expect("a valid name")
+}
+
+fn query(tenant: TenantId) -> Query {
+    Query {
+        tenant,
+        prompt: Prompt::Chat(vec![Message {
+            role: Role::User,
+            content: "Hello, how are you?".to_owned(),
+        }]),
+        task: Task::Generate(Sampling {
+            max_tokens: 512,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+            stop: Vec::new(),
+        }),
+        target: Target::Auto,
+        budgets: Budgets::default(),
+        max_experts: 1,
+        mode: Mode::Auto,
+        stream: true,
+    }
+}
+
+fn every(seconds: f64, count: usize) -> Vec<Request> {
+    let at = |n: usize| Time::ZERO + Duration::from_secs_f64(1.0 + seconds * n as f64);
+    let request = |n| Request {
+        at: at(n),
+        input_tokens: 100,
+        output_tokens: 90,
+    };
+    (0..count).map(request).collect()
+}
+
+#[test]
+fn one_machine_takes_one_after_the_other_and_draws_what_it_draws() {
+    let requests = every(0.0, 3);
+    let played = play(&setup(1), &requests, &|_| query(tenant("a")));
+    let delays: Vec<f64> = played.outcomes.iter().map(|o| o.delay.get()).collect();
+    for (delay, reckoned) in delays.iter().zip([1.0, 2.0, 3.0]) {
+        assert!((delay - reckoned).abs() < 1e-6, "{delays:?}");
+    }
+    let first = played.outcomes[0].first_token.expect("it came");
+    assert!((first.get() - 0.1).abs() < 1e-6);
+    // A second each, at 15 W of which 5 W are drawn anyway.
+    assert!(played.joules.iter().all(|j| (j - 10.0).abs() < 1e-3));
+    assert!((played.busy - 3.0).abs() < 1e-6);
+}
+
+#[test]
+fn every_request_ends_once_although_machines_come_and_go_and_drift() {
+    let mut setup = setup(5);
+    setup.outages = Some((Duration::from_secs(40), Duration::from_secs(20)));
+    setup.drift = Drift {
+        amplitude: 0.5,
+        period: (Duration::from_secs(60), Duration::from_secs(300)),
+        noise: 0.1,
+    };
+    let requests = every(0.4, 2_000);
+    let ask = |n: usize| query(tenant(if n % 2 == 0 { "a" } else { "b" }));
+    let played = play(&setup, &requests, &ask);
+    let mut ended: Vec<usize> = played.outcomes.iter().map(|o| o.request).collect();
+    ended.sort_unstable();
+    assert_eq!(ended, (0..2_000).collect::<Vec<_>>());
+    assert!(played.losses > 20 && played.redispatches > 0);
+    let answered = played.outcomes.iter().filter(|o| o.end.is_ok()).count();
+    assert!(answered > 1_500, "{answered}");
+    assert!(played.utilisation() > 0.3 && played.utilisation() < 1.0);
+    assert_eq!(played, play(&setup, &requests, &ask), "by the seed alone");
+    setup.seed = 2;
+    assert_ne!(played, play(&setup, &requests, &ask));
+}
+
+#[test]
+fn a_tenant_that_floods_the_fleet_delays_others_by_a_turn() {
+    let limits = ["calm", "flood"].map(|name| TenantLimits::unlimited(tenant(name)));
+    let mut setup = setup(4);
+    setup.config.plan = PlanLimits {
+        tenants: limits.into(),
+        ..PlanLimits::default()
+    };
+    // The calm tenant alone keeps four machines busy for a quarter of the time; the other asks for thrice
+    // what they can do.
+    let requests = every(1.0 / 13.0, 3_000);
+    let ask = |n: usize| query(tenant(if n % 13 == 0 { "calm" } else { "flood" }));
+    let played = play(&setup, &requests, &ask);
+    let calm = played.outcomes.iter().filter(|o| o.request % 13 == 0);
+    let longest = calm.map(|o| o.delay.get()).fold(0.0, f64::max);
+    assert!(longest < 4.0, "{longest}");
+}
