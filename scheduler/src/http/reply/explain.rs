@@ -45,6 +45,8 @@ struct Expert<'a> {
 
 #[derive(Debug, Serialize)]
 struct Predicted {
+    /// Part of the delay.
+    waiting_s: f64,
     delay_s: f64,
     delay_p95_s: f64,
     energy_j: f64,
@@ -74,6 +76,8 @@ struct Considered {
 struct Full {
     quality: f64,
     output_tokens: f64,
+    /// Part of the delay.
+    waiting_s: f64,
     delay_s: f64,
     delay_p95_s: f64,
     energy_j: f64,
@@ -113,6 +117,7 @@ impl<'a> Expert<'a> {
             weight: participant.weight,
             gate_score: forecast.quality,
             predicted: Predicted {
+                waiting_s: forecast.waiting.get(),
                 delay_s: forecast.delay.get(),
                 delay_p95_s: forecast.delay_p95.get(),
                 energy_j: forecast.energy.get(),
@@ -155,6 +160,7 @@ impl Full {
         Self {
             quality: forecast.quality,
             output_tokens: forecast.output_tokens,
+            waiting_s: forecast.waiting.get(),
             delay_s: forecast.delay.get(),
             delay_p95_s: forecast.delay_p95.get(),
             energy_j: forecast.energy.get(),
