@@ -229,6 +229,35 @@ mod tests {
     }
 
     #[test]
+    fn the_wait_counts_others_by_their_weight_over_ones_own() {
+        let mut line = Line::default();
+        line.push(&tenant(0), 2.0, job(1, 3.0));
+        line.push(&tenant(1), 0.5, job(2, 10.0));
+        line.push(&tenant(2), 4.0, job(3, 1.0));
+        let ahead = |weight: f64| {
+            line.ahead(&tenant(0), weight, Seconds::saturating(5.0))
+                .get()
+        };
+        // Its own 3 s; while its 8 s pass, 8 / 2 · 0.5 = 2 s of the second, and all of the third.
+        assert!((ahead(2.0) - 6.0).abs() < 1e-12);
+        assert!((ahead(4.0) - 5.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_lane_taken_out_in_its_turn_leaves_the_next_its_own() {
+        let mut line = Line::default();
+        line.push(&tenant(0), 1.0, job(1, 0.25));
+        line.push(&tenant(0), 1.0, job(2, 0.25));
+        line.push(&tenant(1), 1.0, job(3, 1.0));
+        line.push(&tenant(2), 1.0, job(4, 0.5));
+        assert_eq!(line.next(&none()).map(|j| j.dispatch.0), Some(1));
+        // The turn of the first ends with its lane, and the second has all of its own.
+        assert!(line.remove(DispatchId(2)).is_some());
+        assert_eq!(line.next(&none()).map(|j| j.dispatch.0), Some(3));
+        assert_eq!(line.next(&none()).map(|j| j.dispatch.0), Some(4));
+    }
+
+    #[test]
     fn a_weight_so_small_that_it_is_nothing_still_ends() {
         let mut line = Line::default();
         line.push(&tenant(0), 0.0, job(1, 1e6));

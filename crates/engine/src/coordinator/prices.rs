@@ -322,6 +322,22 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_that_stays_keeps_its_price_and_another_begins_anew() {
+        let (mut steering, tenant) = steering(5.0);
+        steering.planned(&[priced(Some(0.02))]);
+        let set = |steering: &mut Steering, joules: f64| {
+            let limits = TenantLimits {
+                mean_energy: Some(Joules::saturating(joules)),
+                ..TenantLimits::unlimited(tenant.clone())
+            };
+            steering.limit(&[limits], FLOOR);
+            steering.prices(&tenant, FLOOR)
+        };
+        assert_eq!(set(&mut steering, 5.0).per_joule, 0.02);
+        assert_eq!(set(&mut steering, 6.0), FLOOR);
+    }
+
+    #[test]
     fn a_budget_that_the_planner_never_found_binding_rises_from_where_it_is() {
         let (mut steering, tenant) = steering(5.0);
         steering.planned(&[priced(Some(0.0))]);

@@ -258,6 +258,48 @@ mod tests {
     }
 
     #[test]
+    fn a_score_is_quality_less_what_joules_and_seconds_cost() {
+        let route = route(vec![contender(1, 0.75, 20.0, 30.0)], &terms(None, None, 1));
+        assert!((route.candidates[0].score - (0.75 - 0.03 - 0.2)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_expert_nearest_to_fitting_is_named_and_a_budget_of_nothing_is_exceeded_by_all_of_it() {
+        let smallest = |rows: [(f64, f64); 2], delay: f64, energy: f64| {
+            let rows = rows.iter().enumerate();
+            let rows = rows.map(|(n, (d, e))| contender(n, 0.5, *d, *e)).collect();
+            let terms = terms(Some(delay), Some(energy), 1);
+            let (delay, energy) = route(rows, &terms).smallest_feasible(&terms.budgets);
+            (delay.map(Seconds::get), energy.map(Joules::get))
+        };
+        // Twice over in seconds, or thrice in joules.
+        let nearest = smallest([(4.0, 1.0), (1.0, 6.0)], 3.0, 3.0);
+        assert_eq!(nearest, (Some(6.0), None));
+        let nearest = smallest([(6.0, 1.0), (1.0, 4.0)], 3.0, 3.0);
+        assert_eq!(nearest, (None, Some(6.0)));
+        // 1 + 1.5 for the first, 3 for the second.
+        let nearest = smallest([(1.0, 1.0), (0.0, 6.0)], 0.0, 3.0);
+        assert_eq!(nearest, (Some(1.5), None));
+    }
+
+    #[test]
+    fn a_late_answer_must_still_be_paid_for() {
+        let late = |energy: f64| {
+            let rows = vec![contender(1, 0.5, 2.0, 8.0), contender(2, 0.5, 4.0, 2.0)];
+            let terms = Terms {
+                late: true,
+                ..terms(Some(1.0), Some(energy), 1)
+            };
+            let route = route(rows, &terms);
+            route.chosen().first().map(|c| c.expert.name.to_string())
+        };
+        assert_eq!(late(12.0).as_deref(), Some("m1"), "it is nearest");
+        assert_eq!(late(11.9).as_deref(), Some("m2"), "what it can pay");
+        assert_eq!(late(3.0).as_deref(), Some("m2"));
+        assert_eq!(late(2.9), None);
+    }
+
+    #[test]
     fn an_infeasible_budget_names_the_smallest_that_is_feasible() {
         let route = route(
             vec![contender(1, 0.9, 4.0, 1.0), contender(2, 0.5, 2.0, 9.0)],

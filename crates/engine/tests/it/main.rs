@@ -4,6 +4,7 @@ mod agent;
 mod answers;
 mod budgets;
 mod fusion;
+mod limits;
 mod losses;
 mod membership;
 mod plan;

@@ -29,7 +29,7 @@ async fn a_chat_is_answered_as_openai_does_with_our_own_data_beside() {
         "moe2": {
             "experts": [{
                 "expert": "smol@orin-1", "weight": 1.0, "gate_score": 0.5,
-                "predicted": {"waiting_s": 0.0, "delay_s": 1.5, "delay_p95_s": 2.5, "energy_j": 3.0, "samples": 7},
+                "predicted": {"waiting_s": 0.25, "delay_s": 1.5, "delay_p95_s": 2.5, "energy_j": 3.0, "samples": 7},
                 "actual": {
                     "queue_s": 0.25, "prefill_s": 0.5, "decode_s": 0.75, "energy_j": 2.0,
                     "energy_source": "measured:ina3221", "prompt_tokens": 10, "output_tokens": 2,
@@ -54,7 +54,7 @@ async fn explain_adds_candidates_and_log_probabilities() {
     let expected = json!([{
         "expert": "smol@orin-1", "verdict": "chosen", "score": 0.25,
         "forecast": {
-            "quality": 0.5, "output_tokens": 4.0, "waiting_s": 0.0, "delay_s": 1.5, "delay_p95_s": 2.5,
+            "quality": 0.5, "output_tokens": 4.0, "waiting_s": 0.25, "delay_s": 1.5, "delay_p95_s": 2.5,
             "energy_j": 3.0, "energy_p95_j": 4.0, "samples": 7,
         },
     }]);

@@ -194,7 +194,8 @@ impl Window {
         if amount > self.limit {
             return None;
         }
-        let mut left = self.left(now);
+        // Below nothing where the limit was lowered, or work took more than was set aside for it.
+        let mut left = self.limit - self.used(now);
         if amount <= left {
             return Some(Duration::ZERO);
         }
@@ -280,7 +281,56 @@ mod tests {
         assert_eq!(window.used(Wall(70)), 0.0);
     }
 
+    #[test]
+    fn lengths_and_names_are_those_of_the_words() {
+        let all = [Span::Minute, Span::Hour, Span::Day, Span::Week, Span::Month];
+        let seconds = [60, 3_600, 86_400, 604_800, 2_592_000];
+        assert_eq!(all.map(Span::seconds), seconds);
+        let names = ["minute", "hour", "day", "week", "month"];
+        assert_eq!(all.map(Span::as_str), names);
+    }
+
+    #[test]
+    fn a_window_resets_at_the_next_stretch_or_a_length_from_now() {
+        let at = Wall(7_000);
+        let calendar = Window::new(Span::Hour, false, 1.0);
+        assert_eq!(calendar.resets_in(at), Duration::from_secs(200));
+        assert_eq!(calendar.since(at), Wall(3_600));
+        let rolling = Window::new(Span::Hour, true, 1.0);
+        assert_eq!(rolling.resets_in(at), Duration::from_secs(3_600));
+        // A part of a minute more than an hour ago, and the second that is now.
+        assert_eq!(rolling.since(at), Wall(7_001 - 3_660));
+    }
+
+    #[test]
+    fn a_window_keeps_no_more_than_its_parts() {
+        let mut window = Window::new(Span::Hour, true, 1.0);
+        (0..100_000).for_each(|at| window.add(Wall(at), Wall(at), 0.1));
+        assert!(window.parts.len() as u64 <= PARTS + 2);
+    }
+
     proptest! {
+        /// Amounts in any order of their times, in windows of any kind, against a list of them.
+        #[test]
+        fn amounts_count_while_their_part_is_in_sight(
+            amounts in prop::collection::vec((0u64..9_000, 0.1f64..5.0), 1..60), wanted in 0.1f64..40.0,
+        ) {
+            let now = Wall(9_000);
+            for rolling in [false, true] {
+                let mut window = Window::new(Span::Hour, rolling, 50.0);
+                let counts = |at: u64| if rolling { at / 60 * 60 + 3_660 > now.0 } else { at >= 7_200 };
+                for (at, amount) in &amounts {
+                    window.add(now, Wall(*at), *amount);
+                }
+                let held: f64 = amounts.iter().filter(|a| counts(a.0)).map(|a| a.1).sum();
+                prop_assert!((window.used(now) - held).abs() < 1e-9);
+                let wait = window.fits_in(now, wanted).expect("below the limit").as_secs();
+                // As soon as that and not sooner.
+                prop_assert!(window.left(Wall(now.0 + wait)) >= wanted - 1e-9);
+                prop_assert!(wait == 0 || window.left(Wall(now.0 + wait - 1)) < wanted);
+            }
+        }
+
         /// Against the list of everything ever added.
         #[test]
         fn a_rolling_window_never_holds_less_than_its_length(
