@@ -269,7 +269,7 @@ mod tests {
     fn told(n: u64, request: &str) -> Told {
         let record = QueryRecord {
             query: QueryId(n),
-            tenant: TenantId::new(if n % 2 == 0 { "even" } else { "odd" }).expect("a valid name"),
+            tenant: TenantId::new(["even", "odd"][(n % 2) as usize]).expect("a valid name"),
             target: Target::Auto,
             mode: Mode::Auto,
             topic: None,
