@@ -188,7 +188,7 @@ impl Limits {
         );
         put("tokens_per_minute", self.tokens_per_minute.map(Value::from));
         put("parallel", self.parallel.map(Value::from));
-        put("late_answers", self.late_answers.then(|| json!(true)));
+        put("late_answers", self.late_answers.then_some(json!(true)));
         put(
             "experts",
             (!self.experts.is_empty()).then(|| json!(self.experts)),

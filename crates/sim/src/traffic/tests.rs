@@ -118,7 +118,7 @@ fn every_request_ends_once_although_machines_come_and_go_and_drift() {
         noise: 0.1,
     };
     let requests = every(0.4, 2_000);
-    let ask = |n: usize| query(tenant(if n % 2 == 0 { "a" } else { "b" }));
+    let ask = |n: usize| query(tenant(["a", "b"][n % 2]));
     let played = play(&setup, &requests, &ask);
     let mut ended: Vec<usize> = played.outcomes.iter().map(|o| o.request).collect();
     ended.sort_unstable();
@@ -143,9 +143,18 @@ fn a_tenant_that_floods_the_fleet_delays_others_by_a_turn() {
     // The calm tenant alone keeps four machines busy for a quarter of the time; the other asks for thrice
     // what they can do.
     let requests = every(1.0 / 13.0, 3_000);
-    let ask = |n: usize| query(tenant(if n % 13 == 0 { "calm" } else { "flood" }));
+    let ask = |n: usize| {
+        query(tenant(if n.is_multiple_of(13) {
+            "calm"
+        } else {
+            "flood"
+        }))
+    };
     let played = play(&setup, &requests, &ask);
-    let calm = played.outcomes.iter().filter(|o| o.request % 13 == 0);
+    let calm = played
+        .outcomes
+        .iter()
+        .filter(|o| o.request.is_multiple_of(13));
     let longest = calm.map(|o| o.delay.get()).fold(0.0, f64::max);
     assert!(longest < 4.0, "{longest}");
 }
