@@ -322,6 +322,42 @@ mod tests {
     }
 
     #[test]
+    fn joules_that_were_used_already_are_not_forgotten_for_a_plan() {
+        let (mut steering, tenant) = steering(5.0);
+        steering.planned(&[priced(Some(0.02))]);
+        // Its query has not ended yet.
+        steering.used(&tenant, Joules::saturating(50.0));
+        let before = steering.prices(&tenant, FLOOR).per_joule;
+        steering.planned(&[priced(Some(0.01))]);
+        assert_eq!(steering.prices(&tenant, FLOOR).per_joule, before);
+    }
+
+    #[test]
+    fn a_price_of_nothing_rises_and_one_at_its_ceiling_is_saturated_between_queries_too() {
+        let tenant = TenantId::new("t").expect("a valid name");
+        let limits = TenantLimits {
+            mean_energy: Some(Joules::saturating(4.0)),
+            ..TenantLimits::unlimited(tenant.clone())
+        };
+        let mut steering = Steering::default();
+        let nothing = Prices {
+            per_joule: 0.0,
+            per_second: 0.0,
+        };
+        steering.limit(&[limits], nothing);
+        steering.used(&tenant, Joules::saturating(4.0));
+        let price = steering.prices(&tenant, nothing).per_joule;
+        assert!((price / (1e-9 / 4.0 * STEP.exp()) - 1.0).abs() < 1e-9);
+        steering.used(&tenant, Joules::saturating(4_000.0));
+        let view = |steering: &Steering| steering.view(&tenant)[0].expect("it has one");
+        assert!(view(&steering).saturated && view(&steering).price == CEILING / 4.0);
+        steering.ended(&tenant, Seconds::ZERO);
+        assert!(view(&steering).saturated);
+        steering.ended(&tenant, Seconds::ZERO);
+        assert!(!view(&steering).saturated);
+    }
+
+    #[test]
     fn a_budget_that_stays_keeps_its_price_and_another_begins_anew() {
         let (mut steering, tenant) = steering(5.0);
         steering.planned(&[priced(Some(0.02))]);
@@ -348,6 +384,11 @@ mod tests {
         let before = steering.prices(&tenant, FLOOR).per_joule;
         steering.planned(&[priced(Some(before / 2.0))]);
         assert_eq!(steering.prices(&tenant, FLOOR).per_joule, before);
+        steering.planned(&[priced(Some(0.0))]);
+        steering.planned(&[priced(Some(before * 2.0))]);
+        assert_eq!(steering.prices(&tenant, FLOOR).per_joule, before * 2.0);
+        let view = steering.view(&tenant)[0].expect("it has one");
+        assert_eq!((view.queries, view.mean), (30, 15.0));
     }
 
     proptest! {

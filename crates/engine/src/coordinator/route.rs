@@ -277,6 +277,9 @@ mod tests {
         assert_eq!(nearest, (Some(6.0), None));
         let nearest = smallest([(6.0, 1.0), (1.0, 4.0)], 3.0, 3.0);
         assert_eq!(nearest, (None, Some(6.0)));
+        let nearest = smallest([(2.5, 1.0), (0.0, 6.0)], 0.0, 3.0);
+        // 1 + 3.75 for the first, 3 for the second.
+        assert_eq!(nearest, (None, Some(9.0)));
         // 1 + 1.5 for the first, 3 for the second.
         let nearest = smallest([(1.0, 1.0), (0.0, 6.0)], 0.0, 3.0);
         assert_eq!(nearest, (Some(1.5), None));

@@ -207,3 +207,25 @@ proptest! {
         prop_assert_eq!(ledger.open(), 0);
     }
 }
+
+#[test]
+fn a_window_made_later_counts_what_was_charged_until_the_end_of_its_minute() {
+    let tenant = tenant();
+    let left = |charged: u64, now: u64| {
+        let past = Past {
+            charges: [(tenant.clone(), vec![(Wall(charged), 25.0)])].into(),
+        };
+        let mut ledger = Ledger::new(past);
+        let mut spending = window(100.0, Span::Hour);
+        spending.energy_windows[0].rolling = true;
+        ledger.limit(Wall(now), [(&tenant, &spending)].into_iter());
+        let room = ledger.binding(Wall(now), &tenant);
+        room.expect("it has a window").left.get()
+    };
+    // All of the minute from 6,000 to 6,059 is in sight until its end is an hour ago.
+    assert_eq!(left(6_000, 6_059 + 3_600), 75.0);
+    assert_eq!(left(6_059, 6_059 + 3_600), 75.0);
+    assert_eq!(left(6_000, 6_060 + 3_660), 100.0);
+    // What is charged in the minute of now is not in the future.
+    assert_eq!(left(6_000, 6_001), 75.0);
+}
