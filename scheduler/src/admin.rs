@@ -73,6 +73,13 @@ async fn authorise(State(admin): State<Admin>, request: Request, next: Next) -> 
     }
 }
 
+/// A route's parameters, or what is wrong with them.
+fn given<T>(parameters: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    let Query(parameters) =
+        parameters.map_err(|error| ApiError::bad_request(None, error.body_text()))?;
+    Ok(parameters)
+}
+
 async fn fleet(State(admin): State<Admin>) -> Response {
     Json(admin.engine.fleet().as_ref()).into_response()
 }
@@ -92,9 +99,9 @@ async fn plan(
     State(admin): State<Admin>,
     query: Result<Query<PlanQuery>, QueryRejection>,
 ) -> Response {
-    let query = match query {
-        Ok(Query(query)) => query,
-        Err(error) => return ApiError::bad_request(None, error.body_text()).into_response(),
+    let query = match given(query) {
+        Ok(query) => query,
+        Err(error) => return error.into_response(),
     };
     let Planning { plan, generation } = admin.engine.planning();
     let Some(plan) = plan else {

@@ -8,12 +8,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use moe2_engine::coordinator::{Ending, QueryRecord};
 use moe2_metrics::Metrics;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::books::now;
-use crate::store::connect;
+use crate::store::{connect, connect_to_read};
 
 /// Records that may wait for the thread.
 const WAITING: usize = 4_096;
@@ -208,16 +208,9 @@ impl Records {
         }
     }
 
-    fn read(&self) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
-        let database = Connection::open_with_flags(&self.path, flags)?;
-        database.busy_timeout(std::time::Duration::from_secs(5))?;
-        Ok(database)
-    }
-
     /// The newest with this id, of a completion or of a request.
     pub(crate) fn find(&self, id: &str) -> anyhow::Result<Option<Kept>> {
-        let database = self.read()?;
+        let database = connect_to_read(&self.path)?;
         // Two searches, each by its index.
         let query = "SELECT id, request_id, at, tenant, ending, body FROM record WHERE seq = max(
             ifnull((SELECT max(seq) FROM record WHERE id = ?1), 0),
@@ -231,7 +224,7 @@ impl Records {
             return Ok(None);
         };
         Ok(Some(Kept {
-            format: "moe2-explanation/1",
+            format: QueryRecord::FORMAT,
             line,
             record: RawValue::from_string(body)?,
         }))
@@ -239,7 +232,7 @@ impl Records {
 
     /// The newest, newest first.
     pub(crate) fn list(&self, tenant: Option<&str>, most: u32) -> anyhow::Result<Vec<Line>> {
-        let database = self.read()?;
+        let database = connect_to_read(&self.path)?;
         let mut statement = database.prepare(
             "SELECT id, request_id, at, tenant, ending FROM record
              WHERE ?1 IS NULL OR tenant = ?1 ORDER BY seq DESC LIMIT ?2",

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use moe2_model::NodeId;
 use moe2_net::constant_time_eq;
 use moe2_wire::EnrolError;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS join_token (
@@ -121,7 +121,16 @@ impl Store {
 
 /// A connection of its own; it waits a while for others that write.
 pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let database = Connection::open(path)?;
+    patient(Connection::open(path)?)
+}
+
+/// The same, which changes nothing.
+pub(crate) fn connect_to_read(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    patient(Connection::open_with_flags(path, flags)?)
+}
+
+fn patient(database: Connection) -> rusqlite::Result<Connection> {
     database.busy_timeout(Duration::from_secs(5))?;
     Ok(database)
 }

@@ -14,11 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::client::{Credential, Where};
+use crate::number::amount;
 use crate::table::{Table, shorten};
 use crate::{BadInput, input, out};
 
-/// What files of explanations begin with.
-const FORMAT: &str = "moe2-explanation/1";
 /// A record of a thousand experts and a dozen choices is a few MiB.
 const LARGEST: u64 = 64 << 20;
 
@@ -53,26 +52,17 @@ pub(crate) struct Args {
 #[command(next_help_heading = "What if")]
 struct WhatIf {
     /// … so much had been left of the delay budget.
-    #[arg(long, value_name = "MS", value_parser = not_negative)]
+    #[arg(long, value_name = "MS", value_parser = amount)]
     delay_budget_ms: Option<f64>,
     /// … so much had been left of the energy budget.
-    #[arg(long, value_name = "J", value_parser = not_negative)]
+    #[arg(long, value_name = "J", value_parser = amount)]
     energy_budget_j: Option<f64>,
     /// … a joule had been worth so much quality.
-    #[arg(long, value_name = "QUALITY", value_parser = not_negative)]
+    #[arg(long, value_name = "QUALITY", value_parser = amount)]
     per_joule: Option<f64>,
     /// … a second had been worth so much quality.
-    #[arg(long, value_name = "QUALITY", value_parser = not_negative)]
+    #[arg(long, value_name = "QUALITY", value_parser = amount)]
     per_second: Option<f64>,
-}
-
-fn not_negative(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "a number".to_owned())?;
-    if number >= 0.0 && number.is_finite() {
-        Ok(number)
-    } else {
-        Err("not negative".to_owned())
-    }
 }
 
 impl WhatIf {
@@ -113,8 +103,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         (Some(id), None) => serde_json::from_str(&fetch(args, id)?)
             .context("the coordinator's explanations are of another version")?,
     };
-    if explanation.format != FORMAT {
-        let why = format!("{} is not {FORMAT}", explanation.format);
+    if explanation.format != QueryRecord::FORMAT {
+        let why = format!("{} is not {}", explanation.format, QueryRecord::FORMAT);
         return Err(BadInput(why).into());
     }
     show(args, &explanation)

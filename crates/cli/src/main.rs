@@ -16,6 +16,7 @@ mod gate;
 mod input;
 mod join_token;
 mod models;
+mod number;
 mod out;
 mod paths;
 mod plan;

@@ -6,6 +6,7 @@ use moe2_model::TenantId;
 use serde_json::{Map, Value, json};
 
 use crate::client::{Client, Credential, Where};
+use crate::number::amount;
 use crate::table::Table;
 use crate::{BadInput, out};
 
@@ -127,16 +128,6 @@ struct Limits {
 fn delay(text: &str) -> Result<(String, f64), String> {
     let (topic, seconds) = text.split_once('=').ok_or("use TOPIC=SECONDS")?;
     Ok((topic.to_owned(), amount(seconds)?))
-}
-
-/// Not negative, and a number: what JSON cannot say would be taken for no limit.
-fn amount(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "give a number")?;
-    if number.is_finite() && number >= 0.0 {
-        Ok(number)
-    } else {
-        Err("give a number of at least 0".to_owned())
-    }
 }
 
 /// `20kJ/day,rolling,soft`.

@@ -104,7 +104,7 @@ impl Host {
     }
 }
 
-fn offer(model: &Model) -> ExpertOffer {
+pub(crate) fn offer(model: &Model) -> ExpertOffer {
     ExpertOffer {
         name: ExpertName::new(model.name).expect("a literal name is valid"),
         family: "test".to_owned(),
@@ -117,7 +117,7 @@ fn offer(model: &Model) -> ExpertOffer {
     }
 }
 
-fn device(index: usize) -> DeviceInfo {
+pub(crate) fn device(index: usize) -> DeviceInfo {
     DeviceInfo {
         kind: DeviceKind::Cpu,
         model: "simulated".to_owned(),

@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Admin;
+use super::{Admin, given};
 use crate::http::ApiError;
 use crate::records::Records;
 
@@ -33,8 +33,7 @@ async fn list(
     State(admin): State<Admin>,
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let Query(parameters) =
-        parameters.map_err(|error| ApiError::bad_request(None, error.body_text()))?;
+    let parameters = given(parameters)?;
     let most = parameters.limit.unwrap_or(LISTED.0).min(LISTED.1);
     let lines = read(admin, move |records| {
         records.list(parameters.tenant.as_deref(), most)

@@ -12,7 +12,7 @@ use moe2_model::TenantId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Admin;
+use super::{Admin, given};
 use crate::books::{self, Stored, TenantError, UsageQuery, usage};
 use crate::config::Settings;
 use crate::http::ApiError;
@@ -177,8 +177,7 @@ async fn used(
     State(admin): State<Admin>,
     parameters: Result<Query<UsageParameters>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let Query(parameters) =
-        parameters.map_err(|error| ApiError::bad_request(None, error.body_text()))?;
+    let parameters = given(parameters)?;
     let by = parameters.by.unwrap_or_else(|| "tenant".to_owned());
     let group = serde_json::from_value(json!(by)).map_err(|_| {
         let why = "by: one of tenant, expert, day, source";

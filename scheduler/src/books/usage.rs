@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use rusqlite::{OpenFlags, params};
+use rusqlite::params;
 use serde::{Deserialize, Serialize};
+
+use crate::store::connect_to_read;
 
 /// By what usage is summed up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,8 +54,7 @@ pub(crate) struct Line {
 
 /// Sums up usage, read beside the writer.
 pub(crate) fn usage(path: &Path, query: &Query) -> rusqlite::Result<Vec<Line>> {
-    let database = rusqlite::Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    database.busy_timeout(std::time::Duration::from_secs(5))?;
+    let database = connect_to_read(path)?;
     let key = match query.by {
         Group::Tenant => "tenant",
         Group::Expert => "expert",

@@ -257,13 +257,18 @@ pub(crate) fn wrap(router: Router) -> Router {
 
 /// What the reply's `x-request-id` will be.
 #[derive(Debug, Clone)]
-pub(super) struct RequestId(pub(super) String);
+pub(super) struct RequestId(HeaderValue);
+
+impl RequestId {
+    pub(super) fn text(&self) -> String {
+        self.0.to_str().unwrap_or_default().to_owned()
+    }
+}
 
 async fn stamp(mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = request_id(request.headers());
-    let id_text = id.to_str().unwrap_or_default().to_owned();
-    request.extensions_mut().insert(RequestId(id_text));
+    request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
     let path: String = request.uri().path().chars().take(120).collect();
     let has_body = !request.body().is_end_stream();

@@ -128,7 +128,7 @@ async fn answer(
     request: Request,
 ) -> Result<Response, ApiError> {
     let asked_as = request.extensions().get::<RequestId>();
-    let asked_as = asked_as.map_or_else(String::new, |id| id.0.clone());
+    let asked_as = asked_as.map_or_else(String::new, RequestId::text);
     let body = body::read(request, &api.limits).await?;
     let context = request::Context {
         tenant,

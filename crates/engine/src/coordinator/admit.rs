@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use moe2_gate::FusionGain;
 use moe2_model::{
-    Budgets, EnergySource, Event, ExpertId, ExpertState, Job, Joules, Mode, Outcome, Query,
-    QueryId, RefusalKind, Seconds, Target, Task, Time, Verdict,
+    Budgets, Event, ExpertId, ExpertState, Job, Joules, Mode, Outcome, Query, QueryId, RefusalKind,
+    Seconds, Target, Task, Time, Verdict,
 };
 
 use super::decision::{Decision, Grounds, decide};
@@ -18,7 +18,7 @@ use super::forecast::{Shape, forecast};
 use super::ledger::{Binding, EnergyWindow, Full};
 use super::query::{Round, Running};
 use super::queue::waited_in_vain;
-use super::record::{Ending, QueryRecord};
+use super::record::QueryRecord;
 use super::reply::{Refusal, Reply};
 use super::route::{Contender, Route, Terms};
 use super::view::NodeState;
@@ -276,20 +276,7 @@ impl Engine {
 
     fn refuse_unadmitted(&mut self, id: QueryId, query: &Query, refusal: Refusal) {
         if self.config.records {
-            let record = QueryRecord {
-                query: id,
-                tenant: query.tenant.clone(),
-                target: query.target.clone(),
-                mode: query.mode,
-                topic: None,
-                budgets: query.budgets,
-                decisions: Vec::new(),
-                participants: Vec::new(),
-                ending: Ending::from(&refusal),
-                delay: Seconds::ZERO,
-                energy: Joules::ZERO,
-                energy_source: EnergySource::Modelled,
-            };
+            let record = QueryRecord::unadmitted(id, query, &refusal);
             self.outputs.push_back(record.output());
         }
         self.event(Event::QueryEnded {

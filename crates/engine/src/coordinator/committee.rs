@@ -107,11 +107,6 @@ impl Committee {
     }
 }
 
-/// What a committee is forecast to be worth that is not better than its best member.
-pub(crate) fn best_member(ranked: &[f64]) -> f64 {
-    ranked.first().copied().unwrap_or(0.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +139,11 @@ mod tests {
             energy_left: None,
             places: 2,
         }
+    }
+
+    /// Of a gate that promises nothing.
+    fn best_member(ranked: &[f64]) -> f64 {
+        ranked.first().copied().unwrap_or(0.0)
     }
 
     /// The chance of independent experts to be right by majority, as far as the tests need it.

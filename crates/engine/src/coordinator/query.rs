@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 
-use super::decision::Decision;
 use moe2_gate::QueryFeatures;
 use moe2_model::{
     Candidate, Cascade, DispatchId, ExpertId, FinishReason, Forecast, Job, Joules, Mode,
     Participant, Prices, Query, Seconds, Task, Time, Usage,
 };
+
+use super::decision::Decision;
 
 /// How far an attempt got.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,7 +1,7 @@
 //! How a query went, for whoever asks why. Holds no word of prompt or answer.
 
 use moe2_model::{
-    Budgets, EnergySource, Joules, Mode, Participant, QueryId, RefusalKind, Seconds, Target,
+    Budgets, EnergySource, Joules, Mode, Participant, Query, QueryId, RefusalKind, Seconds, Target,
     TenantId,
 };
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,27 @@ pub struct QueryRecord {
 }
 
 impl QueryRecord {
+    /// What files with a record begin with.
+    pub const FORMAT: &str = "moe2-explanation/1";
+
+    /// Of a query that was refused before it was looked at.
+    pub(super) fn unadmitted(id: QueryId, query: &Query, refusal: &Refusal) -> Self {
+        Self {
+            query: id,
+            tenant: query.tenant.clone(),
+            target: query.target.clone(),
+            mode: query.mode,
+            topic: None,
+            budgets: query.budgets,
+            decisions: Vec::new(),
+            participants: Vec::new(),
+            ending: Ending::from(refusal),
+            delay: Seconds::ZERO,
+            energy: Joules::ZERO,
+            energy_source: EnergySource::Modelled,
+        }
+    }
+
     /// Of a query that was looked at. Takes what the query kept for this.
     pub(super) fn of(
         query: QueryId,

@@ -9,13 +9,13 @@
 //! them, reserved, billed and bounded by the query's budgets like any other; without them, and if they
 //! are lost, the query is answered all the same.
 
-use moe2_gate::Quality;
+use moe2_gate::{FusionGain, Quality};
 use moe2_model::{Budgets, Candidate, Cascade, Job, Joules, QueryId, Seconds, Task, Time, Verdict};
 
 use super::Engine;
 use super::admit::takes_work;
 use super::answer::{answers, probabilities};
-use super::committee::{Committee, best_member, pool};
+use super::committee::{Committee, pool};
 use super::forecast::{Shape, forecast};
 use super::fuse::{self, FEWEST_SCORERS};
 use super::query::{Attempt, Round, Running};
@@ -92,12 +92,14 @@ impl Engine {
             places: self.most_experts(running).saturating_sub(1),
         };
         let is_choice = matches!(running.query.task, Task::Choice { .. });
-        let gain = self.gate.fusion();
-        let chance = |members: &[f64]| match is_choice {
-            true => gain.forecast(members),
-            false => best_member(members),
+        // Of texts nothing is promised beyond the best.
+        let gain = if is_choice {
+            self.gate.fusion()
+        } else {
+            FusionGain::default()
         };
-        for place in committee.grow(pool(&route.candidates), chance) {
+        let pool = pool(&route.candidates);
+        for place in committee.grow(pool, |members| gain.forecast(members)) {
             route.also(place);
         }
         Some((confidence, route.chosen().to_vec()))

@@ -5,38 +5,32 @@ use std::collections::BTreeMap;
 use super::*;
 use moe2_engine::coordinator::{PlanLimits, TenantLimits};
 use moe2_model::{
-    Budgets, Bytes, DeviceInfo, DeviceKind, EnergySource, ExpertName, ExpertOffer, Message, Mode,
-    NodeId, Prompt, Role, Sampling, Target, Task, TenantId, Watts,
+    Budgets, DeviceInfo, EnergySource, ExpertOffer, Message, Mode, Prompt, Role, Sampling, Target,
+    Task, TenantId, Watts,
 };
 
+use crate::clients::node_name;
+use crate::host::{self, MODELS};
+
 fn machine(n: usize, rates: Rates) -> Machine {
-    let name = ExpertName::new("gemma-3-270m").expect("a valid name");
     let offer = ExpertOffer {
-        name: name.clone(),
-        family: "test".to_owned(),
-        quantisation: "Q4_0".to_owned(),
-        parameters: 270_000_000,
-        weights: Bytes(150 << 20),
-        kv_per_token: Bytes(12_288),
         context_tokens: 8_192,
         slots: 1,
+        ..host::offer(&MODELS[1])
+    };
+    let hosted = Hosted {
+        offer: offer.clone(),
+        rates,
     };
     Machine {
-        node: NodeId::new(&format!("n{n}")).expect("a valid name"),
+        node: node_name(n),
         device: DeviceInfo {
-            kind: DeviceKind::Cpu,
-            model: "test".to_owned(),
-            threads: 2,
             parallel: 1,
-            memory: Bytes(8 << 30),
-            gpus: Vec::new(),
-            cpu: None,
-            gpu: None,
             energy_source: EnergySource::Modelled,
             idle_power: Watts::saturating(5.0),
-            busy_power: Watts::saturating(20.0),
+            ..host::device(n)
         },
-        experts: BTreeMap::from([(name, Hosted { offer, rates })]),
+        experts: BTreeMap::from([(offer.name, hosted)]),
     }
 }
 

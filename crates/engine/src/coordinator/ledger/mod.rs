@@ -52,8 +52,6 @@ pub enum Entry {
         tenant: TenantId,
         /// How much.
         bound: Joules,
-        /// When.
-        at: Wall,
     },
 }
 
@@ -256,7 +254,6 @@ impl Ledger {
             dispatch,
             tenant,
             bound,
-            at: now,
         })
     }
 

@@ -114,17 +114,14 @@ pub(super) fn request(
         k: limits.k(),
         constraints,
     })?;
-    Ok(Some(
-        PlanRequest {
-            generation,
-            problem: Arc::new(problem),
-            experts: columns.into_iter().map(|c| c.id).collect(),
-            asked: calibration.len(),
-            unserved,
-            means: Arc::default(),
-        }
-        .with_means(means),
-    ))
+    Ok(Some(PlanRequest {
+        generation,
+        problem: Arc::new(problem),
+        experts: columns.into_iter().map(|c| c.id).collect(),
+        asked: calibration.len(),
+        unserved,
+        means: Arc::new(means),
+    }))
 }
 
 /// Tenants with mean budgets, and what they ask.

@@ -165,6 +165,12 @@ fn spares(problem: &Problem, selected: &[usize]) -> Vec<usize> {
     members.split_off(selected.len())
 }
 
+/// A set and those that still fit beside it.
+fn with_spares(problem: &Problem, mut members: Vec<usize>) -> Vec<usize> {
+    members.extend(spares(problem, &members));
+    members
+}
+
 impl Engine {
     /// The last plan that was made for the fleet as it was then.
     #[must_use]
@@ -196,8 +202,7 @@ impl Engine {
         self.asked_for = None;
         match request {
             Ok(Some(request)) => {
-                let mut members = self.active(&request);
-                members.extend(spares(&request.problem, &members));
+                let members = with_spares(&request.problem, self.active(&request));
                 self.select(&request, &members);
                 self.asked_for = Some(request.clone());
                 self.outputs.push_back(Output::Plan(Box::new(request)));
@@ -294,13 +299,12 @@ impl Engine {
             return;
         };
         let chosen = old.named(solution.selected.iter().copied());
-        let Some(mut members) = current.columns(&chosen) else {
+        let Some(members) = current.columns(&chosen) else {
             return;
         };
         let (problem, active) = (&current.problem, self.active(&current));
         if holds(problem, &members) && value(problem, &members) > value(problem, &active) {
-            members.extend(spares(problem, &members));
-            self.select(&current, &members);
+            self.select(&current, &with_spares(problem, members));
         }
     }
 

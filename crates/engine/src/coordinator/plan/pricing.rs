@@ -3,14 +3,12 @@
 //!
 //! They are a start. What is really used corrects them query by query ([`super::super::prices`]).
 
-use std::sync::Arc;
-
 use moe2_model::{Forecast, Joules, Prices, Seconds, TenantId};
 use moe2_solve::{
     Routing, RoutingLimits, RoutingParts, RoutingStatus, Solution, Status, check_routing, price,
 };
 
-use super::{PlanRequest, spares};
+use super::{PlanRequest, with_spares};
 
 /// All prompts of one tenant: its means are over all that it asks.
 const ALL: &str = "all";
@@ -41,18 +39,9 @@ impl PlanRequest {
         if matches!(solution.status, Status::Infeasible(_)) {
             return Vec::new();
         }
-        let mut members = solution.selected.clone();
-        members.extend(spares(&self.problem, &solution.selected));
-        members.sort_unstable();
+        let members = with_spares(&self.problem, solution.selected.clone());
         let priced = self.means.iter();
         priced.filter_map(|means| means.price(&members)).collect()
-    }
-
-    pub(super) fn with_means(self, means: Vec<Means>) -> Self {
-        Self {
-            means: Arc::new(means),
-            ..self
-        }
     }
 }
 
