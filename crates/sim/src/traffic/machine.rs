@@ -87,6 +87,11 @@ pub(super) struct Job {
 }
 
 impl Job {
+    /// Whether it was told to stop before its time.
+    pub(super) fn was_cut(&self) -> bool {
+        self.done < self.whole
+    }
+
     /// What it used if it ends now: all of it, or the share that was done.
     pub(super) fn usage(&self, now: Time, idle: f64) -> Usage {
         let end = now.max(self.began).min(self.whole);

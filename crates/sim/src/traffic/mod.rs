@@ -198,7 +198,7 @@ impl<'a> World<'a> {
                     self.tell(Input::Work { dispatch, frame });
                 }
             }
-            Happening::Done(dispatch) => self.done(dispatch, FinishReason::Stop),
+            Happening::Done(dispatch) => self.done(dispatch),
             Happening::Beat(machine, session) => self.beat(machine, session),
             Happening::Leave(machine) => self.leave(machine),
             Happening::Join(machine) => self.join(machine),
@@ -340,7 +340,7 @@ impl<'a> World<'a> {
         self.at(done, Happening::Done(dispatch));
     }
 
-    fn done(&mut self, dispatch: DispatchId, finish: FinishReason) {
+    fn done(&mut self, dispatch: DispatchId) {
         let Some(job) = self.jobs.remove(&dispatch) else {
             return;
         };
@@ -348,6 +348,11 @@ impl<'a> World<'a> {
         let machine = &self.setup.machines[job.machine];
         let usage = job.usage(self.now, machine.device.idle_power.get());
         self.played.busy += usage.prefill.get() + usage.decode.get();
+        let finish = if job.was_cut() {
+            FinishReason::Cancelled
+        } else {
+            FinishReason::Stop
+        };
         let frame = FromExpert::Done { finish, usage };
         self.tell(Input::Work { dispatch, frame });
     }

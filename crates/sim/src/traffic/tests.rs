@@ -103,6 +103,22 @@ fn one_machine_takes_one_after_the_other_and_draws_what_it_draws() {
 }
 
 #[test]
+fn work_that_is_cut_short_says_so_and_is_paid_as_far_as_it_went() {
+    let mut setup = setup(1);
+    setup.config.query_timeout = Duration::from_millis(600);
+    let (requests, ask) = (every(5.0, 2), |_| query(tenant("a")));
+    let mut world = World::new(&setup, &requests, &ask);
+    world.run();
+    let (fleet, played) = (world.engine.view(world.now), world.played);
+    let ends: Vec<_> = played.outcomes.iter().map(|o| o.end.clone()).collect();
+    assert_eq!(ends, vec![Err(RefusalKind::DeadlineExceeded); 2]);
+    // The last one is over before its machine has heard of it.
+    assert!((played.joules[0] - 6.0).abs() < 1e-3, "{:?}", played.joules);
+    let learnt = fleet.nodes[0].experts[0].samples;
+    assert_eq!(learnt, 0, "it says nothing of how long work takes");
+}
+
+#[test]
 fn every_request_ends_once_although_machines_come_and_go_and_drift() {
     let mut setup = setup(5);
     setup.outages = Some((Duration::from_secs(40), Duration::from_secs(20)));
