@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::Setting;
+use crate::fleet;
 use crate::gate;
 use crate::solver::{ablation, growth, real, routing, targets};
 
@@ -72,6 +73,11 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         name: "gate-cost",
         what: "microseconds of every encoder, and of the heads of 64 experts, for a prompt of about 100 tokens",
         action: Action::Measure(gate::cost::measure),
+    },
+    Experiment {
+        name: "budgets-fleet",
+        what: "budgets of 20 tenants on 50 drifting machines that come and go, 100,000 requests of production traces, against fixed selections",
+        action: Action::Measure(fleet::measure),
     },
     Experiment {
         name: "overhead",
@@ -158,6 +164,7 @@ mod tests {
                     "gate-demo-models",
                     "gate-encoders",
                     "gate-subsets",
+                    "budgets-fleet",
                 ]
                 .contains(&experiment.name);
                 if needs_data && setting.data.is_none() {

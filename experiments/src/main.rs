@@ -4,6 +4,7 @@
 //! it measures and writes the raw samples with the machine and the time to `experiments/record/`.
 
 mod experiment;
+mod fleet;
 mod gate;
 mod instance;
 mod record;

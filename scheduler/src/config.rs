@@ -136,6 +136,9 @@ pub(crate) struct Settings {
     /// Whether it has answers late rather than not at all.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) late_answers: bool,
+    /// Seconds by topic that 95 in 100 answers stay within, kept by a price on being late.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) delay_p95_seconds: BTreeMap<Topic, Seconds>,
     /// Joules of a query on average, kept by a price.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mean_joules: Option<Joules>,
@@ -169,6 +172,7 @@ impl Default for Settings {
             query_joules: None,
             delay_seconds: BTreeMap::new(),
             late_answers: false,
+            delay_p95_seconds: BTreeMap::new(),
             mean_joules: None,
             mean_seconds: None,
             experts: None,
@@ -199,6 +203,9 @@ impl Settings {
         ];
         if means.iter().flatten().any(|mean| *mean <= 0.0) {
             return Err("mean_joules, mean_seconds: above 0".to_owned());
+        }
+        if self.delay_p95_seconds.values().any(|s| *s <= Seconds::ZERO) {
+            return Err("delay_p95_seconds: above 0".to_owned());
         }
         let none = [
             (
@@ -234,6 +241,7 @@ impl Settings {
             energy: self.query_joules,
             delay: self.delay_seconds.clone(),
             late: self.late_answers,
+            delay_p95: self.delay_p95_seconds.clone(),
             mean_energy: self.mean_joules,
             mean_delay: self.mean_seconds,
             experts: self.experts.clone(),

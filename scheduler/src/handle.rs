@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use moe2_engine::coordinator::{FleetView, Input, Plan, PriceView, Reply, Room};
+use moe2_engine::coordinator::{FleetView, Input, Plan, Reply, Room, TenantPrices};
 use moe2_model::{Query, QueryId, SessionId, TenantId};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -42,8 +42,8 @@ pub(crate) enum Command {
 pub(crate) struct Standing {
     /// What is left of its limits.
     pub(crate) room: Room,
-    /// Its prices of joules and of seconds.
-    pub(crate) prices: [Option<PriceView>; 2],
+    /// Its prices.
+    pub(crate) prices: TenantPrices,
 }
 
 /// A parsed query on its way to the engine.

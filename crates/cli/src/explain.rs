@@ -269,9 +269,14 @@ fn grounds(grounds: &Grounds) -> String {
     let delay = left(terms.budgets.delay.map(Seconds::get), "s");
     let energy = left(terms.budgets.energy.map(Joules::get), "J");
     format!(
-        "{delay} and {energy} left; score = quality - {:.6}/J - {:.6}/s{}",
+        "{delay} and {energy} left; score = quality - {:.6}/J - {:.6}/s{}{}",
         terms.prices.per_joule,
         terms.prices.per_second,
+        terms.punctual.map_or_else(String::new, |p| format!(
+            " - {:.6}·P(later than {:.3} s)",
+            p.price,
+            p.within.get()
+        )),
         if terms.late {
             "; late answers wanted"
         } else {

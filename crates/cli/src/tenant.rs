@@ -61,19 +61,20 @@ struct Nothing {}
 
 #[derive(Debug, clap::Args)]
 struct Change {
-    /// Take a limit away: weight, query_joules, delay_seconds, late_answers, mean_joules, mean_seconds, experts, least_quality, energy_windows,
-    /// requests_per_minute, tokens_per_minute or parallel.
+    /// Take a limit away: weight, query_joules, delay_seconds, late_answers, delay_p95_seconds, mean_joules, mean_seconds, experts,
+    /// least_quality, energy_windows, requests_per_minute, tokens_per_minute or parallel.
     #[arg(long, value_name = "LIMIT", value_parser = LIMITS)]
     unset: Vec<String>,
     #[command(flatten)]
     limits: Limits,
 }
 
-const LIMITS: [&str; 12] = [
+const LIMITS: [&str; 13] = [
     "weight",
     "query_joules",
     "delay_seconds",
     "late_answers",
+    "delay_p95_seconds",
     "mean_joules",
     "mean_seconds",
     "experts",
@@ -101,6 +102,9 @@ struct Limits {
     /// Seconds that one query on a topic may take; repeat for more topics.
     #[arg(long, value_name = "TOPIC=SECONDS", value_parser = delay)]
     delay: Vec<(String, f64)>,
+    /// Seconds that 95 in 100 answers on a topic stay within; repeat for more topics.
+    #[arg(long, value_name = "TOPIC=SECONDS", value_parser = delay)]
+    delay_p95: Vec<(String, f64)>,
     /// Have answers late rather than not at all.
     #[arg(long)]
     late_answers: bool,
@@ -161,8 +165,18 @@ fn window(text: &str) -> Result<Value, String> {
 impl Limits {
     /// Writes those given over others.
     fn over(&self, settings: &mut Map<String, Value>) {
-        let before = settings.get("delay_seconds").cloned();
-        let before = before.as_ref();
+        let with = |name: &str, given: &[(String, f64)]| {
+            let before = settings.get(name).and_then(Value::as_object).cloned();
+            let mut delays = before.unwrap_or_default();
+            let given = given.iter();
+            delays.extend(given.map(|(topic, seconds)| (topic.clone(), json!(seconds))));
+            (!delays.is_empty()).then_some(Value::Object(delays))
+        };
+        let delays = ["delay_seconds", "delay_p95_seconds"];
+        let delays = [
+            (delays[0], with(delays[0], &self.delay)),
+            (delays[1], with(delays[1], &self.delay_p95)),
+        ];
         let mut put = |name: &str, value: Option<Value>| {
             if let Some(value) = value {
                 settings.insert(name.to_owned(), value);
@@ -188,14 +202,9 @@ impl Limits {
             "energy_windows",
             (!self.window.is_empty()).then(|| json!(self.window)),
         );
-        let before = before.and_then(Value::as_object).cloned();
-        let mut delays = before.unwrap_or_default();
-        let given = self.delay.iter();
-        delays.extend(given.map(|(topic, seconds)| (topic.clone(), json!(seconds))));
-        put(
-            "delay_seconds",
-            (!delays.is_empty()).then_some(Value::Object(delays)),
-        );
+        for (name, seconds) in delays {
+            put(name, seconds);
+        }
     }
 }
 
@@ -350,20 +359,21 @@ fn table(tenants: &[Value]) -> String {
                 row(format!("{name} per minute"), left);
             }
         }
-        for (name, unit) in [("joules", "J"), ("seconds", "s")] {
+        for (name, unit, limit) in [
+            ("joules", "J", "mean of a query"),
+            ("seconds", "s", "mean of a query"),
+            ("late", "of answers", "late"),
+        ] {
             let price = &tenant["prices"][name];
             let number = |field: &str| price[field].as_f64().unwrap_or(0.0);
             if price.is_object() {
                 rows += 1;
-                let state = if price["saturated"] == json!(true) {
-                    "; nobody keeps it"
-                } else {
-                    ""
-                };
-                let (tenant, limit) = (tenant["name"].as_str().unwrap_or("?"), "mean of a query");
+                let saturated = price["saturated"] == json!(true);
+                let state = if saturated { "; nobody keeps it" } else { "" };
+                let tenant = tenant["name"].as_str().unwrap_or("?");
                 let of = format!("{} {unit}", number("budget"));
                 let now = format!(
-                    "mean {:.2}, price {:.4}{state}",
+                    "mean {:.3}, price {:.4}{state}",
                     number("mean"),
                     number("price")
                 );
@@ -374,6 +384,7 @@ fn table(tenants: &[Value]) -> String {
             "query_joules",
             "delay_seconds",
             "late_answers",
+            "delay_p95_seconds",
             "experts",
             "least_quality",
             "parallel",

@@ -1,4 +1,4 @@
-//! What a joule and a second are worth to tenants with budgets on the mean.
+//! What joules, seconds and being late cost tenants with budgets on means and percentiles.
 
 use moe2_model::Event;
 use prometheus::{Error, GaugeVec, Opts, Registry};
@@ -13,7 +13,7 @@ impl Prices {
     pub(crate) fn new() -> Result<Self, Error> {
         let opts = Opts::new(
             "moe2_price",
-            "Quality that a joule or a second is worth to a tenant with a budget on the mean.",
+            "Quality that a joule, a second or being late costs a tenant with a budget on a mean or a percentile.",
         );
         let price = GaugeVec::new(opts, &["tenant", "per"])?;
         Ok(Self { price })
@@ -29,11 +29,17 @@ impl Prices {
             tenant,
             per_joule,
             per_second,
+            per_late,
         } = event
         else {
             return;
         };
-        for (per, price) in [("joule", per_joule), ("second", per_second)] {
+        let prices = [
+            ("joule", per_joule),
+            ("second", per_second),
+            ("late", per_late),
+        ];
+        for (per, price) in prices {
             if let Some(price) = price {
                 let labels = [tenant.as_str(), per];
                 self.price.with_label_values(&labels).set(*price);

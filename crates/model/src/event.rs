@@ -168,6 +168,8 @@ pub enum Event {
         per_joule: Option<f64>,
         /// Quality per second, if seconds have one.
         per_second: Option<f64>,
+        /// Quality that being late costs, if there is a budget on a percentile of the delay.
+        per_late: Option<f64>,
     },
     /// A problem could not be made or solved; the set from before stays.
     PlanFailed {

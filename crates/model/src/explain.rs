@@ -34,7 +34,28 @@ pub struct Forecast {
     pub samples: u64,
 }
 
+/// ln(0.95 / 0.05): the log-odds of a 95th percentile.
+const LOG_ODDS_P95: f64 = 2.944_438_979_166_44;
+
 impl Forecast {
+    /// Probability that the answer takes longer than this, by the log-logistic distribution through the
+    /// expected delay (as its median) and the 95th percentile. Its tail is a power, as that of the lengths
+    /// of answers is; a bell's would say "never" where one in a thousand is meant.
+    #[must_use]
+    pub fn later_than(&self, limit: Seconds) -> f64 {
+        let (middle, p95) = (self.delay.get(), self.delay_p95.get());
+        if limit <= Seconds::ZERO {
+            return 1.0;
+        }
+        let spread = (p95 / middle).ln();
+        // Certain, or no forecast at all.
+        if middle <= 0.0 || !spread.is_finite() || spread <= 0.0 {
+            return f64::from(u8::from(self.delay > limit));
+        }
+        let odds = (limit.get() / middle).powf(LOG_ODDS_P95 / spread);
+        1.0 / (1.0 + odds)
+    }
+
     /// Time the expert itself takes.
     #[must_use]
     pub fn busy(&self) -> Seconds {
@@ -181,4 +202,35 @@ pub struct Explanation {
     pub energy: Joules,
     /// The weakest source among the energies added up.
     pub energy_source: EnergySource,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_in_two_is_later_than_expected_and_one_in_twenty_than_the_percentile() {
+        let forecast = |delay: f64, p95: f64| Forecast {
+            quality: 0.5,
+            output_tokens: 1.0,
+            waiting: Seconds::ZERO,
+            delay: Seconds::saturating(delay),
+            delay_p95: Seconds::saturating(p95),
+            energy: Joules::ZERO,
+            energy_p95: Joules::ZERO,
+            samples: 0,
+        };
+        let later = |f: Forecast, limit: f64| f.later_than(Seconds::saturating(limit));
+        let usual = forecast(2.0, 5.0);
+        assert!((later(usual, 2.0) - 0.5).abs() < 1e-12);
+        assert!((later(usual, 5.0) - 0.05).abs() < 1e-12);
+        assert!(later(usual, 1.0) > 0.5 && later(usual, 20.0) < 0.05);
+        assert!((later(usual, 0.0) - 1.0).abs() < 1e-12);
+        // Certain.
+        assert_eq!(
+            [1.9, 2.0].map(|at| later(forecast(2.0, 2.0), at)),
+            [1.0, 0.0]
+        );
+        assert_eq!(later(forecast(0.0, 0.0), 1.0), 0.0);
+    }
 }

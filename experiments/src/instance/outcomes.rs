@@ -13,9 +13,9 @@ use serde::Deserialize;
 pub(crate) struct Question {
     #[serde(default)]
     pub(crate) domain: String,
-    prompt: String,
+    pub(crate) prompt: String,
     #[serde(default)]
-    choices: Vec<String>,
+    pub(crate) choices: Vec<String>,
     pub(crate) outcomes: BTreeMap<String, Outcome>,
 }
 

@@ -64,15 +64,17 @@ pub(crate) struct Cost {
     pub(crate) joules: f64,
 }
 
+/// Tokens per second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Speed {
+    pub(crate) prefill: f64,
+    pub(crate) decode: f64,
+}
+
 impl Device {
     /// Cost of an answer by a model of so many billions of weights in Q4_K_M.
     pub(crate) fn cost(&self, billions: f64, prompt_tokens: f64, output_tokens: f64) -> Cost {
-        let near = |m: &&(f64, f64)| (m.0 / billions - 1.0).abs() < 0.02;
-        let decode = match self.measured.iter().find(near) {
-            Some((_, measured)) => *measured,
-            None => self.bytes_per_s / (billions * 1e9 * BYTES_PER_WEIGHT),
-        };
-        let prefill = self.prefill_billions_per_s / billions;
+        let Speed { prefill, decode } = self.speed(billions);
         let seconds = prompt_tokens / prefill + output_tokens / decode;
         Cost {
             seconds,
@@ -80,8 +82,19 @@ impl Device {
         }
     }
 
+    /// Speed of a model of this size.
+    pub(crate) fn speed(&self, billions: f64) -> Speed {
+        let near = |m: &&(f64, f64)| (m.0 / billions - 1.0).abs() < 0.02;
+        let measured = self.measured.iter().find(near);
+        let roofline = self.bytes_per_s / (billions * 1e9 * BYTES_PER_WEIGHT);
+        Speed {
+            prefill: self.prefill_billions_per_s / billions,
+            decode: measured.map_or(roofline, |m| m.1),
+        }
+    }
+
     /// Whole-system power while a model of this size works, by the line through two readings.
-    fn watts(&self, billions: f64) -> f64 {
+    pub(crate) fn watts(&self, billions: f64) -> f64 {
         let [(a, at_a), (b, at_b)] = self.power;
         let slope = if a == b { 0.0 } else { (at_b - at_a) / (b - a) };
         (at_a + slope * (billions - a)).max(self.idle)

@@ -12,7 +12,7 @@ use super::profiles::{BYTES_PER_WEIGHT, Cost, Device};
 
 /// Models of 13 billion weights and below with graded answers, with their sizes in billions from their
 /// model cards.
-const MODELS: [(&str, f64); 15] = [
+pub(crate) const MODELS: [(&str, f64); 15] = [
     ("gemma-7b", 8.54),
     ("llama-2-13b", 13.02),
     ("llama-2-7b", 6.74),
@@ -31,15 +31,15 @@ const MODELS: [(&str, f64); 15] = [
 ];
 
 /// Characters per token of English text.
-const CHARS_PER_TOKEN: f64 = 4.0;
+pub(crate) const CHARS_PER_TOKEN: f64 = 4.0;
 /// Tokens of a chat template and instructions around a question.
 const TEMPLATE_TOKENS: f64 = 64.0;
 /// Share of a device's memory that weights and caches may take.
-const USABLE: f64 = 0.8;
+pub(crate) const USABLE: f64 = 0.8;
 /// Share of prompts that a worst case covers.
 const COVERED: f64 = 0.95;
 /// Key-value cache and buffers beside the weights.
-const CACHE_BYTES: f64 = 1e9;
+pub(crate) const CACHE_BYTES: f64 = 1e9;
 
 /// How tight the limits of a selection instance are.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -55,10 +55,9 @@ async fn list(State(admin): State<Admin>) -> Result<Response, ApiError> {
 async fn shown(admin: &Admin, member: Member) -> Result<Value, ApiError> {
     let standing = admin.engine.standing(member.name.clone()).await;
     let standing = standing.map_err(|_| ApiError::shutting_down())?;
-    let [joules, seconds] = standing.prices;
     Ok(json!({
         "name": member.name, "settings": member.settings, "changeable": member.changeable,
-        "left": left(&standing.room), "prices": {"joules": joules, "seconds": seconds},
+        "left": left(&standing.room), "prices": standing.prices,
     }))
 }
 

@@ -20,7 +20,7 @@ use super::query::{Round, Running};
 use super::queue::waited_in_vain;
 use super::record::QueryRecord;
 use super::reply::{Refusal, Reply};
-use super::route::{Contender, Route, Terms};
+use super::route::{Contender, Punctual, Route, Terms};
 use super::view::NodeState;
 use super::{Engine, Output, Timer};
 
@@ -70,6 +70,12 @@ impl Engine {
         let limits = &self.config.plan;
         query.budgets = limits.tightened(&query.tenant, features.topic(), query.budgets);
         let prices = self.steering.prices(&query.tenant, self.config.prices);
+        let tenant = limits.tenant(&query.tenant);
+        let within = tenant.and_then(|t| t.delay_p95.get(&features.topic()));
+        let punctual = within.map(|within| Punctual {
+            within: *within,
+            price: self.steering.per_late(&query.tenant),
+        });
         let running = Running {
             round: Round::first(query.mode),
             ballot: Vec::new(),
@@ -81,6 +87,7 @@ impl Engine {
             submitted: now,
             first_delta: None,
             prices,
+            punctual,
             candidates: Vec::new(),
             decisions: Vec::new(),
             attempts: Vec::new(),
@@ -156,6 +163,7 @@ impl Engine {
                     Mode::Fuse | Mode::Auto | Mode::Single => 1,
                 },
                 late: self.prefers_late(&running.query.tenant),
+                punctual: running.punctual_left(now),
             },
             mode,
             fused,
@@ -217,6 +225,7 @@ impl Engine {
         let forecasts = self.gate.forecast(&running.features, &names);
         let shape = Shape::of(query);
         let whose = (&query.tenant, self.weight(&query.tenant));
+        let topic = running.features.topic();
         let mut contenders = Vec::with_capacity(admitted.len());
         let ready: Vec<_> = admitted
             .into_iter()
@@ -235,6 +244,7 @@ impl Engine {
             let forecast = forecast(shape, &expert.cost, &quality, |busy| {
                 node.wait(now, expert, whose, busy)
             });
+            let forecast = self.coverage.corrected((whose.0, topic), forecast);
             let short = running.known_too_long(expert.offer.context_tokens)
                 || (some_hold && !holds(expert));
             contenders.push(Contender {

@@ -373,9 +373,11 @@ impl Engine {
     /// A query is under way no longer.
     fn left(&mut self, now: Time, id: QueryId, running: &Running) {
         self.timers.disarm(Timer::Timeout(id));
+        self.cover_cut(now, running);
         if running.attempts.iter().any(|a| a.sent.is_some()) {
             let delay = now.seconds_since(running.submitted);
-            self.steering.ended(&running.query.tenant, delay);
+            let late = running.punctual.map(|p| delay > p.within);
+            self.steering.ended(&running.query.tenant, delay, late);
             self.tell_price(&running.query.tenant);
         }
         let wall = self.wall(now);
@@ -385,13 +387,15 @@ impl Engine {
     /// Tells what a tenant's prices are, if it has any of its own.
     pub(super) fn tell_price(&mut self, tenant: &TenantId) {
         let price = |view: Option<PriceView>| view.map(|view| view.price);
-        let [per_joule, per_second] = self.steering.view(tenant).map(price);
-        if per_joule.is_some() || per_second.is_some() {
+        let view = self.steering.view(tenant);
+        let [per_joule, per_second, per_late] = [view.joules, view.seconds, view.late].map(price);
+        if [per_joule, per_second, per_late] != [None; 3] {
             let tenant = tenant.clone();
             self.event(Event::Priced {
                 tenant,
                 per_joule,
                 per_second,
+                per_late,
             });
         }
     }
@@ -453,6 +457,9 @@ impl Engine {
                 expert.cost.observe(&usage);
             }
         }
+        if finish != FinishReason::Cancelled {
+            self.cover(now, dispatch, open);
+        }
         let attempt = self
             .queries
             .get_mut(&open.query)
@@ -481,6 +488,35 @@ impl Engine {
             delay,
             covered,
         });
+    }
+}
+
+impl Engine {
+    /// Notes whether an answer came within its forecast.
+    fn cover(&mut self, now: Time, dispatch: DispatchId, open: &Open) {
+        let Some(running) = self.queries.get(&open.query) else {
+            return;
+        };
+        let attempt = running.attempts.iter().find(|a| a.dispatch == dispatch);
+        if let Some(attempt) = attempt.filter(|a| a.job == Job::Answer) {
+            let covered = now.seconds_since(attempt.asked) <= attempt.forecast.delay_p95;
+            let whose = (&running.query.tenant, running.features.topic());
+            self.coverage.note(whose, covered);
+        }
+    }
+
+    /// Notes answers that are not waited for any longer and were later than forecast by then; of others that
+    /// were cut nobody knows. Without these, a budget that cuts late answers would hide that they were late.
+    fn cover_cut(&mut self, now: Time, running: &Running) {
+        let cut = running.attempts.iter().filter(|a| {
+            a.job == Job::Answer
+                && a.is_active()
+                && now.seconds_since(a.asked) > a.forecast.delay_p95
+        });
+        for _ in cut {
+            let whose = (&running.query.tenant, running.features.topic());
+            self.coverage.note(whose, false);
+        }
     }
 }
 

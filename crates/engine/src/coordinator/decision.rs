@@ -45,7 +45,7 @@ impl Decision {
 pub(crate) fn decide(contenders: Vec<Contender>, grounds: &Grounds) -> Route {
     let mut route = route(contenders, &grounds.terms);
     if grounds.mode == Mode::Cascade
-        && let Some(cheapest) = route.cheapest(&grounds.terms.prices)
+        && let Some(cheapest) = route.cheapest(&grounds.terms)
     {
         route.also(cheapest);
     }

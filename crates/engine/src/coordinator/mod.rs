@@ -11,6 +11,7 @@ mod answer;
 mod collect;
 mod committee;
 mod config;
+mod coverage;
 mod decision;
 mod dispatch;
 mod fleet;
@@ -43,13 +44,14 @@ pub use ledger::{Account, EnergyWindow, Entry, Left, Past, Room, Settled, Span, 
 pub use plan::{
     ConstraintView, Plan, PlanLimits, PlanRequest, PlanView, PlannedExpert, Priced, TenantLimits,
 };
-pub use prices::PriceView;
+pub use prices::{PriceView, TenantPrices};
 pub use record::{Ending, QueryRecord};
 pub use reply::{Answer, Refusal, Reply};
-pub use route::Terms;
+pub use route::{Punctual, Terms};
 pub use view::{ExpertView, FleetView, NodeState, NodeView};
 
 use crate::timers::Timers;
+use coverage::Coverage;
 use fleet::Fleet;
 use ledger::Ledger;
 use plan::{Calibration, Pace};
@@ -94,6 +96,7 @@ pub struct Engine {
     fleet: Fleet,
     ledger: Ledger,
     steering: Steering,
+    coverage: Coverage,
     timers: Timers<Timer>,
     queries: HashMap<QueryId, Running>,
     open: BTreeMap<DispatchId, Open>,
@@ -123,6 +126,7 @@ impl Engine {
             fleet: Fleet::default(),
             ledger: Ledger::new(past),
             steering: Steering::default(),
+            coverage: Coverage::default(),
             timers: Timers::default(),
             queries: HashMap::new(),
             open: BTreeMap::new(),
@@ -221,9 +225,9 @@ impl Engine {
         self.ledger.room(self.wall(now), tenant)
     }
 
-    /// A tenant's prices of joules and of seconds, where it has mean budgets.
+    /// A tenant's prices, where it has budgets on means and percentiles.
     #[must_use]
-    pub fn tenant_prices(&self, tenant: &TenantId) -> [Option<PriceView>; 2] {
+    pub fn tenant_prices(&self, tenant: &TenantId) -> TenantPrices {
         self.steering.view(tenant)
     }
 

@@ -21,6 +21,15 @@ use super::plan::{Priced, TenantLimits};
 
 /// η: a query that takes twice the budget raises the price by a twentieth.
 const STEP: f64 = 0.05;
+/// Share of answers that may be late where 95 in 100 have to be in time. Less than a twentieth, so that not the
+/// whole but every window of a few minutes keeps it: answers that are late come together, when
+/// machines are slow or others ask much.
+const LATE: f64 = 0.01;
+/// η of lateness: few queries say much, so each may say less. A late answer raises the price by a third.
+const LATE_STEP: f64 = 0.003;
+/// Least and most that being late costs: a whole answer, and twenty. More
+/// would change no choice between answers, but outbid a budget of joules where the two cannot both be kept.
+const LATE_PRICES: (f64, f64) = (1.0, 20.0);
 /// A price at which the budget is worth this much quality: more would change no choice.
 const CEILING: f64 = 20.0;
 
@@ -29,8 +38,11 @@ const CEILING: f64 = 20.0;
 struct Dual {
     /// Mean use per query.
     budget: f64,
+    /// η.
+    step: f64,
     price: f64,
     floor: f64,
+    ceiling: f64,
     /// What the planner last said; 0 until it does.
     planned: f64,
     /// Sums since the budget was set, for people.
@@ -42,16 +54,22 @@ impl Dual {
     fn new(budget: f64, floor: f64) -> Self {
         Self {
             budget,
+            step: STEP,
             price: floor,
             floor,
+            ceiling: (CEILING / budget).max(floor),
             planned: 0.0,
             used: 0.0,
             queries: 0,
         }
     }
 
-    fn ceiling(&self) -> f64 {
-        (CEILING / self.budget).max(self.floor)
+    fn late() -> Self {
+        Self {
+            step: LATE_STEP,
+            ceiling: LATE_PRICES.1,
+            ..Self::new(LATE, LATE_PRICES.0)
+        }
     }
 
     /// Takes the planner's word as a start, and afterwards its rises: fewer or dearer experts cost more before
@@ -67,23 +85,23 @@ impl Dual {
         } else {
             self.price
         };
-        self.price = price.clamp(self.floor, self.ceiling());
+        self.price = price.clamp(self.floor, self.ceiling);
     }
 
     fn used(&mut self, used: f64) {
         self.used += used;
-        self.step(STEP * used / self.budget);
+        self.step(self.step * used / self.budget);
     }
 
     fn ended(&mut self) {
         self.queries += 1;
-        self.step(-STEP);
+        self.step(-self.step);
     }
 
     fn step(&mut self, step: f64) {
         // A price of nothing could never rise again.
         let price = self.price.max(1e-9 / self.budget);
-        self.price = (price * step.exp()).clamp(self.floor, self.ceiling());
+        self.price = (price * step.exp()).clamp(self.floor, self.ceiling);
     }
 
     fn view(&self) -> PriceView {
@@ -94,8 +112,8 @@ impl Dual {
             price: self.price,
             planned: self.planned,
             // The end of a query takes it a little below.
-            saturated: self.ceiling() > self.floor
-                && self.price >= self.ceiling() * (-1.5 * STEP).exp(),
+            saturated: self.ceiling > self.floor
+                && self.price >= self.ceiling * (-1.5 * self.step).exp(),
         }
     }
 }
@@ -122,6 +140,19 @@ pub struct PriceView {
 struct Own {
     energy: Option<Dual>,
     delay: Option<Dual>,
+    /// Its use is 1 for a late answer and 0 for another: the mean is the share of late ones.
+    late: Option<Dual>,
+}
+
+/// A tenant's prices as people see them; nothing where it has no such budget.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct TenantPrices {
+    /// Of a joule.
+    pub joules: Option<PriceView>,
+    /// Of a second.
+    pub seconds: Option<PriceView>,
+    /// Of being late; budget and mean are shares of answers.
+    pub late: Option<PriceView>,
 }
 
 /// Everyone's prices.
@@ -152,6 +183,7 @@ impl Steering {
                     limits.mean_delay.map(Seconds::get),
                     floor.per_second,
                 ),
+                late: (!limits.delay_p95.is_empty()).then(|| own.late.unwrap_or_else(Dual::late)),
             };
             if own != Own::default() {
                 self.tenants.insert(limits.tenant.clone(), own);
@@ -166,10 +198,10 @@ impl Steering {
                 continue;
             };
             if let Some(dual) = &mut own.energy {
-                dual.planned(prices.map_or(dual.ceiling(), |p| p.per_joule));
+                dual.planned(prices.map_or(dual.ceiling, |p| p.per_joule));
             }
             if let Some(dual) = &mut own.delay {
-                dual.planned(prices.map_or(dual.ceiling(), |p| p.per_second));
+                dual.planned(prices.map_or(dual.ceiling, |p| p.per_second));
             }
         }
     }
@@ -183,6 +215,12 @@ impl Steering {
         }
     }
 
+    /// What being late costs a tenant's next query.
+    pub(crate) fn per_late(&self, tenant: &TenantId) -> f64 {
+        let dual = self.tenants.get(tenant).and_then(|own| own.late);
+        dual.map_or(LATE_PRICES.0, |dual| dual.price)
+    }
+
     /// Notes what a dispatch took, whatever became of its query.
     pub(crate) fn used(&mut self, tenant: &TenantId, energy: Joules) {
         if let Some(dual) = self
@@ -194,8 +232,9 @@ impl Steering {
         }
     }
 
-    /// Notes that a query that was dispatched has ended, after so long.
-    pub(crate) fn ended(&mut self, tenant: &TenantId, delay: Seconds) {
+    /// Notes that a query that was dispatched has ended, after so long; `late` if there is a delay that most
+    /// answers stay within.
+    pub(crate) fn ended(&mut self, tenant: &TenantId, delay: Seconds, late: Option<bool>) {
         let Some(own) = self.tenants.get_mut(tenant) else {
             return;
         };
@@ -206,12 +245,22 @@ impl Steering {
             dual.used(delay.get());
             dual.ended();
         }
+        if let (Some(dual), Some(late)) = (&mut own.late, late) {
+            dual.used(f64::from(u8::from(late)));
+            dual.ended();
+        }
     }
 
-    /// Prices of joules and of seconds, of a tenant that has mean budgets.
-    pub(crate) fn view(&self, tenant: &TenantId) -> [Option<PriceView>; 2] {
+    /// A tenant's own prices.
+    pub(crate) fn view(&self, tenant: &TenantId) -> TenantPrices {
         let own = self.tenants.get(tenant).copied().unwrap_or_default();
-        [own.energy, own.delay].map(|dual| dual.map(|dual| dual.view()))
+        let [joules, seconds, late] =
+            [own.energy, own.delay, own.late].map(|dual| dual.map(|dual| dual.view()));
+        TenantPrices {
+            joules,
+            seconds,
+            late,
+        }
     }
 }
 
@@ -257,7 +306,7 @@ mod tests {
             let drift = 1.0 + 0.5 * (n as f64 / 2_000.0).sin();
             let joules = joules * drift * (0.5 + rng.unit());
             steering.used(&tenant, Joules::saturating(joules));
-            steering.ended(&tenant, Seconds::ZERO);
+            steering.ended(&tenant, Seconds::ZERO, None);
             used += joules;
             good += quality;
         }
@@ -269,8 +318,50 @@ mod tests {
             "{}",
             good / f64::from(answers)
         );
-        let [view, none] = steering.view(&tenant);
-        assert!(none.is_none() && view.is_some_and(|v| !v.saturated));
+        let view = steering.view(&tenant).joules;
+        assert!(view.is_some_and(|v| !v.saturated));
+    }
+
+    #[test]
+    fn few_are_late_although_the_risk_is_misjudged() {
+        let tenant = TenantId::new("t").expect("a valid name");
+        let limits = TenantLimits {
+            delay_p95: [(moe2_gate::Topic::Chat, Seconds::saturating(2.0))].into(),
+            ..TenantLimits::unlimited(tenant.clone())
+        };
+        let mut steering = Steering::default();
+        steering.limit(&[limits], FLOOR);
+        assert_eq!(steering.per_late(&tenant), LATE_PRICES.0);
+        let mut rng = Rng::new(5);
+        // Quality, forecast risk and true risk of a good expert that is often late, and of one that is not.
+        let experts = [(0.9, 0.1, 0.2), (0.6, 0.01, 0.001)];
+        let (mut late, mut good) = (0, 0.0);
+        let answers = 20_000;
+        for _ in 0..answers {
+            let price = steering.per_late(&tenant);
+            let scores = experts.map(|e| e.0 + 0.05 * rng.normal() - price * e.1);
+            let chosen = experts[usize::from(scores[1] > scores[0])];
+            let is_late = rng.chance(chosen.2);
+            steering.ended(&tenant, Seconds::ZERO, Some(is_late));
+            late += u32::from(is_late);
+            good += chosen.0;
+        }
+        let share = f64::from(late) / f64::from(answers);
+        assert!(share < 1.1 * LATE, "{share}");
+        // What may be late is used: the other expert alone would come to 0.6.
+        assert!(
+            good / f64::from(answers) > 0.605,
+            "{}",
+            good / f64::from(answers)
+        );
+        let view = steering.view(&tenant).late.expect("it has a budget");
+        assert!((view.mean - share).abs() < 1e-12 && view.queries == 20_000);
+        steering.ended(&tenant, Seconds::ZERO, None);
+        assert_eq!(
+            steering.view(&tenant).late,
+            Some(view),
+            "a topic without a budget"
+        );
     }
 
     #[test]
@@ -278,10 +369,10 @@ mod tests {
         let (mut steering, tenant) = steering(5.0);
         let take = |steering: &mut Steering, joules: f64| {
             steering.used(&tenant, Joules::saturating(joules));
-            steering.ended(&tenant, Seconds::ZERO);
+            steering.ended(&tenant, Seconds::ZERO, None);
         };
         (0..10_000).for_each(|_| take(&mut steering, 50.0));
-        let saturated = steering.view(&tenant)[0].expect("it has one");
+        let saturated = steering.view(&tenant).joules.expect("it has one");
         assert!(saturated.saturated && saturated.price <= CEILING / 5.0);
         (0..300).for_each(|_| take(&mut steering, 1.0));
         assert_eq!(steering.prices(&tenant, FLOOR).per_joule, FLOOR.per_joule);
@@ -306,7 +397,7 @@ mod tests {
         steering.planned(&[priced(Some(0.01))]);
         assert_eq!(now(&steering), 0.01);
         steering.used(&tenant, Joules::saturating(10.0));
-        steering.ended(&tenant, Seconds::ZERO);
+        steering.ended(&tenant, Seconds::ZERO, None);
         let corrected = now(&steering);
         assert!((corrected / 0.01 - STEP.exp()).abs() < 1e-12);
         steering.planned(&[priced(Some(0.03))]);
@@ -316,7 +407,7 @@ mod tests {
         assert_eq!(now(&steering), risen, "falls are left to what is used");
         steering.planned(&[priced(None)]);
         assert_eq!(now(&steering), CEILING / 5.0, "no mix keeps the mean");
-        let view = steering.view(&tenant)[0].expect("it has one");
+        let view = steering.view(&tenant).joules.expect("it has one");
         assert_eq!((view.queries, view.budget), (1, 5.0));
         assert_eq!((view.mean, view.planned), (10.0, CEILING / 5.0));
     }
@@ -349,11 +440,11 @@ mod tests {
         let price = steering.prices(&tenant, nothing).per_joule;
         assert!((price / (1e-9 / 4.0 * STEP.exp()) - 1.0).abs() < 1e-9);
         steering.used(&tenant, Joules::saturating(4_000.0));
-        let view = |steering: &Steering| steering.view(&tenant)[0].expect("it has one");
+        let view = |steering: &Steering| steering.view(&tenant).joules.expect("it has one");
         assert!(view(&steering).saturated && view(&steering).price == CEILING / 4.0);
-        steering.ended(&tenant, Seconds::ZERO);
+        steering.ended(&tenant, Seconds::ZERO, None);
         assert!(view(&steering).saturated);
-        steering.ended(&tenant, Seconds::ZERO);
+        steering.ended(&tenant, Seconds::ZERO, None);
         assert!(!view(&steering).saturated);
     }
 
@@ -379,7 +470,7 @@ mod tests {
         steering.planned(&[priced(Some(0.0))]);
         for _ in 0..30 {
             steering.used(&tenant, Joules::saturating(15.0));
-            steering.ended(&tenant, Seconds::ZERO);
+            steering.ended(&tenant, Seconds::ZERO, None);
         }
         let before = steering.prices(&tenant, FLOOR).per_joule;
         steering.planned(&[priced(Some(before / 2.0))]);
@@ -387,7 +478,7 @@ mod tests {
         steering.planned(&[priced(Some(0.0))]);
         steering.planned(&[priced(Some(before * 2.0))]);
         assert_eq!(steering.prices(&tenant, FLOOR).per_joule, before * 2.0);
-        let view = steering.view(&tenant)[0].expect("it has one");
+        let view = steering.view(&tenant).joules.expect("it has one");
         assert_eq!((view.queries, view.mean), (30, 15.0));
     }
 
@@ -402,7 +493,7 @@ mod tests {
             for used in uses {
                 steering.used(&tenant, Joules::saturating(used));
                 let lost = steering.prices(&tenant, FLOOR).per_joule >= CEILING / budget;
-                steering.ended(&tenant, Seconds::ZERO);
+                steering.ended(&tenant, Seconds::ZERO, None);
                 let price = steering.prices(&tenant, FLOOR).per_joule;
                 since = (since.0 + used, since.1 + 1.0, since.2);
                 if lost {

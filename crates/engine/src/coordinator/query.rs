@@ -12,6 +12,7 @@ use moe2_model::{
 };
 
 use super::decision::Decision;
+use super::route::Punctual;
 
 /// How far an attempt got.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,6 +124,8 @@ pub(crate) struct Running {
     pub(crate) submitted: Time,
     pub(crate) first_delta: Option<Time>,
     pub(crate) prices: Prices,
+    /// The delay that most answers stay within, all of it.
+    pub(crate) punctual: Option<Punctual>,
     pub(crate) candidates: Vec<Candidate>,
     /// Choices made so far, where they are recorded.
     pub(crate) decisions: Vec<Decision>,
@@ -172,6 +175,15 @@ impl Running {
             .budgets
             .delay
             .map(|budget| budget - now.seconds_since(self.submitted))
+    }
+
+    /// What is left of the delay that most answers stay within.
+    pub(crate) fn punctual_left(&self, now: Time) -> Option<Punctual> {
+        let taken = now.seconds_since(self.submitted);
+        self.punctual.map(|punctual| Punctual {
+            within: punctual.within - taken,
+            ..punctual
+        })
     }
 
     /// What is left of the energy budget.

@@ -80,6 +80,7 @@ impl Engine {
             },
             experts: 0,
             late: false,
+            punctual: running.punctual_left(now),
         };
         let mut route = route(contenders, &terms);
         let committee = Committee {

@@ -1,6 +1,6 @@
 //! Which experts answer one query: a pure function over a snapshot (MATH 2.2).
 //!
-//! Every admissible expert gets the score quality − λ·joules − μ·seconds and the best win. Hard
+//! Every admissible expert gets the score quality − λ·joules − μ·seconds − ν·P(late) and the best win. Hard
 //! budgets of the request come first: an expert whose forecast (p95) breaks them is dropped whatever
 //! its score, because a price only steers the mean. Every expert keeps its verdict, so the reply can
 //! say why each one was or was not taken.
@@ -42,6 +42,30 @@ pub struct Terms {
     pub experts: usize,
     /// Whether a late answer is better than none.
     pub late: bool,
+    /// Delay that most answers should stay within.
+    #[serde(default)]
+    pub punctual: Option<Punctual>,
+}
+
+/// A budget on a percentile of the delay.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Punctual {
+    /// What is left of it.
+    pub within: Seconds,
+    /// ν: quality that being late costs.
+    pub price: f64,
+}
+
+impl Terms {
+    /// What joules, seconds and the risk of being late cost, in quality.
+    fn cost(&self, forecast: &Forecast) -> f64 {
+        let late = self
+            .punctual
+            .map_or(0.0, |p| p.price * forecast.later_than(p.within));
+        self.prices.per_joule * forecast.energy.get()
+            + self.prices.per_second * forecast.delay.get()
+            + late
+    }
 }
 
 /// The decision.
@@ -69,12 +93,9 @@ impl Route {
         self.chosen += 1;
     }
 
-    /// The place of the admissible expert with the lowest price, λ·joules + μ·seconds; the thriftiest
-    /// one if nothing has a price.
-    pub(crate) fn cheapest(&self, prices: &Prices) -> Option<usize> {
-        let price = |c: &Candidate| {
-            prices.per_joule * c.forecast.energy.get() + prices.per_second * c.forecast.delay.get()
-        };
+    /// The place of the admissible expert with the lowest cost; the thriftiest one if nothing has a price.
+    pub(crate) fn cheapest(&self, terms: &Terms) -> Option<usize> {
+        let price = |c: &Candidate| terms.cost(&c.forecast);
         let open = self.candidates.iter().enumerate();
         let open = open.filter(|(_, c)| c.verdict == Verdict::Outscored);
         open.min_by(|(_, a), (_, b)| {
@@ -181,9 +202,7 @@ fn judge(contender: Contender, terms: &Terms) -> Candidate {
         forecast,
         barred,
     } = contender;
-    let score = forecast.quality
-        - terms.prices.per_joule * forecast.energy.get()
-        - terms.prices.per_second * forecast.delay.get();
+    let score = forecast.quality - terms.cost(&forecast);
     let verdict = if let Some(reason) = barred {
         reason
     } else if terms
@@ -245,6 +264,7 @@ mod tests {
             },
             experts,
             late: false,
+            punctual: None,
         }
     }
 
@@ -255,6 +275,29 @@ mod tests {
         let route = route(vec![slow_better, fast], &terms(None, None, 1));
         assert_eq!(route.chosen()[0].expert.name.as_str(), "m2");
         assert_eq!(route.candidates[1].verdict, Verdict::Outscored);
+    }
+
+    #[test]
+    fn the_risk_of_being_late_counts_as_its_price_says() {
+        let slow_better = || contender(1, 0.9, 1.8, 1.0);
+        let fast = || contender(2, 0.6, 0.5, 1.0);
+        let best = |price: f64, within: f64| {
+            let terms = Terms {
+                punctual: Some(Punctual {
+                    within: Seconds::saturating(within),
+                    price,
+                }),
+                ..terms(None, None, 1)
+            };
+            route(vec![slow_better(), fast()], &terms).chosen()[0]
+                .expert
+                .name
+                .to_string()
+        };
+        assert_eq!(best(0.0, 2.0), "m1");
+        assert_eq!(best(20.0, 2.0), "m2");
+        assert_eq!(best(20.0, 60.0), "m1", "neither will be late");
+        assert_eq!(best(20.0, 0.0), "m1", "both are late already");
     }
 
     #[test]
@@ -320,7 +363,11 @@ mod tests {
         let rows = || vec![contender(1, 0.9, 1.0, 9.0), contender(2, 0.5, 3.0, 2.0)];
         let route = route(rows(), &terms(None, None, 0));
         let name = |prices| {
-            let place = route.cheapest(&prices).expect("both are admissible");
+            let terms = Terms {
+                prices,
+                ..terms(None, None, 0)
+            };
+            let place = route.cheapest(&terms).expect("both are admissible");
             route.candidates[place].expert.name.to_string()
         };
         let prices = |per_joule, per_second| Prices {

@@ -1,8 +1,12 @@
 //! Budgets and windows that do not suffice.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use moe2_engine::coordinator::{PlanLimits, TenantLimits};
+use moe2_gate::Topic;
 use moe2_model::{Budgets, Joules, Query, RefusalKind, Seconds};
-use moe2_wire::FailureKind;
+use moe2_wire::{FailureKind, FromAgent};
 
 use crate::support::{Bench, SMOL, done, failed, question, tenant};
 
@@ -97,9 +101,9 @@ fn a_mean_budget_begins_with_the_price_that_the_planner_gives_it() {
         })
         .joined();
         bench.plan();
-        let [price, none] = bench.engine.tenant_prices(&tenant());
-        assert_eq!(none, None);
-        price.expect("it has a budget")
+        let prices = bench.engine.tenant_prices(&tenant());
+        assert_eq!((prices.seconds, prices.late), (None, None));
+        prices.joules.expect("it has a budget")
     };
     let all: Vec<_> = (1..60).rev().map(|n| mean(f64::from(n))).collect();
     let dearer = all.is_sorted_by(|wide, tight| wide.price <= tight.price * (1.0 + 1e-9));
@@ -113,4 +117,59 @@ fn a_mean_budget_begins_with_the_price_that_the_planner_gives_it() {
     // The configuration's price is the least.
     assert!(kept.clone().all(|p| p.price == p.planned.max(0.001)));
     assert!(kept.count() > 0, "{all:?}");
+}
+
+#[test]
+fn late_answers_make_being_late_dearer_and_nothing_is_refused_for_it() {
+    let limits = TenantLimits {
+        delay_p95: BTreeMap::from([(Topic::Chat, Seconds::saturating(0.2))]),
+        ..TenantLimits::unlimited(tenant())
+    };
+    let mut bench = Bench::planning(PlanLimits {
+        tenants: vec![limits],
+        ..PlanLimits::default()
+    })
+    .joined();
+    let late = |bench: &Bench| {
+        let late = bench.engine.tenant_prices(&tenant()).late;
+        late.expect("it has a budget")
+    };
+    let first = late(&bench);
+    for millis in [300, 100, 300] {
+        let sent = bench.ask_one(question("Hello, how are you?"));
+        bench.pass(Duration::from_millis(millis));
+        bench.says(&sent, done(1.0));
+        bench.answer();
+    }
+    let then = late(&bench);
+    assert_eq!(then.queries, 3);
+    assert!((then.mean - 2.0 / 3.0).abs() < 1e-12, "{then:?}");
+    assert!(then.price > first.price, "{first:?} {then:?}");
+    // Of other topics nothing is said.
+    let sent = bench.ask_one(question("Write a Python function that reverses a string."));
+    bench.pass(Duration::from_millis(400));
+    bench.says(&sent, done(1.0));
+    assert_eq!(late(&bench), then);
+}
+
+#[test]
+fn a_tenants_percentile_widens_with_every_answer_that_was_later() {
+    let beyond_mean = |seconds: u64| {
+        let mut bench = Bench::empty();
+        let mut last = 0.0;
+        bench.join(1, "smol", SMOL);
+        for _ in 0..12 {
+            let sent = bench.ask_one(question("Hello, how are you?"));
+            for _ in 0..seconds {
+                bench.pass(Duration::from_secs(1));
+                bench.agent(1, "smol", FromAgent::Heartbeat { sequence: 0 });
+            }
+            bench.says(&sent, done(1.0));
+            let forecast = bench.answer().explanation.participants[0].forecast;
+            last = forecast.delay_p95.get() / forecast.delay.get() - 1.0;
+        }
+        last
+    };
+    let (in_time, late) = (beyond_mean(0), beyond_mean(5));
+    assert!(late > 2.0 * in_time, "{in_time} {late}");
 }

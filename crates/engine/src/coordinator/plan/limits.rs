@@ -46,6 +46,8 @@ pub struct TenantLimits {
     /// Whether it has answers late rather than not at all: where no expert keeps the delay budget, the one
     /// that is nearest to it is asked.
     pub late: bool,
+    /// Delay by topic that 95 in 100 answers stay within, kept by a price on being late.
+    pub delay_p95: BTreeMap<Topic, Seconds>,
     /// Energy of a query on average, kept by a price.
     pub mean_energy: Option<Joules>,
     /// Delay of a query on average, kept by a price.
@@ -68,6 +70,7 @@ impl TenantLimits {
             energy: None,
             delay: BTreeMap::new(),
             late: false,
+            delay_p95: BTreeMap::new(),
             mean_energy: None,
             mean_delay: None,
             experts: None,

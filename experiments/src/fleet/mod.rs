@@ -1,0 +1,169 @@
+//! Budgets on a large fleet: fifty machines that drift, leave and come back, twenty tenants, and a hundred
+//! thousand requests of two production traces, through the real coordinator in virtual time.
+
+mod judge;
+mod load;
+mod machines;
+mod tenants;
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use moe2_engine::coordinator::{Config, PlanLimits};
+use moe2_gate::Gate;
+use moe2_model::Rng;
+use moe2_sim::traffic::{Drift, Outcome, Played, Setup, play};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+use self::judge::{Row, Run};
+use self::load::{Asked, Load, Trace, query};
+use self::machines::Fleet;
+use self::tenants::{Policy, Tenant};
+use crate::Setting;
+use crate::instance::outcomes::{self, Question};
+use crate::instance::profiles;
+use crate::instance::real::MODELS;
+
+/// Requests of a run.
+const REQUESTS: usize = 100_000;
+/// Over the rate at which the traces were recorded, such that about two thirds of the fleet are at work.
+const RATE: f64 = 1.0;
+const SEEDS: [u64; 3] = [1, 2, 3];
+/// Speeds swing by half, over half an hour to three hours; a request's own time has a spread of a tenth.
+const DRIFT: Drift = Drift {
+    amplitude: 0.5,
+    period: (Duration::from_secs(1_800), Duration::from_secs(10_800)),
+    noise: 0.1,
+};
+/// A machine stays for two hours on average, and is away for ten minutes.
+const OUTAGES: (Duration, Duration) = (Duration::from_secs(7_200), Duration::from_secs(600));
+/// The tenant that asks ten times as much.
+const GREEDY: usize = 0;
+
+struct World {
+    fleet: Fleet,
+    traces: Vec<Trace>,
+    tenants: Vec<Tenant>,
+    gate: Gate,
+    /// None of which the gate has seen.
+    questions: Vec<Question>,
+    requests: usize,
+    /// One machine in so many, and as many requests fewer.
+    stride: usize,
+}
+
+/// A run: how budgets are kept, whether a tenant is greedy, the seed.
+type Plan = (Policy, bool, u64);
+
+pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
+    let world = World::new(setting)?;
+    let seeds = if setting.smoke { &SEEDS[..1] } else { &SEEDS };
+    let kinds = [
+        (Policy::Priced, false),
+        (Policy::WorstCase, false),
+        (Policy::MeanCase, false),
+        (Policy::Priced, true),
+    ];
+    let plans = seeds
+        .iter()
+        .flat_map(|s| kinds.map(|(p, greedy)| (p, greedy, *s)));
+    let plans: Vec<Plan> = plans.collect();
+    let runs: Vec<Value> = plans
+        .par_iter()
+        .map(|plan| {
+            let began = std::time::Instant::now();
+            let run = world.run(*plan);
+            setting.say(&format!("{plan:?}: {:.0} s", began.elapsed().as_secs_f64()));
+            run
+        })
+        .collect();
+    Ok(json!({
+        "machines": world.fleet.machines.len(), "deployments": world.fleet.deployments.len(),
+        "tenants": world.tenants.len(), "requests": world.requests, "rate": RATE,
+        "questions": world.questions.len(), "runs": runs,
+    }))
+}
+
+impl World {
+    fn new(setting: &Setting) -> anyhow::Result<Self> {
+        let data = setting.data()?;
+        let complete = |q: &Question| MODELS.iter().all(|(m, _)| q.outcomes.contains_key(*m));
+        let mut questions = outcomes::read(&data.join("mmlu_pro_29llm.jsonl.zst"))?;
+        questions.retain(complete);
+        ensure!(
+            questions.len() > 1,
+            "no question was answered by every model"
+        );
+        Rng::new(0).shuffle(&mut questions);
+        let known = questions.split_off(questions.len() / 2);
+        let stride = if setting.smoke { 4 } else { 1 };
+        let devices = profiles::devices(&data.join("device_profiles.csv"))?;
+        let fleet = Fleet::new(&devices, stride)?;
+        let traces = Trace::all(data)?;
+        Ok(Self {
+            tenants: Tenant::all(&fleet, &traces, &tenants::rates(&known))?,
+            gate: tenants::gate(&fleet, &traces, &known)?,
+            fleet,
+            traces,
+            questions,
+            requests: if setting.smoke { 2_000 } else { REQUESTS },
+            stride,
+        })
+    }
+
+    fn run(&self, (policy, greedy, seed): Plan) -> Value {
+        let (asked, played) = self.played((policy, greedy, seed));
+        let run = self.judged(policy, &asked, &played);
+        json!({"policy": policy, "greedy": greedy, "seed": seed, "utilisation": played.utilisation(), "forecasts": [played.forecasts.0, played.forecasts.1, played.forecasts.2], "losses": played.losses, "redispatches": played.redispatches, "rows": run})
+    }
+
+    fn played(&self, (policy, greedy, seed): Plan) -> (Vec<Asked>, Played) {
+        let load = Load {
+            count: self.requests,
+            rate: RATE / self.stride as f64,
+            seed,
+            greedy: greedy.then_some(GREEDY),
+        };
+        let asked = load.requests(&self.traces, self.questions.len());
+        let setup = Setup {
+            machines: self.fleet.machines.clone(),
+            drift: DRIFT,
+            outages: Some(OUTAGES),
+            config: Config {
+                plan: PlanLimits {
+                    tenants: self.tenants.iter().map(|t| t.limits(policy)).collect(),
+                    ..PlanLimits::default()
+                },
+                ..Config::default()
+            },
+            gate: self.gate.clone(),
+            seed,
+        };
+        let requests: Vec<_> = asked.iter().map(|a| a.request).collect();
+        let ask = |n: usize| {
+            let asked = &asked[n];
+            let question = &self.questions[asked.question];
+            query(asked, question, &self.tenants[asked.tenant].id)
+        };
+        let played = play(&setup, &requests, &ask);
+        (asked, played)
+    }
+
+    fn judged(&self, policy: Policy, asked: &[Asked], played: &Played) -> Vec<Row> {
+        let score = |asked: &Asked, outcome: &Outcome| {
+            let answered = outcome.end.as_ref().ok();
+            let by = answered.and_then(|expert| self.fleet.deployment(&expert.name));
+            by.map_or(0.0, |d| {
+                self.questions[asked.question].outcomes[MODELS[d.model].0].score
+            })
+        };
+        let run = Run {
+            policy,
+            asked,
+            played,
+            score: &score,
+        };
+        run.rows(&self.tenants)
+    }
+}
