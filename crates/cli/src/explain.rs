@@ -220,9 +220,10 @@ fn as_text(explanation: &Explanation, all: &[Replayed]) -> String {
     );
     text += &match &record.ending {
         Ending::Answered { model, fusion } => format!(
-            "answered by {model} ({fusion}) after {:.3} s with {:.3} J ({})\n",
+            "answered by {model} ({fusion}) after {:.3} s with {:.3} J ±{:.3} J ({})\n",
             record.delay.get(),
             record.energy.get(),
+            record.energy_error.get(),
             record.energy_source,
         ),
         Ending::Refused { reason, message } => {

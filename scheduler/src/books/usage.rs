@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use moe2_model::EnergySource;
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,10 @@ pub(crate) struct Line {
     pub(crate) prompt_tokens: u64,
     pub(crate) output_tokens: u64,
     pub(crate) energy_j: f64,
+    /// The most by which `energy_j` may be off, either way: the sum of what each dispatch may be off by.
+    pub(crate) error_j: f64,
+    /// Where the joules are from; of several, the one to trust least.
+    pub(crate) source: String,
     pub(crate) reserved_j: f64,
     /// Used beyond what was reserved, dispatch by dispatch: the most by which a window can be exceeded.
     pub(crate) over_j: f64,
@@ -64,7 +69,8 @@ pub(crate) fn usage(path: &Path, query: &Query) -> rusqlite::Result<Vec<Line>> {
     // The key is one of the four above; what callers give are parameters.
     let mut statement = database.prepare(&format!(
         "SELECT {key}, count(DISTINCT query), count(*), sum(prompt_tokens), sum(output_tokens),
-                sum(energy_j), sum(bound_j), sum(max(energy_j - bound_j, 0)), sum(busy_s)
+                sum(energy_j), sum(bound_j), sum(max(energy_j - bound_j, 0)), sum(busy_s),
+                sum(error_j), group_concat(DISTINCT source)
          FROM usage WHERE at >= ?1 AND at < ?2 AND (?3 IS NULL OR tenant = ?3)
          GROUP BY 1 ORDER BY 1"
     ))?;
@@ -81,7 +87,42 @@ pub(crate) fn usage(path: &Path, query: &Query) -> rusqlite::Result<Vec<Line>> {
             reserved_j: row.get(6)?,
             over_j: row.get(7)?,
             busy_s: row.get(8)?,
+            error_j: row.get(9)?,
+            source: weakest(&row.get::<_, String>(10)?),
         })
     })?;
     rows.collect()
+}
+
+/// The least trusted of sources as the books spell them, separated by commas. What was lost is known
+/// least of all, and so is what another release wrote.
+fn weakest(sources: &str) -> String {
+    let rank = |source: &&str| {
+        let known = EnergySource::ALL
+            .into_iter()
+            .find(|s| s.as_str() == *source);
+        known.map_or(u8::MAX, EnergySource::rank)
+    };
+    sources
+        .split(',')
+        .max_by_key(rank)
+        .unwrap_or("lost")
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_is_named_after_its_least_trusted_part_whatever_the_order() {
+        for (sources, name) in [
+            ("measured:ina3221", "measured:ina3221"),
+            ("measured:rapl,measured:nvml", "measured:rapl"),
+            ("measured:nvml,modelled,measured:ina3221", "modelled"),
+            ("lost,modelled", "lost"),
+        ] {
+            assert_eq!(weakest(sources), name);
+        }
+    }
 }

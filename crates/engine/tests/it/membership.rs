@@ -43,7 +43,14 @@ fn an_agent_of_another_version_is_refused_and_told_ours() {
 #[test]
 fn an_agent_that_does_not_say_hello_first_is_refused() {
     let mut bench = Bench::empty();
-    bench.agent(1, "rude", FromAgent::Heartbeat { sequence: 1 });
+    bench.agent(
+        1,
+        "rude",
+        FromAgent::Heartbeat {
+            sequence: 1,
+            standing: moe2_model::Figure::NONE,
+        },
+    );
     assert!(matches!(refused(&bench), Some(RefusedAgent::BadHello(_))));
 }
 
