@@ -206,11 +206,12 @@ impl Driver {
     }
 
     fn put_all(&mut self) {
-        while let Some(output) = self.engine.poll_output() {
-            self.put(output);
-        }
+        // Before the meter is asked to read: the thread looks at its pace when it has.
         if let Some(meter) = &self.meter {
             meter.set_busy(self.engine.jobs() > 0);
+        }
+        while let Some(output) = self.engine.poll_output() {
+            self.put(output);
         }
     }
 

@@ -207,6 +207,61 @@ mod tests {
         }
     }
 
+    fn errors(database: &Connection) -> Vec<(String, f64)> {
+        let mut select = database
+            .prepare("SELECT source, error_j FROM usage ORDER BY dispatch")
+            .expect("a column of errors");
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+        let rows = rows.expect("rows").collect::<rusqlite::Result<_>>();
+        rows.expect("numbers")
+    }
+
+    #[test]
+    fn every_row_has_an_error_and_what_was_lost_has_its_reservation() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let opened = open(
+            &dir.path().join("moe2.db"),
+            Wall(9),
+            Duration::from_secs(99),
+        );
+        let database = opened.expect("a fresh database").database;
+        write(&database, &settled(1, 9, 5.0)).expect("written");
+        let lost = Settled {
+            energy: Joules::ZERO,
+            usage: None,
+            ..settled(2, 9, 5.0)
+        };
+        write(&database, &lost).expect("written");
+        let expected = [("measured:rapl".to_owned(), 0.5), ("lost".to_owned(), 10.0)];
+        assert_eq!(errors(&database), expected);
+    }
+
+    #[test]
+    fn books_without_errors_get_them_once_when_they_are_opened() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("moe2.db");
+        let old = crate::store::connect(&path).expect("a file");
+        // The table as it was, with a modelled and a lost dispatch.
+        old.execute_batch(
+            "CREATE TABLE usage (
+                dispatch INTEGER PRIMARY KEY, query INTEGER NOT NULL, tenant TEXT NOT NULL,
+                expert TEXT NOT NULL, reserved_at INTEGER NOT NULL, at INTEGER NOT NULL,
+                bound_j REAL NOT NULL, energy_j REAL NOT NULL, source TEXT NOT NULL,
+                prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, busy_s REAL NOT NULL);
+             INSERT INTO usage VALUES (1, 1, 't', 'e@n', 9, 9, 8.0, 6.0, 'measured:rapl', 1, 1, 1.0);
+             INSERT INTO usage VALUES (2, 1, 't', 'e@n', 9, 9, 7.0, 0.0, 'lost', 0, 0, 0.0);",
+        )
+        .expect("an old table");
+        drop(old);
+        for _ in 0..2 {
+            let opened = open(&path, Wall(10), Duration::from_secs(99)).expect("it opens");
+            let errors = errors(&opened.database);
+            let expected = [("measured:rapl".to_owned(), 6.0), ("lost".to_owned(), 7.0)];
+            assert_eq!(errors[..2], expected);
+            write(&opened.database, &settled(3, 9, 5.0)).expect("written");
+        }
+    }
+
     #[test]
     fn a_settlement_is_charged_once_and_a_mark_is_charged_by_whoever_opens_next() {
         let dir = tempfile::tempdir().expect("a folder");

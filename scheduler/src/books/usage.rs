@@ -115,6 +115,48 @@ mod tests {
     use super::*;
 
     #[test]
+    fn errors_add_up_in_a_sum() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("moe2.db");
+        let month = std::time::Duration::from_secs(30 * 86_400);
+        let opened = super::super::open(&path, moe2_engine::coordinator::Wall(9), month);
+        let database = opened.expect("a fresh database").database;
+        for (dispatch, joules, source, error) in [
+            (1, 10.0, "measured:ina3221", 0.5),
+            (2, 20.0, "modelled", 20.0),
+            (3, 0.0, "lost", 7.0),
+        ] {
+            database
+                .execute(
+                    "INSERT INTO usage VALUES (?1, 1, 't', ?3, 9, 9, 30.0, ?2, ?3, 1, 1, 1.0, ?4)",
+                    params![dispatch, joules, source, error],
+                )
+                .expect("a row");
+        }
+        let by = |by| {
+            let query = Query {
+                by,
+                ..Query::default()
+            };
+            usage(&path, &query).expect("it reads")
+        };
+        let [tenant] = &by(Group::Tenant)[..] else {
+            panic!("one tenant")
+        };
+        assert_eq!((tenant.energy_j, tenant.error_j), (30.0, 27.5));
+        assert_eq!(tenant.source, "lost");
+        let sources: Vec<(f64, String)> = by(Group::Source)
+            .into_iter()
+            .map(|line| (line.error_j, line.source))
+            .collect();
+        let expected = [(7.0, "lost"), (0.5, "measured:ina3221"), (20.0, "modelled")];
+        assert_eq!(
+            sources,
+            expected.map(|(error, source)| (error, source.to_owned()))
+        );
+    }
+
+    #[test]
     fn a_sum_is_named_after_its_least_trusted_part_whatever_the_order() {
         for (sources, name) in [
             ("measured:ina3221", "measured:ina3221"),

@@ -140,6 +140,7 @@ impl Accountant {
             ..reading
         };
         if reading.at <= mark.at {
+            self.settle(mark.at);
             return;
         }
         let before = self.close(reading.at);

@@ -231,11 +231,13 @@ impl Engine {
             Some(figure) if heard => self.put_bill(dispatch, frame, figure),
             Some(_) => {}
             None => {
+                self.outputs.push_back(Output::Measure);
                 if heard {
+                    if self.unbilled.is_empty() {
+                        self.timers.arm(Timer::Unbilled, now + METER_PATIENCE);
+                    }
                     self.unbilled.insert(dispatch, frame);
                 }
-                self.outputs.push_back(Output::Measure);
-                self.timers.arm(Timer::Unbilled, now + METER_PATIENCE);
             }
         }
         self.start_next(now);

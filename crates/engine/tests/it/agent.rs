@@ -385,6 +385,28 @@ fn a_meter_that_does_not_answer_leaves_the_bill_to_the_model() {
 }
 
 #[test]
+fn jobs_that_keep_ending_do_not_put_off_the_bill_of_the_first() {
+    let mut bench = Bench::ready();
+    read(&mut bench, 0.0);
+    let begun = bench.now;
+    let mut outputs = Vec::new();
+    for dispatch in 1..8 {
+        bench.work(dispatch, SMOL);
+        bench.now = bench.now + Duration::from_millis(200);
+        outputs.extend(bench.finished(dispatch, FinishReason::Stop));
+        if !bills(&outputs).is_empty() {
+            break;
+        }
+    }
+    let billed: Vec<u64> = bills(&outputs)
+        .iter()
+        .map(|(dispatch, _)| *dispatch)
+        .collect();
+    assert!(billed.contains(&1), "{billed:?}");
+    assert!(bench.now.since(begun) < Duration::from_secs(1));
+}
+
+#[test]
 fn a_draining_agent_waits_for_the_last_bill() {
     let mut bench = Bench::ready();
     read(&mut bench, 0.0);

@@ -89,6 +89,31 @@ fn a_metered_job_is_billed_at_the_next_reading_and_never_for_idle_power() {
 }
 
 #[test]
+fn a_second_reading_at_one_moment_adds_nothing_and_bills_what_ended_then() {
+    let mut accountant = metered();
+    accountant.begin(A, 0);
+    read(&mut accountant, 11_000, 50.0 + 20.0);
+    assert_eq!(accountant.end(A), None);
+    read(&mut accountant, 11_000, 50.0 + 20.0);
+    let (_, bill) = accountant.take_settled()[0];
+    assert!(near(bill.joules.get(), 15.0), "{bill:?}");
+}
+
+#[test]
+fn a_reading_from_before_a_job_s_end_neither_bills_it_nor_takes_what_came_after() {
+    let mut accountant = metered();
+    accountant.begin(A, 0);
+    accountant.advance(at(12_000));
+    accountant.end(A);
+    // Read at 11 s, but seen only now.
+    accountant.measured(reading(11_000, 50.0 + 20.0), true);
+    assert_eq!(accountant.take_settled(), []);
+    read(&mut accountant, 12_000, 50.0 + 20.0 + 40.0);
+    let (_, bill) = accountant.take_settled()[0];
+    assert!(near(bill.joules.get(), 15.0 + 35.0), "{bill:?}");
+}
+
+#[test]
 fn jobs_that_overlap_pay_by_token_work() {
     let mut accountant = metered();
     accountant.learn(0, 300.0, Seconds::saturating(1.0));
