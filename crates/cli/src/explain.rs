@@ -234,9 +234,10 @@ fn as_text(explanation: &Explanation, all: &[Replayed]) -> String {
             )
         }
         Ending::Abandoned => format!(
-            "its client went away after {:.3} s; {:.3} J were reported by then\n",
+            "its client went away after {:.3} s; {:.3} J ±{:.3} J were reported by then\n",
             record.delay.get(),
-            record.energy.get()
+            record.energy.get(),
+            record.energy_error.get()
         ),
     };
     for (n, replayed) in all.iter().enumerate() {

@@ -239,6 +239,60 @@ fn idle_power_is_not_learnt_from_times_that_are_not_quiet() {
     );
 }
 
+#[test]
+fn of_an_interval_with_a_part_of_a_job_the_job_gets_its_time_and_the_rest_is_in_its_bound() {
+    let mut accountant = metered();
+    accountant.advance(at(11_500));
+    accountant.begin(A, 0);
+    accountant.advance(at(12_000));
+    accountant.end(A);
+    read(&mut accountant, 12_000, 50.0 + 30.0);
+    let (_, bill) = accountant.take_settled()[0];
+    // 20 J beyond idle power, a quarter of them by time.
+    assert!(near(bill.joules.get(), 5.0), "{bill:?}");
+    // A tenth of the 30 J, a tenth of 5 W for half a second, and the 15 J that may have been its own.
+    assert!(near(bill.error.get(), 3.0 + 0.25 + 15.0), "{bill:?}");
+}
+
+proptest! {
+    /// One job at a time on a device whose meter has an error of up to a tenth, read at any times.
+    #[test]
+    fn what_a_job_really_drew_is_within_its_bound(
+        gain in -0.09f64..0.09,
+        jobs in prop::collection::vec((1u64..2_000, 1u64..4_000, 0.5f64..200.0, 0u64..2_000), 1..6),
+    ) {
+        let mut accountant = accountant();
+        let shown = |joules: f64| joules / (1.0 + gain);
+        accountant.measured(reading(0, 0.0), true);
+        read(&mut accountant, 4_000, shown(20.0));
+        let (mut now, mut drawn) = (4_000, 20.0);
+        for (wait, busy, watts, late) in jobs {
+            now += wait;
+            drawn += IDLE * wait as f64 / 1e3;
+            accountant.advance(at(now));
+            accountant.begin(A, 0);
+            now += busy;
+            let own = watts * busy as f64 / 1e3;
+            drawn += own + IDLE * busy as f64 / 1e3;
+            accountant.advance(at(now));
+            let early = accountant.end(A);
+            now += late;
+            drawn += IDLE * late as f64 / 1e3;
+            read(&mut accountant, now, shown(drawn));
+            let settled: Vec<Figure> =
+                accountant.take_settled().into_iter().map(|(_, bill)| bill).chain(early).collect();
+            for bill in settled {
+                if bill.source == EnergySource::Rapl {
+                    prop_assert!(
+                        (bill.joules.get() - own).abs() <= bill.error.get() + 1e-9,
+                        "{own} J, billed {bill:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// What happens next, after some milliseconds in which so many millijoules were drawn.
 #[derive(Debug, Clone, Copy)]
 enum Step {
