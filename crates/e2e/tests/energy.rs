@@ -74,16 +74,17 @@ impl Drop for Off<'_> {
     }
 }
 
-fn usage(system: &System) -> Value {
+fn usage(system: &System, how: &[&str]) -> String {
     let mut command = Command::new(binary("moe2"));
     command
-        .args(["usage", "--by", "source", "--json"])
+        .args(["usage", "--by", "source"])
+        .args(how)
         .args(["--url", system.coordinator.admin.base()])
         .arg("--key-file")
         .arg(system.dir().join("coordinator").join("admin.key"));
     let ended = run(&mut command, COMMAND_WITHIN);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    serde_json::from_str(&ended.said).expect("it prints one JSON object")
+    ended.said
 }
 
 fn log(dir: &Path) -> String {
@@ -125,7 +126,9 @@ fn a_board_s_joules_and_their_bound_go_all_the_way_and_a_lost_board_is_modelled(
         // 100 ms cannot tell that well, and says so.
         assert!((0.5..60.0).contains(&joules), "{joules} J");
         assert!(error > joules, "{joules} J ± {error} J");
-        let used = usage(&system)["usage"][0].clone();
+        let json = usage(&system, &["--json"]);
+        let used: Value = serde_json::from_str(&json).expect("it prints one JSON object");
+        let used = &used["usage"][0];
         assert_eq!(
             (&used["key"], &used["source"]),
             (&json!("measured:nvml"), &json!("measured:nvml"))
@@ -134,6 +137,15 @@ fn a_board_s_joules_and_their_bound_go_all_the_way_and_a_lost_board_is_modelled(
             (used[field].as_f64().unwrap_or_default() - value).abs() < 1e-6
         };
         assert!(near("energy_j", joules) && near("error_j", error), "{used}");
+        let csv = usage(&system, &["--csv"]);
+        let columns: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+        assert_eq!(columns[0][9..], ["error_j", "source"]);
+        assert_eq!(columns[1][9..], [&error.to_string(), "measured:nvml"]);
+        let table = usage(&system, &[]);
+        assert!(
+            table.contains("OFF BY") && table.contains(&format!("±{error:.1}")),
+            "{table}"
+        );
 
         // The board falls off its bus.
         board.watts.store(0, Ordering::Relaxed);
