@@ -69,6 +69,9 @@ pub(crate) struct Accountant {
     mark: Option<MeterReading>,
     /// Since the mark.
     open: Vec<Stretch>,
+    /// What every busy job counts now, and whether that is new since the last stretch.
+    shares: Vec<(DispatchId, f64)>,
+    changed: bool,
     jobs: BTreeMap<DispatchId, Account>,
     /// Token-work per busy second, by worker.
     speeds: BTreeMap<usize, f64>,
@@ -86,6 +89,8 @@ impl Accountant {
             idle: Idle::assumed(idle_watts),
             mark: None,
             open: Vec::new(),
+            shares: Vec::new(),
+            changed: true,
             jobs: BTreeMap::new(),
             speeds: BTreeMap::new(),
             settled: Vec::new(),
@@ -104,20 +109,26 @@ impl Accountant {
         if now <= self.at {
             return;
         }
-        let stretch = Stretch {
-            from: self.at,
-            to: now,
-            shares: self.shares(),
-        };
-        self.at = now;
+        let from = std::mem::replace(&mut self.at, now);
         if self.mark.is_none() {
+            let stretch = Stretch {
+                from,
+                to: now,
+                shares: std::mem::take(&mut self.shares),
+            };
             self.model(&stretch);
+            self.shares = stretch.shares;
             return;
         }
         match self.open.last_mut() {
-            Some(last) if last.shares == stretch.shares => last.to = now,
-            _ => self.open.push(stretch),
+            Some(last) if !self.changed => last.to = now,
+            _ => self.open.push(Stretch {
+                from,
+                to: now,
+                shares: self.shares.clone(),
+            }),
         }
+        self.changed = false;
         if self.mark.is_some_and(|mark| now.since(mark.at) > SILENCE) {
             self.meter_lost();
         }
@@ -178,7 +189,13 @@ impl Accountant {
 
     /// The job is busy from now on.
     pub(crate) fn begin(&mut self, job: DispatchId, worker: usize) {
+        if self.jobs.contains_key(&job) {
+            // A coordinator that was started again counts from the start. The one from before is billed by
+            // the model, so that its time is not this one's.
+            self.meter_lost();
+        }
         self.jobs.insert(job, Account::new(worker, self.at));
+        self.count();
     }
 
     /// The job is not busy any more; its bill if that is known already. If it is not, it is among the
@@ -188,6 +205,7 @@ impl Accountant {
             return Some(Figure::NONE);
         };
         account.ended = Some(self.at);
+        self.count();
         if self.is_measuring() {
             return None;
         }
@@ -199,6 +217,7 @@ impl Accountant {
     pub(crate) fn learn(&mut self, worker: usize, work: f64, busy: Seconds) {
         if work > 0.0 && busy > Seconds::ZERO {
             self.speeds.insert(worker, work / busy.get());
+            self.count();
         }
     }
 
@@ -212,17 +231,19 @@ impl Accountant {
         std::mem::replace(&mut self.standing, Figure::NONE)
     }
 
-    /// What every busy job counts now. An expert that has not ended a job yet counts as those that have.
-    fn shares(&self) -> Vec<(DispatchId, f64)> {
+    /// Sees anew what every busy job counts. An expert that has not ended a job yet counts as those that
+    /// have.
+    fn count(&mut self) {
         let busy = || self.jobs.iter().filter(|(_, a)| a.ended.is_none());
         let speed = |account: &Account| self.speeds.get(&account.worker).copied();
         let (sum, known) = busy()
             .filter_map(|(_, a)| speed(a))
             .fold((0.0, 0.0), |(sum, n), speed| (sum + speed, n + 1.0));
         let usual = if known > 0.0 { sum / known } else { 1.0 };
-        busy()
+        self.shares = busy()
             .map(|(job, account)| (*job, speed(account).unwrap_or(usual)))
-            .collect()
+            .collect();
+        self.changed = true;
     }
 
     /// Takes the stretches until `at` off the open ones.

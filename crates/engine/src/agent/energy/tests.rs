@@ -114,6 +114,22 @@ fn a_reading_from_before_a_job_s_end_neither_bills_it_nor_takes_what_came_after(
 }
 
 #[test]
+fn a_job_does_not_pay_for_one_of_its_name_that_is_not_billed_yet() {
+    let mut accountant = metered();
+    accountant.begin(A, 0);
+    accountant.advance(at(12_000));
+    accountant.end(A);
+    accountant.begin(A, 0);
+    assert_eq!(accountant.take_settled(), [(A, modelled(20.0))]);
+    read(&mut accountant, 12_000, 50.0 + 40.0);
+    accountant.advance(at(13_000));
+    accountant.end(A);
+    read(&mut accountant, 13_000, 50.0 + 40.0 + 20.0);
+    let (_, bill) = accountant.take_settled()[0];
+    assert!(near(bill.joules.get(), 15.0), "{bill:?}");
+}
+
+#[test]
 fn jobs_that_overlap_pay_by_token_work() {
     let mut accountant = metered();
     accountant.learn(0, 300.0, Seconds::saturating(1.0));
