@@ -14,7 +14,7 @@ ARGS ?=
 PURE := moe2-model moe2-cost moe2-solve moe2-gate moe2-wire moe2-engine moe2-metrics moe2-sim moe2-tidy
 # Crates that touch the world: tested in release, so that the native engine is built only once.
 # The solver is tested again there: with HiGHS, which the experiments bring, and at full speed.
-IO := moe2-net moe2-models moe2-embed moe2-coordinator moe2-agent moe2-worker moe2 moe2-experiments moe2-solve
+IO := moe2-net moe2-models moe2-embed moe2-coordinator moe2-agent moe2-fake-nvml moe2-worker moe2 moe2-experiments moe2-solve
 E2E := moe2-e2e
 
 # cargo-nextest when it is there, the built-in runner when not.

@@ -10,6 +10,8 @@ use anyhow::{Context, bail};
 use moe2_model::{ExpertName, NodeId};
 use serde::Deserialize;
 
+use crate::meter::Choice;
+
 /// The file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +39,9 @@ pub(crate) struct Config {
     pub(crate) idle_watts: Option<f64>,
     /// Power while an expert works, in watts, for machines without a sensor.
     pub(crate) busy_watts: Option<f64>,
+    /// Which energy meter to use; by default the first that works and sees the processors.
+    #[serde(default)]
+    pub(crate) meter: Choice,
     /// What it hosts.
     pub(crate) expert: Vec<Expert>,
 }

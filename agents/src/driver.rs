@@ -15,13 +15,10 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::experts::{Hosted, Run};
 use crate::link::{self, Dial, FromLink};
-use crate::meter::{Guarded, Meter, Reading};
+use crate::meter::{Sample, Sampler};
 use crate::stub;
 use crate::worker::{self, Launch, WorkerLine};
 
-/// While work runs, the meter is read this often: power is integrated between readings, and the
-/// figures of short requests are off by at most one such step at either end.
-const METER_EVERY: Duration = Duration::from_millis(100);
 /// How long the end of all workers and of the connection may take together.
 const LAST_MOMENT: Duration = Duration::from_secs(3);
 /// For the last packets to leave.
@@ -36,7 +33,7 @@ pub(crate) struct Driver {
     dial: Dial,
     hosted: HashMap<ExpertName, Hosted>,
     launch: Launch,
-    meter: Option<Guarded>,
+    meter: Option<Sampler>,
     control: Option<mpsc::UnboundedSender<FromAgent>>,
     workers: HashMap<ExpertName, WorkerLine>,
     frames: HashMap<DispatchId, mpsc::UnboundedSender<FromExpert>>,
@@ -57,7 +54,8 @@ pub(crate) struct Parts {
     pub(crate) hosted: Vec<Hosted>,
     /// Everything but the model and context, which each expert fills in.
     pub(crate) launch: Launch,
-    pub(crate) meter: Option<Box<dyn Meter>>,
+    /// The thread that reads the meter, and what it has read.
+    pub(crate) meter: Option<(Sampler, mpsc::Receiver<Sample>)>,
 }
 
 /// How soon the agent is to end.
@@ -80,13 +78,14 @@ pub(crate) async fn run(parts: Parts, mut stop: watch::Receiver<Stop>) {
         .into_iter()
         .map(|h| (h.offer.name.clone(), h))
         .collect();
+    let (meter, mut samples) = parts.meter.unzip();
     let mut driver = Driver {
         engine: parts.engine,
         zero: parts.zero,
         dial: parts.dial,
         hosted,
         launch: parts.launch,
-        meter: parts.meter.map(|meter| Guarded::new(meter, METER_EVERY)),
+        meter,
         control: None,
         workers: HashMap::new(),
         frames: HashMap::new(),
@@ -103,6 +102,10 @@ pub(crate) async fn run(parts: Parts, mut stop: watch::Receiver<Stop>) {
         tokio::select! {
             Some(message) = from_links.recv() => driver.take_link(message),
             Some(input) = from_workers.recv() => driver.take(input),
+            sample = next_sample(&mut samples) => match sample {
+                Some(sample) => driver.take_sample(sample),
+                None => samples = None,
+            },
             () = sleep_until(wake.into()) => driver.take(Input::Tick),
             changed = stop.changed() => {
                 if changed.is_err() || *stop.borrow_and_update() == Stop::Now {
@@ -114,6 +117,14 @@ pub(crate) async fn run(parts: Parts, mut stop: watch::Receiver<Stop>) {
     }
     drop(from_workers);
     driver.end().await;
+}
+
+/// What the meter's thread has read; waits for ever without one.
+async fn next_sample(samples: &mut Option<mpsc::Receiver<Sample>>) -> Option<Sample> {
+    match samples {
+        Some(samples) => samples.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Driver {
@@ -153,13 +164,7 @@ impl Driver {
         // Without a deadline there is nothing to do until somebody speaks.
         let idle = Instant::now() + Duration::from_secs(3_600);
         let deadline = self.engine.next_deadline();
-        let due = deadline.map_or(idle, |at| self.zero + Duration::from_micros(at.as_micros()));
-        let metering = self.meter.is_some() && self.engine.jobs() > 0;
-        if metering {
-            due.min(Instant::now() + METER_EVERY)
-        } else {
-            due
-        }
+        deadline.map_or(idle, |at| self.zero + Duration::from_micros(at.as_micros()))
     }
 
     fn take_link(&mut self, message: FromLink) {
@@ -186,31 +191,25 @@ impl Driver {
         if let Input::WorkerExited { expert, .. } = &input {
             self.workers.remove(expert);
         }
-        self.read_meter();
         self.engine.handle(self.now(), input);
         self.put_all();
     }
 
-    fn read_meter(&mut self) {
-        let now = self.now();
-        let Some(meter) = self.meter.as_mut() else {
-            return;
-        };
-        match meter.read(now) {
-            Reading::Total(total) => self.engine.handle(now, Input::Meter { total }),
-            Reading::Nothing => {}
-            Reading::Failed(error) => {
-                tracing::warn!(%error, "the energy meter gave no reading: trying again");
-            }
-            Reading::Lost(error) => {
-                tracing::error!(%error, "the energy meter failed: joules are modelled from now on");
+    fn take_sample(&mut self, sample: Sample) {
+        match sample {
+            Sample::Reading(reading) => self.take(Input::Meter(reading)),
+            Sample::Lost => {
                 self.meter = None;
-                self.engine.handle(now, Input::MeterLost);
+                self.take(Input::MeterLost);
             }
         }
     }
 
     fn put_all(&mut self) {
+        // Before the meter is asked to read: the thread looks at its pace when it has.
+        if let Some(meter) = &self.meter {
+            meter.set_busy(self.engine.jobs() > 0);
+        }
         while let Some(output) = self.engine.poll_output() {
             self.put(output);
         }
@@ -248,6 +247,11 @@ impl Driver {
             Output::KillWorker { expert } => {
                 // Its task closes the pipe and, if that does not help, kills the process.
                 self.workers.remove(&expert);
+            }
+            Output::Measure => {
+                if let Some(meter) = &self.meter {
+                    meter.read_now();
+                }
             }
             Output::Drained => self.drained = true,
         }

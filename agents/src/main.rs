@@ -12,9 +12,10 @@ mod probe;
 mod stub;
 mod worker;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -26,6 +27,9 @@ use tokio::sync::watch;
 
 use config::Config;
 use driver::Stop;
+
+/// How long `probe` watches each meter: rails and counters move many times in it.
+const PROBE_METERS_FOR: Duration = Duration::from_secs(2);
 
 /// Hosts experts for a moe2 coordinator.
 #[derive(Debug, Parser)]
@@ -49,6 +53,15 @@ struct Args {
     /// Log as JSON.
     #[arg(long)]
     log_json: bool,
+    /// NVIDIA's management library, by path or by a name that the loader knows.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "MOE2_NVML",
+        default_value = "libnvidia-ml.so.1"
+    )]
+    nvml: OsString,
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,13 +83,17 @@ enum Command {
 fn main() -> std::process::ExitCode {
     let args = Args::parse();
     start_log(args.log_json);
+    let place = meter::Place {
+        root: PathBuf::from("/"),
+        nvml: args.nvml.clone(),
+    };
     let done = match args.command {
         Some(Command::Probe {
             json,
             threads,
             skip,
-        }) => print_probe(json, threads, skip),
-        None => run(&args),
+        }) => print_probe(json, threads, skip, &place),
+        None => run(&args, place),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
@@ -98,7 +115,7 @@ fn start_log(json: bool) {
     if json { log.json().init() } else { log.init() }
 }
 
-fn run(args: &Args) -> anyhow::Result<()> {
+fn run(args: &Args, place: meter::Place) -> anyhow::Result<()> {
     let path = args
         .config
         .as_deref()
@@ -111,13 +128,13 @@ fn run(args: &Args) -> anyhow::Result<()> {
         return Ok(());
     }
     let threads = config.threads.unwrap_or_else(hardware_threads);
-    let found = meter::discover(Path::new("/"));
-    for note in &found.notes {
-        tracing::warn!("{note}");
-    }
-    let mut device = describe(&config, (threads, &cache), &found);
+    let mut chain = meter::Chain::new(place, config.meter);
+    let meter = chain.next_meter();
+    let mut device = describe(&config, threads, &cache);
     device.parallel = parallel(&config, &hosted);
-    if found.meter.is_none() {
+    if let Some(meter) = &meter {
+        device.energy_source = meter.source();
+    } else {
         let (idle, busy) = (device.idle_power.get(), device.busy_power.get());
         tracing::warn!(
             idle,
@@ -126,6 +143,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
         );
     }
     let zero = Instant::now();
+    let meter = meter
+        .map(|meter| meter::Sampler::start(meter, chain, zero))
+        .transpose()?;
     let engine = Engine::new(
         EngineConfig {
             device,
@@ -155,7 +175,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         dial,
         hosted,
         launch,
-        meter: found.meter,
+        meter,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -216,17 +236,10 @@ fn hardware_threads() -> u32 {
     u32::try_from(threads).unwrap_or(1)
 }
 
-fn describe(
-    config: &Config,
-    (threads, cache): (u32, &Cache),
-    found: &meter::Discovery,
-) -> DeviceInfo {
+fn describe(config: &Config, threads: u32, cache: &Cache) -> DeviceInfo {
     // In the user's cache, not the agent's state: agents of one machine then measure it once, in turn.
     let file = cache.root().join("probe.json");
     let mut device = machine(threads, !config.probe, Some(file));
-    if let Some(meter) = &found.meter {
-        device.energy_source = meter.source();
-    }
     if let Some(watts) = config.idle_watts {
         device.idle_power = Watts::saturating(watts);
     }
@@ -261,18 +274,27 @@ fn machine(threads: u32, skip: bool, cache: Option<PathBuf>) -> DeviceInfo {
 }
 
 #[allow(clippy::print_stdout)] // the command's output
-fn print_probe(json: bool, threads: Option<u32>, skip: bool) -> anyhow::Result<()> {
+fn print_probe(
+    json: bool,
+    threads: Option<u32>,
+    skip: bool,
+    place: &meter::Place,
+) -> anyhow::Result<()> {
     let mut device = machine(threads.unwrap_or_else(hardware_threads), skip, None);
-    let found = meter::discover(Path::new("/"));
-    if let Some(meter) = &found.meter {
+    let mut chain = meter::Chain::new(place.clone(), meter::Choice::Auto);
+    if let Some(meter) = chain.next_meter() {
         device.energy_source = meter.source();
     }
+    let watched = if skip { None } else { Some(PROBE_METERS_FOR) };
+    let meters = meter::survey(place, watched);
     if json {
-        println!("{}", serde_json::to_string(&device)?);
+        let mut described = serde_json::to_value(&device)?;
+        described["meters"] = serde_json::to_value(&meters)?;
+        println!("{described}");
     } else {
         println!("{}", probe::table(&device));
-        for note in found.notes {
-            println!("note: {note}");
+        for meter in &meters {
+            println!("{:<10}{meter}", "meter");
         }
     }
     Ok(())

@@ -276,6 +276,7 @@ mod tests {
             delay: Seconds::saturating(0.1 + 0.2),
             energy: Joules::ZERO,
             energy_source: EnergySource::Modelled,
+            energy_error: Joules::ZERO,
         };
         let names = Names {
             id: format!("chatcmpl-{n}"),

@@ -2,12 +2,13 @@
 //!
 //! Sensor buses are busy now and then, and a total makes up for one lost read at the next good
 //! one, so a single failure is no reason to model the rest of the day. Failures are counted a step
-//! apart: events come in bursts, and three reads within a millisecond are one hiccup. A dead
-//! sensor keeps failing and is gone after two steps.
+//! apart: readings are asked for in bursts, and three within a millisecond are one hiccup. A dead
+//! sensor keeps failing and is given up after two steps.
 
 use std::time::Duration;
 
-use moe2_model::{Joules, Time};
+use moe2_engine::agent::MeterReading;
+use moe2_model::Time;
 
 use super::{Meter, MeterError};
 
@@ -17,8 +18,8 @@ const STRIKES: u32 = 3;
 /// What a guarded read came to.
 #[derive(Debug)]
 pub(crate) enum Reading {
-    /// The meter's running total, in joules.
-    Total(Joules),
+    /// The meter's running total.
+    Total(MeterReading),
     /// No figure yet: the sensor has not shown life, or waits for its next attempt.
     Nothing,
     /// The read failed and will be tried again.
@@ -54,7 +55,12 @@ impl Guarded {
         match self.meter.read(now) {
             Ok(total) => {
                 self.failures = 0;
-                total.map_or(Reading::Nothing, Reading::Total)
+                let reading = |total| MeterReading {
+                    at: now,
+                    total,
+                    lag: self.meter.lag(),
+                };
+                total.map_or(Reading::Nothing, |total| Reading::Total(reading(total)))
             }
             Err(error) => {
                 self.failures += 1;
@@ -72,7 +78,7 @@ impl Guarded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moe2_model::EnergySource;
+    use moe2_model::{EnergySource, Figure, Joules, Seconds};
     use std::collections::VecDeque;
 
     /// Gives the scripted totals in turn; `Err` is a failed read.
@@ -83,9 +89,18 @@ mod tests {
             EnergySource::Rapl
         }
 
-        fn read(&mut self, _now: Time) -> Result<Option<Joules>, MeterError> {
+        fn lag(&self) -> Seconds {
+            Seconds::ZERO
+        }
+
+        fn read(&mut self, _now: Time) -> Result<Option<Figure>, MeterError> {
             let next = self.0.pop_front().expect("the script is long enough");
-            next.map(|total| total.map(Joules::saturating))
+            let figure = |joules| Figure {
+                joules: Joules::saturating(joules),
+                error: Joules::ZERO,
+                source: EnergySource::Rapl,
+            };
+            next.map(|total| total.map(figure))
                 .map_err(|()| MeterError::Dead { path: "x".into() })
         }
     }

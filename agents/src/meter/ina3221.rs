@@ -1,18 +1,16 @@
 //! The power monitor on Jetson modules: volts times amperes per rail, integrated over time.
 //!
 //! The chip reports instantaneous voltage and current, not energy, so joules are the trapezoid
-//! between reads: exact for constant and linearly changing power, and only as good as the read
-//! interval otherwise (read a few times a second while work runs). The first read, and the first
-//! after a long silence, only mark where the next trapezoid starts. Which rails make up the module
+//! between reads ([`Tally`]), only as good as the read interval where power jumps. Which rails make up the module
 //! differs by model and is a table; adding up every labelled rail would count some power twice,
 //! since `VDD_IN` already contains the others. The carrier board is not measured.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use moe2_model::{EnergySource, Joules, Time, Watts};
+use moe2_model::{EnergySource, Figure, Seconds, Time};
 
-use super::{Meter, MeterError, sysfs};
+use super::tally::{Power, Tally};
+use super::{Meter, MeterError, Place, sysfs};
 
 /// Where the kernel puts the monitor at I²C address 0x40, below the root.
 const DEVICE: &str = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon";
@@ -33,9 +31,17 @@ const IMPLAUSIBLE_WATTS: f64 = 1000.0;
 /// 2–5 mΩ shunts is at most 40 mA. A larger negative current is a broken sensor.
 const OFFSET_MILLIAMPERES: i64 = 100;
 
-/// Between reads further apart than this nobody knows what was drawn; a straight line would invent
-/// energy, for instance over a nap of the process.
-const LONGEST_GAP: Duration = Duration::from_secs(5);
+/// Gain errors of voltage and current, 0.25 % each at most (INA3221 data sheet, SBOS576), and 1 % for
+/// the shunts, which no data sheet of the modules states: the usual grade of current shunts is assumed.
+const RELATIVE_ERROR: f64 = 0.0151;
+/// Offset of a current: 80 µV (the same data sheet) and half a step of 40 µV over the modules' smallest
+/// shunt of 2 mΩ, in amperes.
+const CURRENT_ERROR: f64 = 0.05;
+/// Offset of a voltage: 16 mV and half a step of 8 mV, in volts.
+const VOLTAGE_ERROR: f64 = 0.02;
+/// Age of a reading, where the kernel does not say how often it is renewed: three channels of two values,
+/// 1.21 ms each at most without averaging (the same data sheet).
+const USUAL_LAG: f64 = 0.008;
 
 /// What no rail on the module sees.
 const CARRIER_NOTE: &str = "ina3221: the joules are the module's; the carrier board (fan, disks, \
@@ -72,7 +78,7 @@ struct Channel {
 }
 
 impl Channel {
-    fn power(&self) -> Result<Watts, MeterError> {
+    fn power(&self) -> Result<Power, MeterError> {
         let millivolts = sysfs::number(&self.millivolts)?;
         let milliamperes = sysfs::signed(&self.milliamperes)?;
         if milliamperes < -OFFSET_MILLIAMPERES {
@@ -92,26 +98,35 @@ impl Channel {
             let text = format!("{volts} V and {amperes} A");
             return Err(sysfs::garbage(&self.millivolts, &text));
         }
-        Ok(Watts::saturating(watts))
+        let offsets = volts * CURRENT_ERROR + amperes * VOLTAGE_ERROR;
+        Ok(Power {
+            watts,
+            error: watts * RELATIVE_ERROR + offsets,
+        })
     }
 }
 
 /// The rails of one module and the energy integrated so far.
 struct Ina3221 {
     channels: Vec<Channel>,
-    last: Option<(Time, Watts)>,
-    total: Joules,
+    lag: Seconds,
+    tally: Tally,
 }
 
 impl Ina3221 {
     /// The module's draw. One rail may be idle, but all of them together never are.
-    fn power(&self) -> Result<Watts, MeterError> {
-        let mut sum = Watts::ZERO;
+    fn power(&self) -> Result<Power, MeterError> {
+        let mut sum = Power {
+            watts: 0.0,
+            error: 0.0,
+        };
         for channel in &self.channels {
-            sum += channel.power()?;
+            let power = channel.power()?;
+            sum.watts += power.watts;
+            sum.error += power.error;
         }
         match self.channels.first() {
-            Some(channel) if sum == Watts::ZERO => Err(MeterError::Dead {
+            Some(channel) if sum.watts == 0.0 => Err(MeterError::Dead {
                 path: channel.milliamperes.clone(),
             }),
             _ => Ok(sum),
@@ -124,17 +139,14 @@ impl Meter for Ina3221 {
         EnergySource::Ina3221
     }
 
-    fn read(&mut self, now: Time) -> Result<Option<Joules>, MeterError> {
+    fn lag(&self) -> Seconds {
+        self.lag
+    }
+
+    fn read(&mut self, now: Time) -> Result<Option<Figure>, MeterError> {
         let power = self.power()?;
-        if let Some((then, before)) = self.last
-            && now.since(then) <= LONGEST_GAP
-        {
-            self.total += (before + power) * 0.5 * now.seconds_since(then);
-        }
-        // A clock that stands still or steps back must not make an interval count twice.
-        let time = self.last.map_or(now, |(then, _)| then.max(now));
-        self.last = Some((time, power));
-        Ok(Some(self.total))
+        self.tally.integrate(now, power);
+        Ok(Some(self.tally.total()))
     }
 }
 
@@ -158,9 +170,16 @@ fn channels(root: &Path) -> Vec<Channel> {
     found
 }
 
-/// Looks for the monitor of a known module below `root`.
-pub(super) fn find(root: &Path, notes: &mut Vec<String>) -> Option<Box<dyn Meter>> {
-    let mut found = channels(root);
+/// How long a monitor takes to renew all its values, where the kernel says so.
+fn lag(channel: &Channel) -> Seconds {
+    let interval = channel.millivolts.with_file_name("update_interval");
+    let renewed = sysfs::number(&interval).map_or(0.0, |millis| millis as f64 / 1e3);
+    Seconds::saturating(renewed.max(USUAL_LAG))
+}
+
+/// Looks for the monitor of a known module.
+pub(super) fn find(place: &Place, notes: &mut Vec<String>) -> Option<Box<dyn Meter>> {
+    let mut found = channels(&place.root);
     if found.is_empty() {
         return None;
     }
@@ -182,9 +201,9 @@ pub(super) fn find(root: &Path, notes: &mut Vec<String>) -> Option<Box<dyn Meter
         channels.push(found.swap_remove(at));
     }
     let meter = Ina3221 {
+        lag: channels.first().map_or(Seconds::ZERO, lag),
         channels,
-        last: None,
-        total: Joules::ZERO,
+        tally: Tally::new(EnergySource::Ina3221),
     };
     if let Err(error) = meter.power() {
         notes.push(format!("ina3221: {error}"));
@@ -229,7 +248,7 @@ mod tests {
     }
 
     fn joules(meter: &mut Box<dyn Meter>, seconds: f64) -> f64 {
-        meter.read(at(seconds)).unwrap().unwrap().get()
+        meter.read(at(seconds)).unwrap().unwrap().joules.get()
     }
 
     #[test]
@@ -238,7 +257,7 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             monitor(root.path(), number, ORIN_NX);
             let mut notes = Vec::new();
-            let mut meter = find(root.path(), &mut notes).unwrap();
+            let mut meter = find(&Place::below(root.path()), &mut notes).unwrap();
             assert_eq!(meter.source(), EnergySource::Ina3221);
             assert_eq!(notes, [CARRIER_NOTE]);
             assert_eq!(joules(&mut meter, 1.0), 0.0);
@@ -252,7 +271,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         monitor(root.path(), 5, AGX);
         let mut notes = Vec::new();
-        let mut meter = find(root.path(), &mut notes).unwrap();
+        let mut meter = find(&Place::below(root.path()), &mut notes).unwrap();
         assert_eq!(notes[0], CARRIER_NOTE);
         assert!(notes[1].contains("VDDQ_VDD2_1V8AO"), "{notes:?}");
         meter.read(at(0.0)).unwrap();
@@ -264,7 +283,7 @@ mod tests {
     fn changing_power_is_integrated_by_the_trapezoid() {
         let root = tempfile::tempdir().unwrap();
         monitor(root.path(), 1, ORIN_NX);
-        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        let mut meter = find(&Place::below(root.path()), &mut Vec::new()).unwrap();
         meter.read(at(0.0)).unwrap();
         monitor(root.path(), 1, &[(1, "VDD_IN", "5000", "6000")]);
         let total = joules(&mut meter, 2.0);
@@ -278,7 +297,7 @@ mod tests {
     fn a_failed_read_is_an_error_and_the_next_one_covers_the_gap() {
         let root = tempfile::tempdir().unwrap();
         monitor(root.path(), 1, ORIN_NX);
-        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        let mut meter = find(&Place::below(root.path()), &mut Vec::new()).unwrap();
         meter.read(at(0.0)).unwrap();
         let current = root.path().join(DEVICE).join("hwmon1/curr1_input");
         fs::remove_file(&current).unwrap();
@@ -296,7 +315,7 @@ mod tests {
     fn a_clock_that_steps_back_neither_adds_nor_counts_twice() {
         let root = tempfile::tempdir().unwrap();
         monitor(root.path(), 1, ORIN_NX);
-        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        let mut meter = find(&Place::below(root.path()), &mut Vec::new()).unwrap();
         meter.read(at(5.0)).unwrap();
         assert_eq!(joules(&mut meter, 1.0), 0.0);
         let total = joules(&mut meter, 6.0);
@@ -311,7 +330,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         monitor(root.path(), 1, &AGX[..2]);
         let mut notes = Vec::new();
-        assert!(find(root.path(), &mut notes).is_none());
+        assert!(find(&Place::below(root.path()), &mut notes).is_none());
         assert!(notes[0].contains("VDD_GPU_SOC, VDD_CPU_CV"), "{notes:?}");
     }
 
@@ -319,7 +338,7 @@ mod tests {
     fn the_sum_of_shunt_voltages_is_no_rail_whatever_its_label() {
         let root = tempfile::tempdir().unwrap();
         monitor(root.path(), 1, &[(7, "VDD_IN", "5000", "2000")]);
-        assert!(find(root.path(), &mut Vec::new()).is_none());
+        assert!(find(&Place::below(root.path()), &mut Vec::new()).is_none());
     }
 
     #[test]
@@ -327,7 +346,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         monitor(root.path(), 1, &[(1, "VDD_IN", "5000", "4294967295")]);
         let mut notes = Vec::new();
-        assert!(find(root.path(), &mut notes).is_none());
+        assert!(find(&Place::below(root.path()), &mut notes).is_none());
         assert!(notes[0].contains("no reading"), "{notes:?}");
     }
 
@@ -335,7 +354,7 @@ mod tests {
     fn the_first_read_only_sets_the_zero_however_late_it_comes() {
         let root = tempfile::tempdir().unwrap();
         monitor(root.path(), 1, ORIN_NX);
-        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        let mut meter = find(&Place::below(root.path()), &mut Vec::new()).unwrap();
         let zero = joules(&mut meter, 9.0);
         let drawn = joules(&mut meter, 10.0) - zero;
         assert!((drawn - 10.0).abs() < 1e-9, "10 W for 1 s: {drawn}");
@@ -345,7 +364,7 @@ mod tests {
     fn a_long_silence_is_not_drawn_as_a_straight_line() {
         let root = tempfile::tempdir().unwrap();
         monitor(root.path(), 1, ORIN_NX);
-        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        let mut meter = find(&Place::below(root.path()), &mut Vec::new()).unwrap();
         joules(&mut meter, 0.0);
         let before = joules(&mut meter, 5.0);
         assert!((before - 50.0).abs() < 1e-9, "5 s still count: {before}");
@@ -361,11 +380,14 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             monitor(root.path(), 1, &dead);
             let mut notes = Vec::new();
-            assert!(find(root.path(), &mut notes).is_none(), "{mv} mV {ma} mA");
+            assert!(
+                find(&Place::below(root.path()), &mut notes).is_none(),
+                "{mv} mV {ma} mA"
+            );
             assert!(notes[0].contains("dead"), "{notes:?}");
 
             monitor(root.path(), 1, ORIN_NX);
-            let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+            let mut meter = find(&Place::below(root.path()), &mut Vec::new()).unwrap();
             joules(&mut meter, 0.0);
             monitor(root.path(), 1, &dead);
             let error = meter.read(at(1.0)).unwrap_err();
@@ -378,7 +400,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         monitor(root.path(), 1, AGX);
         monitor(root.path(), 1, &[(2, "VDD_CPU_CV", "20000", "-8\n")]);
-        let mut meter = find(root.path(), &mut Vec::new()).unwrap();
+        let mut meter = find(&Place::below(root.path()), &mut Vec::new()).unwrap();
         joules(&mut meter, 0.0);
         let total = joules(&mut meter, 1.0);
         assert!((total - 15.0).abs() < 1e-9, "10 + 0 + 5 W: {total}");

@@ -86,11 +86,12 @@ fn own(args: &Args) -> Value {
 pub(crate) fn summary(reply: &Value) -> String {
     let own = &reply["moe2"];
     format!(
-        "— {} · {} · {:.2} s · {:.1} J ({})",
+        "— {} · {} · {:.2} s · {:.1} J ±{:.1} J ({})",
         reply["model"].as_str().unwrap_or("?"),
         own["topic"].as_str().unwrap_or("?"),
         own["delay_s"].as_f64().unwrap_or(0.0),
         own["energy_j"].as_f64().unwrap_or(0.0),
+        own["energy_error_j"].as_f64().unwrap_or(0.0),
         own["energy_source"].as_str().unwrap_or("?"),
     )
 }

@@ -220,9 +220,10 @@ fn as_text(explanation: &Explanation, all: &[Replayed]) -> String {
     );
     text += &match &record.ending {
         Ending::Answered { model, fusion } => format!(
-            "answered by {model} ({fusion}) after {:.3} s with {:.3} J ({})\n",
+            "answered by {model} ({fusion}) after {:.3} s with {:.3} J ±{:.3} J ({})\n",
             record.delay.get(),
             record.energy.get(),
+            record.energy_error.get(),
             record.energy_source,
         ),
         Ending::Refused { reason, message } => {
@@ -233,9 +234,10 @@ fn as_text(explanation: &Explanation, all: &[Replayed]) -> String {
             )
         }
         Ending::Abandoned => format!(
-            "its client went away after {:.3} s; {:.3} J were reported by then\n",
+            "its client went away after {:.3} s; {:.3} J ±{:.3} J were reported by then\n",
             record.delay.get(),
-            record.energy.get()
+            record.energy.get(),
+            record.energy_error.get()
         ),
     };
     for (n, replayed) in all.iter().enumerate() {

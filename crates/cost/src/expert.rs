@@ -252,6 +252,7 @@ mod tests {
             decode: Seconds::saturating(decode),
             energy: Joules::saturating(12.0 * (prefill + decode)),
             energy_source: EnergySource::Modelled,
+            energy_error: Joules::ZERO,
         }
     }
 
@@ -363,6 +364,7 @@ mod tests {
                     decode: Seconds::saturating(decode),
                     energy: Joules::saturating(energy),
                     energy_source: EnergySource::Modelled,
+                    energy_error: Joules::ZERO,
                 };
                 if choice { cost.observe_choice(&usage) } else { cost.observe(&usage) }
             }

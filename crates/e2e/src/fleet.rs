@@ -28,6 +28,7 @@ pub struct Spec {
     node: String,
     expert: String,
     idle_watts: Option<f64>,
+    nvml: Option<PathBuf>,
     /// The join token; without one the agent must have enrolled before.
     pub token: Option<String>,
     /// `host:port` to dial; by default the coordinator's.
@@ -60,11 +61,19 @@ impl Spec {
         self
     }
 
+    /// The same on a machine whose NVIDIA boards are metered through this library.
+    #[must_use]
+    pub fn metered_by(mut self, nvml: &Path) -> Self {
+        self.nvml = Some(nvml.to_owned());
+        self
+    }
+
     fn new(node: &str, expert: String) -> Self {
         Self {
             node: node.to_owned(),
             expert,
             idle_watts: None,
+            nvml: None,
             token: None,
             dial: None,
         }
@@ -228,6 +237,9 @@ impl Agent {
         let config = Self::configure(dir, quic, spec);
         let mut command = Command::new(binary("moe2-agent"));
         command.arg("--config").arg(config);
+        if let Some(nvml) = &spec.nvml {
+            command.arg("--nvml").arg(nvml);
+        }
         Self {
             process: Process::start(command, &dir.join(format!("{}.log", spec.node))),
             node: spec.node.clone(),
@@ -250,6 +262,9 @@ impl Agent {
         }
         if let Some(watts) = spec.idle_watts {
             lines += &format!("idle_watts = {watts:?}\n");
+        }
+        if spec.nvml.is_some() {
+            lines += "meter = \"nvml\"\n";
         }
         let config = state.join("agent.toml");
         fs::write(&config, format!("{lines}\n[[expert]]\n{}", spec.expert))

@@ -5,6 +5,7 @@
 //! bounded by the fleet, never by what clients send. Names follow the conventions of the exposition
 //! format: base units, `_total` on counters, joules as counters so that any window can be taken.
 
+mod energy;
 mod plans;
 mod prices;
 
@@ -14,6 +15,7 @@ use prometheus::{
     IntCounterVec, Opts, Registry, TextEncoder,
 };
 
+use energy::Energy;
 use plans::Plans;
 use prices::Prices;
 
@@ -42,7 +44,7 @@ pub struct Metrics {
     dispatches: IntCounterVec,
     dispatch_failures: IntCounterVec,
     tokens: IntCounterVec,
-    joules: CounterVec,
+    energy: Energy,
     busy: CounterVec,
     forecast_error: HistogramVec,
     forecasts: IntCounterVec,
@@ -101,11 +103,7 @@ impl Metrics {
                 &["expert"],
             )?,
             tokens: counts("moe2_tokens_total", "Tokens by kind.", &["expert", "type"])?,
-            joules: sums(
-                "moe2_energy_joules_total",
-                "Energy attributed to requests, by expert and source.",
-                &["expert", "source"],
-            )?,
+            energy: Energy::new()?,
             busy: sums(
                 "moe2_busy_seconds_total",
                 "Time experts worked, by phase.",
@@ -155,7 +153,7 @@ impl Metrics {
         registry.register(Box::new(self.dispatches.clone()))?;
         registry.register(Box::new(self.dispatch_failures.clone()))?;
         registry.register(Box::new(self.tokens.clone()))?;
-        registry.register(Box::new(self.joules.clone()))?;
+        self.energy.register(registry)?;
         registry.register(Box::new(self.busy.clone()))?;
         registry.register(Box::new(self.unrecorded.clone()))?;
         self.prices.register(registry)?;
@@ -223,10 +221,7 @@ impl Metrics {
                 };
                 tokens("input", usage.prompt_tokens);
                 tokens("output", usage.output_tokens);
-                let source = usage.energy_source.as_str();
-                self.joules
-                    .with_label_values(&[expert, source])
-                    .inc_by(usage.energy.get());
+                self.energy.fold(event);
                 let busy = |phase: &str, s: Seconds| {
                     self.busy
                         .with_label_values(&[expert, phase])
@@ -257,6 +252,7 @@ impl Metrics {
                 let labels = [node.as_str(), energy_source.as_str()];
                 self.nodes_joined.with_label_values(&labels).inc();
             }
+            standing @ Event::Standing { .. } => self.energy.fold(standing),
             Event::NodeLost { node, .. } => {
                 self.nodes_lost.with_label_values(&[node.as_str()]).inc();
             }
@@ -321,7 +317,7 @@ fn span((name, help): (&str, &str), buckets: &[f64]) -> Result<Histogram, Error>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moe2_model::{EnergySource, ExpertId, Joules, RefusalKind, TenantId, Usage};
+    use moe2_model::{EnergySource, ExpertId, Figure, Joules, RefusalKind, TenantId, Usage};
 
     #[test]
     fn a_plan_that_cannot_be_kept_is_counted_and_leaves_the_figures_of_the_last_one() {
@@ -369,6 +365,7 @@ mod tests {
             decode: Seconds::saturating(1.5),
             energy: Joules::saturating(20.0),
             energy_source: EnergySource::Modelled,
+            energy_error: Joules::saturating(20.0),
         };
         let delay = Seconds::saturating(2.0);
         metrics.fold(&Event::Used {
@@ -389,6 +386,14 @@ mod tests {
             energy: Joules::ZERO,
         });
         metrics.fold(&Event::EarlyExit { cancelled: 2 });
+        metrics.fold(&Event::Standing {
+            node: "n".parse().expect("a valid name"),
+            energy: Figure {
+                joules: Joules::saturating(5.0),
+                error: Joules::saturating(0.5),
+                source: EnergySource::Rapl,
+            },
+        });
         for joules in [1.5, 0.25] {
             let energy = Joules::saturating(joules);
             metrics.fold(&Event::Saved { energy });
@@ -399,6 +404,8 @@ mod tests {
             "moe2_forecasts_total{covered=\"false\",expert=\"m@n\",forecast=\"energy\"} 1",
             "moe2_early_exit_saved_joules_total 1.75",
             "moe2_energy_joules_total{expert=\"m@n\",source=\"modelled\"} 20",
+            "moe2_energy_error_joules_total{expert=\"m@n\",source=\"modelled\"} 20",
+            "moe2_standing_joules_total{node=\"n\",source=\"measured:rapl\"} 5",
             "moe2_tokens_total{expert=\"m@n\",type=\"output\"} 5",
             "moe2_queries_total{outcome=\"budget_infeasible\",tenant=\"t\"} 1",
         ] {

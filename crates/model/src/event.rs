@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EnergySource, ExpertId, Joules, NodeId, Seconds, TenantId, Usage};
+use crate::{EnergySource, ExpertId, Figure, Joules, NodeId, Seconds, TenantId, Usage};
 
 /// Why a query was refused or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -135,6 +135,13 @@ pub enum Event {
         node: NodeId,
         /// Where its joules come from.
         energy_source: EnergySource,
+    },
+    /// What a machine drew for no job in particular.
+    Standing {
+        /// Which.
+        node: NodeId,
+        /// How much, since it last said so.
+        energy: Figure,
     },
     /// An agent was lost or left.
     NodeLost {

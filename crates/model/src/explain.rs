@@ -202,6 +202,8 @@ pub struct Explanation {
     pub energy: Joules,
     /// The weakest source among the energies added up.
     pub energy_source: EnergySource,
+    /// The most by which that energy may be off: the sum of what each of them may be off by.
+    pub energy_error: Joules,
 }
 
 #[cfg(test)]

@@ -26,4 +26,4 @@ pub use query::{Budgets, Mode, Query, Sampling, Target, Task};
 pub use random::Rng;
 pub use time::Time;
 pub use units::{Bytes, Joules, NotAQuantity, Seconds, Watts};
-pub use usage::{EnergySource, FinishReason, Usage};
+pub use usage::{EnergySource, Figure, FinishReason, Usage};

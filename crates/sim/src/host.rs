@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use moe2_engine::agent;
 use moe2_model::{
-    Bytes, DeviceInfo, DeviceKind, DispatchId, EnergySource, ExpertName, ExpertOffer, Joules,
-    NodeId, SessionId, Time, Watts,
+    Bytes, DeviceInfo, DeviceKind, DispatchId, EnergySource, ExpertName, ExpertOffer, Figure,
+    Joules, NodeId, Seconds, SessionId, Time, Watts,
 };
 use moe2_wire::FromExpert;
 
@@ -137,6 +137,20 @@ pub(crate) fn device(index: usize) -> DeviceInfo {
     }
 }
 
+/// What the meter of a machine that draws the same all the time says.
+fn reading(now: Time) -> agent::MeterReading {
+    let drawn = now.seconds_since(Time::ZERO).get() * METERED_WATTS;
+    agent::MeterReading {
+        at: now,
+        total: Figure {
+            joules: Joules::saturating(drawn),
+            error: Joules::saturating(drawn / 20.0),
+            source: EnergySource::Rapl,
+        },
+        lag: Seconds::ZERO,
+    }
+}
+
 impl World<'_> {
     pub(crate) fn boot(&mut self, node: usize) {
         let host = &mut self.hosts[node];
@@ -159,9 +173,7 @@ impl World<'_> {
             return;
         };
         if metered {
-            let seconds = now.seconds_since(Time::ZERO).get();
-            let total = Joules::saturating(seconds * METERED_WATTS);
-            engine.handle(now, agent::Input::Meter { total });
+            engine.handle(now, agent::Input::Meter(reading(now)));
         }
         engine.handle(now, input);
         while let Some(output) = self.hosts[node]
@@ -189,6 +201,12 @@ impl World<'_> {
             agent::Output::KillWorker { expert } => {
                 if self.mutant != Some(Mutant::ForgetKill) {
                     self.kill_worker(node, &expert);
+                }
+            }
+            agent::Output::Measure => {
+                let now = self.now;
+                if let Some(engine) = self.hosts[node].engine.as_mut() {
+                    engine.handle(now, agent::Input::Meter(reading(now)));
                 }
             }
             // The process ends; a supervisor starts it again.

@@ -94,7 +94,8 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("moe2-tidy", &[]),
-    ("moe2-e2e", &["moe2-model", "moe2-wire"]),
+    ("moe2-fake-nvml", &[]),
+    ("moe2-e2e", &["moe2-model", "moe2-wire", "moe2-fake-nvml"]),
 ];
 
 /// Packages that decide and never touch the outside world.

@@ -143,6 +143,10 @@ fn rust_files_keep_the_house_rules() {
     report(&findings);
 }
 
+/// A C library for tests of the agent's meter exports symbols, which counts as unsafe code; its own lints
+/// are in its manifest.
+const OWN_LINTS: &[&str] = &["moe2-fake-nvml"];
+
 #[test]
 fn every_crate_inherits_the_workspace_lints() {
     let metadata = metadata();
@@ -150,7 +154,8 @@ fn every_crate_inherits_the_workspace_lints() {
     for package in packages(&metadata) {
         let path = format!("{}Cargo.toml", directory(&metadata, package));
         let manifest = text(&path).expect("every package has a readable manifest");
-        if !inherits_lints(&manifest) {
+        let own = OWN_LINTS.contains(&name(package).as_str());
+        if !own && !inherits_lints(&manifest) {
             findings.push(Finding::new(
                 &path,
                 0,

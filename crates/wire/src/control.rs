@@ -3,14 +3,14 @@
 //! The agent opens one bidirectional stream and says [`FromAgent::Hello`]; everything that is not
 //! about a single query goes there. The node's name is not in it: the certificate says who it is.
 
-use moe2_model::{DeviceInfo, ExpertName, ExpertOffer, ExpertState};
+use moe2_model::{DeviceInfo, ExpertName, ExpertOffer, ExpertState, Figure};
 use serde::{Deserialize, Serialize};
 
 /// TLS application protocol of the fleet; a change that old peers cannot read gets a new one.
 pub const ALPN: &[u8] = b"moe2/1";
 
 /// Version of the messages inside [`ALPN`].
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// From an agent to the coordinator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub enum FromAgent {
     Heartbeat {
         /// Counts up within a session.
         sequence: u64,
+        /// What the machine drew for no job, since the last one.
+        standing: Figure,
     },
     /// An expert changed state.
     Expert {

@@ -193,11 +193,11 @@ async fn used(
         None | Some("json") => Ok(Json(json!({"by": group, "usage": lines})).into_response()),
         Some("csv") => {
             let mut text = format!(
-                "{by},queries,dispatches,prompt_tokens,output_tokens,energy_j,reserved_j,over_j,busy_s\n"
+                "{by},queries,dispatches,prompt_tokens,output_tokens,energy_j,reserved_j,over_j,busy_s,error_j,source\n"
             );
             for l in lines {
                 text += &format!(
-                    "{},{},{},{},{},{},{},{},{}\n",
+                    "{},{},{},{},{},{},{},{},{},{},{}\n",
                     l.key,
                     l.queries,
                     l.dispatches,
@@ -206,7 +206,9 @@ async fn used(
                     l.energy_j,
                     l.reserved_j,
                     l.over_j,
-                    l.busy_s
+                    l.busy_s,
+                    l.error_j,
+                    l.source
                 );
             }
             Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], text).into_response())

@@ -12,7 +12,8 @@ const SCHEMA: &str = "
         dispatch INTEGER PRIMARY KEY, query INTEGER NOT NULL, tenant TEXT NOT NULL,
         expert TEXT NOT NULL, reserved_at INTEGER NOT NULL, at INTEGER NOT NULL,
         bound_j REAL NOT NULL, energy_j REAL NOT NULL, source TEXT NOT NULL,
-        prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, busy_s REAL NOT NULL);
+        prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, busy_s REAL NOT NULL,
+        error_j REAL NOT NULL);
     CREATE INDEX IF NOT EXISTS usage_at ON usage (at);
     CREATE TABLE IF NOT EXISTS charge (
         tenant TEXT NOT NULL, minute INTEGER NOT NULL, energy_j REAL NOT NULL,
@@ -47,6 +48,7 @@ pub(crate) fn open(path: &Path, now: Wall, keep_usage: Duration) -> rusqlite::Re
     database.pragma_update(None, "synchronous", "normal")?;
     database.execute_batch(SCHEMA)?;
     let transaction = database.transaction()?;
+    add_errors(&transaction)?;
     let marks = "SELECT tenant, at, energy_j FROM mark WHERE energy_j > 0";
     let crashed = amounts(&transaction, marks)?;
     for (tenant, at, energy) in &crashed {
@@ -68,6 +70,20 @@ pub(crate) fn open(path: &Path, now: Wall, keep_usage: Duration) -> rusqlite::Re
         past,
         crashed: crashed.into_iter().filter_map(named).collect(),
     })
+}
+
+/// Books of earlier releases have no errors. What they say is taken to be as good as a model, and for
+/// what was lost, the truth to be within what was reserved.
+fn add_errors(database: &Connection) -> rusqlite::Result<()> {
+    let there = "SELECT count(*) FROM pragma_table_info('usage') WHERE name = 'error_j'";
+    let there: u64 = database.query_row(there, [], |row| row.get(0))?;
+    if there == 0 {
+        database.execute_batch(
+            "ALTER TABLE usage ADD COLUMN error_j REAL NOT NULL DEFAULT 0;
+             UPDATE usage SET error_j = CASE source WHEN 'lost' THEN bound_j ELSE energy_j END;",
+        )?;
+    }
+    Ok(())
 }
 
 /// Forgets what is too old to keep.
@@ -118,8 +134,13 @@ pub(super) fn write(database: &Connection, settled: &Settled) -> rusqlite::Resul
     let tokens = usage.map_or((0, 0), |u| (u.prompt_tokens, u.output_tokens));
     let busy = usage.map_or(0.0, |u| (u.prefill + u.decode).get());
     let source = usage.map_or("lost", |u| u.energy_source.as_str());
+    // Nobody knows what was lost; most likely not more than was reserved.
+    let error = usage.map_or(settled.bound, |u| u.energy_error);
     let mut insert = database.prepare_cached(
-        "INSERT OR IGNORE INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        "INSERT OR IGNORE INTO usage
+         (dispatch, query, tenant, expert, reserved_at, at, bound_j, energy_j, source,
+          prompt_tokens, output_tokens, busy_s, error_j)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
     let tenant = settled.tenant.as_str();
     let new = insert.execute(params![
@@ -135,6 +156,7 @@ pub(super) fn write(database: &Connection, settled: &Settled) -> rusqlite::Resul
         tokens.0,
         tokens.1,
         busy,
+        error.get(),
     ])?;
     if new == 1 {
         charge(database, tenant, settled.reserved_at, settled.energy.get())?;
@@ -179,8 +201,64 @@ mod tests {
                 prefill: Seconds::ZERO,
                 decode: Seconds::ZERO,
                 energy: Joules::saturating(joules),
-                energy_source: EnergySource::Modelled,
+                energy_source: EnergySource::Rapl,
+                energy_error: Joules::saturating(joules / 10.0),
             }),
+        }
+    }
+
+    fn errors(database: &Connection) -> Vec<(String, f64)> {
+        let mut select = database
+            .prepare("SELECT source, error_j FROM usage ORDER BY dispatch")
+            .expect("a column of errors");
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+        let rows = rows.expect("rows").collect::<rusqlite::Result<_>>();
+        rows.expect("numbers")
+    }
+
+    #[test]
+    fn every_row_has_an_error_and_what_was_lost_has_its_reservation() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let opened = open(
+            &dir.path().join("moe2.db"),
+            Wall(9),
+            Duration::from_secs(99),
+        );
+        let database = opened.expect("a fresh database").database;
+        write(&database, &settled(1, 9, 5.0)).expect("written");
+        let lost = Settled {
+            energy: Joules::ZERO,
+            usage: None,
+            ..settled(2, 9, 5.0)
+        };
+        write(&database, &lost).expect("written");
+        let expected = [("measured:rapl".to_owned(), 0.5), ("lost".to_owned(), 10.0)];
+        assert_eq!(errors(&database), expected);
+    }
+
+    #[test]
+    fn books_without_errors_get_them_once_when_they_are_opened() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("moe2.db");
+        let old = crate::store::connect(&path).expect("a file");
+        // The table as it was, with a modelled and a lost dispatch.
+        old.execute_batch(
+            "CREATE TABLE usage (
+                dispatch INTEGER PRIMARY KEY, query INTEGER NOT NULL, tenant TEXT NOT NULL,
+                expert TEXT NOT NULL, reserved_at INTEGER NOT NULL, at INTEGER NOT NULL,
+                bound_j REAL NOT NULL, energy_j REAL NOT NULL, source TEXT NOT NULL,
+                prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, busy_s REAL NOT NULL);
+             INSERT INTO usage VALUES (1, 1, 't', 'e@n', 9, 9, 8.0, 6.0, 'measured:rapl', 1, 1, 1.0);
+             INSERT INTO usage VALUES (2, 1, 't', 'e@n', 9, 9, 7.0, 0.0, 'lost', 0, 0, 0.0);",
+        )
+        .expect("an old table");
+        drop(old);
+        for _ in 0..2 {
+            let opened = open(&path, Wall(10), Duration::from_secs(99)).expect("it opens");
+            let errors = errors(&opened.database);
+            let expected = [("measured:rapl".to_owned(), 6.0), ("lost".to_owned(), 7.0)];
+            assert_eq!(errors[..2], expected);
+            write(&opened.database, &settled(3, 9, 5.0)).expect("written");
         }
     }
 

@@ -176,6 +176,7 @@ fn answer(text: &str) -> Answer {
         decode: seconds(0.75),
         energy: joules(2.0),
         energy_source: EnergySource::Ina3221,
+        energy_error: joules(0.25),
     };
     let participant = Participant {
         expert: expert.clone(),
@@ -212,6 +213,7 @@ fn answer(text: &str) -> Answer {
             delay: seconds(1.5),
             energy: joules(2.0),
             energy_source: EnergySource::Ina3221,
+            energy_error: joules(0.25),
         },
     }
 }

@@ -74,7 +74,11 @@ pub(super) fn show(fleet: &Fleet, interrupted: &AtomicBool) -> anyhow::Result<()
             ),
             format!("{slowest:.1} s"),
             format!("{:.1} s", number(&own["delay_s"])),
-            format!("{:.1} J", number(&own["energy_j"])),
+            format!(
+                "{:.1} ±{:.1} J",
+                number(&own["energy_j"]),
+                number(&own["energy_error_j"])
+            ),
         ]);
     }
     out::data(&format!("\n{table}\n\nJoules are {source}."));

@@ -1,7 +1,9 @@
 //! Everything that can wake the agent's engine, and everything it can ask for.
 
-use moe2_model::{DispatchId, ExpertName, Joules, Prompt, Task};
+use moe2_model::{DispatchId, ExpertName, Prompt, Task};
 use moe2_wire::{FromAgent, FromExpert, FromWorker, ToAgent, ToWorker};
+
+use super::energy::MeterReading;
 
 /// Work as it arrives; see [`moe2_wire::ToExpert::Work`].
 #[derive(Debug, Clone, PartialEq)]
@@ -54,12 +56,9 @@ pub enum Input {
         /// Why, for people.
         reason: String,
     },
-    /// The energy meter's total, given just before the input it dates. Only differences count: the
-    /// first reading sets the zero.
-    Meter {
-        /// Monotonic.
-        total: Joules,
-    },
+    /// The energy meter was read: every second, ten times as often while work runs, and when
+    /// [`Output::Measure`] asks for it.
+    Meter(MeterReading),
     /// The meter failed: from now on joules are modelled and said to be.
     MeterLost,
     /// Take no new work and say so; finish what is there.
@@ -99,6 +98,8 @@ pub enum Output {
         /// Whose.
         expert: ExpertName,
     },
+    /// Read the meter now: a job has begun or ended, and waits for its bill.
+    Measure,
     /// Draining is over: nothing is running or waiting.
     Drained,
 }

@@ -15,10 +15,14 @@ mod workers;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use moe2_model::{DeviceInfo, DispatchId, EnergySource, ExpertName, ExpertOffer, Time};
+use moe2_model::{
+    DeviceInfo, DispatchId, EnergySource, ExpertName, ExpertOffer, ExpertState, Time,
+};
+use moe2_wire::FromExpert;
 
 use crate::timers::Timers;
 
+pub use energy::MeterReading;
 pub use input::{Input, Output, Work};
 
 use energy::Accountant;
@@ -46,6 +50,7 @@ enum Timer {
     Restart(usize),
     Deadline(DispatchId),
     Stuck(DispatchId),
+    Unbilled,
 }
 
 /// Every decision of an agent.
@@ -56,6 +61,8 @@ pub struct Engine {
     workers: Vec<Worker>,
     index: BTreeMap<ExpertName, usize>,
     jobs: BTreeMap<DispatchId, Job>,
+    /// The last frames of jobs that are over but for the reading of the meter that bills them.
+    unbilled: BTreeMap<DispatchId, FromExpert>,
     accountant: Accountant,
     timers: Timers<Timer>,
     draining: bool,
@@ -73,13 +80,15 @@ impl Engine {
             .enumerate()
             .map(|(n, e)| (e.name.clone(), n))
             .collect();
-        let dynamic = config.device.busy_power.get() - config.device.idle_power.get();
+        let idle = config.device.idle_power.get();
+        let dynamic = config.device.busy_power.get() - idle;
         let mut engine = Self {
-            accountant: Accountant::new(now, dynamic),
+            accountant: Accountant::new(now, idle, dynamic),
             session: Session::new(config.seed),
             workers,
             index,
             jobs: BTreeMap::new(),
+            unbilled: BTreeMap::new(),
             timers: Timers::default(),
             draining: false,
             outputs: VecDeque::new(),
@@ -94,10 +103,6 @@ impl Engine {
 
     /// Takes note of one thing that happened at `now`; `now` never goes backwards.
     pub fn handle(&mut self, now: Time, input: Input) {
-        if let Input::Meter { total } = input {
-            self.accountant.measured(now, total);
-            return;
-        }
         self.accountant.advance(now);
         self.fire_timers(now);
         match input {
@@ -108,13 +113,20 @@ impl Engine {
             Input::Cancel { dispatch } => self.cancel(now, dispatch),
             Input::Worker { expert, message } => self.worker_said(now, &expert, message),
             Input::WorkerExited { expert, reason } => self.worker_exited(now, &expert, &reason),
+            Input::Meter(reading) => {
+                let loading = |worker: &Worker| worker.state == ExpertState::Loading;
+                let quiet = !self.workers.iter().any(loading);
+                self.accountant.measured(reading, quiet);
+                self.config.device.energy_source = reading.total.source;
+            }
             Input::MeterLost => {
                 self.accountant.meter_lost();
                 self.config.device.energy_source = EnergySource::Modelled;
             }
             Input::Drain => self.drain(),
-            Input::Tick | Input::Meter { .. } => {}
+            Input::Tick => {}
         }
+        self.bill();
     }
 
     /// The next thing to be done; call until `None` after every [`Engine::handle`].
@@ -128,10 +140,10 @@ impl Engine {
         self.timers.next()
     }
 
-    /// Jobs running or waiting.
+    /// Jobs running, waiting, or over but for their bill.
     #[must_use]
     pub fn jobs(&self) -> usize {
-        self.jobs.len()
+        self.jobs.len() + self.unbilled.len()
     }
 
     fn fire_timers(&mut self, now: Time) {
@@ -141,6 +153,8 @@ impl Engine {
                 Timer::Reconnect => self.outputs.push_back(Output::Connect),
                 Timer::Restart(worker) => self.restart(worker),
                 Timer::Stuck(dispatch) => self.stuck(dispatch),
+                // The meter does not answer. What it says later starts anew.
+                Timer::Unbilled => self.accountant.meter_lost(),
                 Timer::Deadline(dispatch) => self.deadline(now, dispatch),
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use moe2_model::{DispatchId, ExpertState, FinishReason, Seconds, Time, Usage};
+use moe2_model::{DispatchId, ExpertState, Figure, FinishReason, Seconds, Time, Usage};
 use moe2_wire::{FailureKind, FromExpert, ToWorker};
 
 use super::input::Work;
@@ -11,6 +11,10 @@ use super::{Engine, Output, Timer};
 /// A worker looks for a cancel before every token and every piece of prompt; on the slowest machine
 /// that is a few seconds.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A reading of the meter takes milliseconds. A finished answer waits no longer than this for the one that
+/// bills it.
+const METER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// One dispatch at this agent.
 #[derive(Debug)]
@@ -35,7 +39,7 @@ pub(super) enum Stage {
 
 impl Engine {
     pub(super) fn work(&mut self, now: Time, dispatch: DispatchId, work: Box<Work>) {
-        if self.jobs.contains_key(&dispatch) {
+        if self.jobs.contains_key(&dispatch) || self.unbilled.contains_key(&dispatch) {
             return;
         }
         let Some(worker) = self.index.get(&work.expert).copied() else {
@@ -114,7 +118,10 @@ impl Engine {
         let stage = std::mem::replace(&mut job.stage, Stage::Running { since: now });
         let Stage::Waiting(work) = stage else { return };
         let expert = work.expert;
-        self.accountant.begin(dispatch);
+        self.accountant.begin(dispatch, job.worker);
+        if self.accountant.is_measuring() {
+            self.outputs.push_back(Output::Measure);
+        }
         let message = ToWorker::Start {
             dispatch,
             prompt: work.prompt,
@@ -133,7 +140,7 @@ impl Engine {
                 let queue = now.seconds_since(job.arrived);
                 let usage = Usage {
                     queue,
-                    ..self.nothing_used()
+                    ..nothing_used()
                 };
                 self.finish(now, dispatch, FinishReason::Cancelled, usage);
             }
@@ -150,6 +157,7 @@ impl Engine {
     pub(super) fn cancel_all(&mut self, now: Time) {
         let mut stop = Vec::new();
         let timers = &mut self.timers;
+        self.unbilled.clear();
         self.jobs.retain(|dispatch, job| {
             timers.disarm(Timer::Deadline(*dispatch));
             match job.stage {
@@ -218,32 +226,71 @@ impl Engine {
         };
         self.timers.disarm(Timer::Deadline(dispatch));
         self.timers.disarm(Timer::Stuck(dispatch));
-        if !matches!(job.stage, Stage::Stopping { reply: false, .. }) {
-            self.outputs.push_back(Output::Frame { dispatch, frame });
+        let heard = !matches!(job.stage, Stage::Stopping { reply: false, .. });
+        match self.accountant.end(dispatch) {
+            Some(figure) if heard => self.put_bill(dispatch, frame, figure),
+            Some(_) => {}
+            None => {
+                self.outputs.push_back(Output::Measure);
+                if heard {
+                    if self.unbilled.is_empty() {
+                        self.timers.arm(Timer::Unbilled, now + METER_PATIENCE);
+                    }
+                    self.unbilled.insert(dispatch, frame);
+                }
+            }
         }
         self.start_next(now);
         self.drained_if_idle();
+    }
+
+    /// Says what the jobs used whose bills have become known.
+    pub(super) fn bill(&mut self) {
+        for (dispatch, figure) in self.accountant.take_settled() {
+            if let Some(frame) = self.unbilled.remove(&dispatch) {
+                self.put_bill(dispatch, frame, figure);
+                self.drained_if_idle();
+            }
+        }
+        if self.unbilled.is_empty() {
+            self.timers.disarm(Timer::Unbilled);
+        }
+    }
+
+    fn put_bill(&mut self, dispatch: DispatchId, mut frame: FromExpert, figure: Figure) {
+        if let FromExpert::Done { usage, .. }
+        | FromExpert::Failed {
+            usage: Some(usage), ..
+        } = &mut frame
+        {
+            usage.energy = figure.joules;
+            usage.energy_source = figure.source;
+            usage.energy_error = figure.error;
+        }
+        self.outputs.push_back(Output::Frame { dispatch, frame });
     }
 
     pub(super) fn fail(&mut self, dispatch: DispatchId, kind: FailureKind, message: &str) {
         let frame = FromExpert::Failed {
             kind,
             message: message.to_owned(),
-            usage: None,
+            usage: Some(nothing_used()),
         };
         self.outputs.push_back(Output::Frame { dispatch, frame });
     }
+}
 
-    pub(super) fn nothing_used(&self) -> Usage {
-        Usage {
-            prompt_tokens: 0,
-            output_tokens: 0,
-            queue: Seconds::ZERO,
-            prefill: Seconds::ZERO,
-            decode: Seconds::ZERO,
-            energy: moe2_model::Joules::ZERO,
-            energy_source: self.energy_source(),
-        }
+/// Of work that never began, and before the bill of what did.
+pub(super) fn nothing_used() -> Usage {
+    Usage {
+        prompt_tokens: 0,
+        output_tokens: 0,
+        queue: Seconds::ZERO,
+        prefill: Seconds::ZERO,
+        decode: Seconds::ZERO,
+        energy: Figure::NONE.joules,
+        energy_source: Figure::NONE.source,
+        energy_error: Figure::NONE.error,
     }
 }
 

@@ -100,6 +100,7 @@ impl Engine {
         }
         let beat = FromAgent::Heartbeat {
             sequence: self.session.sequence,
+            standing: self.accountant.take_standing(),
         };
         self.outputs.push_back(Output::Control(beat));
         self.timers.arm(Timer::Heartbeat, now + every);
@@ -117,7 +118,7 @@ impl Engine {
     }
 
     pub(super) fn drained_if_idle(&mut self) {
-        if self.draining && self.jobs.is_empty() {
+        if self.draining && self.jobs() == 0 {
             self.outputs.push_back(Output::Drained);
         }
     }

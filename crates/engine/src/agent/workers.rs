@@ -6,10 +6,12 @@
 
 use std::time::Duration;
 
-use moe2_model::{DispatchId, EnergySource, ExpertName, ExpertOffer, ExpertState, Time, Usage};
+use moe2_model::{DispatchId, ExpertName, ExpertOffer, ExpertState, Time, Usage};
 use moe2_wire::{FailureKind, FromAgent, FromExpert, FromWorker};
 
 use super::backoff::Backoff;
+use super::energy::work;
+use super::queue::nothing_used;
 use super::{Engine, Output, Timer};
 
 const RESTART_MIN: Duration = Duration::from_millis(500);
@@ -65,17 +67,16 @@ impl Engine {
                 let Some(job) = self.jobs.get(&dispatch) else {
                     return;
                 };
-                let queue = job.waited();
-                let energy = self.accountant.end(dispatch);
-                let energy_source = self.energy_source();
+                let weights = self.config.experts[worker].weights;
+                let done = work((prompt_tokens, output_tokens), weights);
+                self.accountant.learn(worker, done, prefill + decode);
                 let usage = Usage {
                     prompt_tokens,
                     output_tokens,
-                    queue,
+                    queue: job.waited(),
                     prefill,
                     decode,
-                    energy,
-                    energy_source,
+                    ..nothing_used()
                 };
                 self.finish(now, dispatch, finish, usage);
             }
@@ -163,28 +164,12 @@ impl Engine {
         }
     }
 
-    /// The device's meter, once it has given a reading; until then joules are modelled whatever
-    /// meter there is.
-    pub(super) fn energy_source(&self) -> EnergySource {
-        if self.accountant.is_measuring() {
-            self.config.device.energy_source
-        } else {
-            EnergySource::Modelled
-        }
-    }
-
-    /// What a job that gave no answer used, if it ran at all.
-    fn spent(&mut self, dispatch: DispatchId) -> Option<Usage> {
-        let job = self.jobs.get(&dispatch)?;
-        if job.is_waiting() {
-            return None;
-        }
-        let queue = job.waited();
-        let energy = self.accountant.end(dispatch);
+    /// What a job that gave no answer used, but for its bill.
+    fn spent(&self, dispatch: DispatchId) -> Option<Usage> {
+        let queue = self.jobs.get(&dispatch)?.waited();
         Some(Usage {
             queue,
-            energy,
-            ..self.nothing_used()
+            ..nothing_used()
         })
     }
 }

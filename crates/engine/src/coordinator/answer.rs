@@ -1,7 +1,7 @@
 //! The answer of a query whose experts have said enough, and its explanation.
 
 use moe2_gate::Gate;
-use moe2_model::{EnergySource, Explanation, Job, Joules, Participant, Task, Time};
+use moe2_model::{Explanation, Figure, Job, Participant, Task, Time};
 
 use super::fuse::{self, Answers, Contribution, Decision, Scores, Winner};
 use super::query::{Attempt, Running};
@@ -44,17 +44,10 @@ pub(crate) fn probabilities(gate: &Gate, running: &Running, attempt: &Attempt) -
     Some(rule.probabilities(logprobs, options.iter().map(String::len)))
 }
 
-/// Energy of all attempts that reported it, and the weakest source among them.
-pub(crate) fn energy(running: &Running) -> (Joules, EnergySource) {
-    let used = || {
-        running
-            .attempts
-            .iter()
-            .filter_map(|attempt| attempt.reported)
-    };
-    let weakest = used().map(|u| u.energy_source).max();
-    let joules = used().map(|u| u.energy).sum();
-    (joules, weakest.unwrap_or(EnergySource::Modelled))
+/// Energy of all attempts that reported it.
+pub(crate) fn energy(running: &Running) -> Figure {
+    let reported = running.attempts.iter().filter_map(|a| a.reported);
+    reported.map(|usage| usage.figure()).sum()
 }
 
 /// Makes one answer of all that were given; at least one attempt has answered.
@@ -80,7 +73,7 @@ pub(crate) fn answer(now: Time, gate: &Gate, running: &Running) -> Answer {
         }
         Winner::Contribution(_) => lead.expert.to_string(),
     };
-    let (energy, energy_source) = energy(running);
+    let energy = energy(running);
     Answer {
         model,
         text,
@@ -97,8 +90,9 @@ pub(crate) fn answer(now: Time, gate: &Gate, running: &Running) -> Answer {
             saved: running.saved,
             redispatches: running.redispatches,
             delay: now.seconds_since(running.submitted),
-            energy,
-            energy_source,
+            energy: energy.joules,
+            energy_source: energy.source,
+            energy_error: energy.error,
         },
     }
 }

@@ -365,7 +365,7 @@ impl Engine {
             first_delta: running
                 .first_delta
                 .map(|at| at.seconds_since(running.submitted)),
-            energy: energy(&running).0,
+            energy: energy(&running).joules,
         });
         true
     }

@@ -43,7 +43,12 @@ impl Engine {
             known.reason = None;
         }
         match message {
-            FromAgent::Heartbeat { .. } => {}
+            FromAgent::Heartbeat { standing, .. } => {
+                if !standing.is_none() {
+                    let (node, energy) = (node.clone(), standing);
+                    self.event(Event::Standing { node, energy });
+                }
+            }
             FromAgent::Expert { name, state } => {
                 let state = short_reason(state);
                 if let Some(expert) = known.experts.get_mut(&name)

@@ -79,11 +79,13 @@ pub struct QueryRecord {
     pub energy: Joules,
     /// The weakest source among the energies added up.
     pub energy_source: EnergySource,
+    /// The most by which that energy may be off.
+    pub energy_error: Joules,
 }
 
 impl QueryRecord {
     /// What files with a record begin with.
-    pub const FORMAT: &str = "moe2-explanation/1";
+    pub const FORMAT: &str = "moe2-explanation/2";
 
     /// Of a query that was refused before it was looked at.
     pub(super) fn unadmitted(id: QueryId, query: &Query, refusal: &Refusal) -> Self {
@@ -100,6 +102,7 @@ impl QueryRecord {
             delay: Seconds::ZERO,
             energy: Joules::ZERO,
             energy_source: EnergySource::Modelled,
+            energy_error: Joules::ZERO,
         }
     }
 
@@ -110,7 +113,7 @@ impl QueryRecord {
         ending: Ending,
         (delay, participants): (Seconds, Vec<Participant>),
     ) -> Self {
-        let (energy, energy_source) = energy(running);
+        let energy = energy(running);
         Self {
             query,
             tenant: running.query.tenant.clone(),
@@ -122,8 +125,9 @@ impl QueryRecord {
             participants,
             ending,
             delay,
-            energy,
-            energy_source,
+            energy: energy.joules,
+            energy_source: energy.source,
+            energy_error: energy.error,
         }
     }
 

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use moe2_engine::agent::{Config, Engine, Input, Output, Work};
-use moe2_model::{Bytes, DispatchId, ExpertName, ExpertState, FinishReason, Seconds, Time};
+use moe2_engine::agent::{Config, Engine, Input, MeterReading, Output, Work};
+use moe2_model::{
+    Bytes, DispatchId, EnergySource, ExpertName, ExpertState, Figure, FinishReason, Joules,
+    Seconds, Time,
+};
 use moe2_wire::{FailureKind, FromAgent, FromExpert, FromWorker, ToAgent, ToWorker};
 
 use crate::support::{GEMMA, SMOL, device, offer, question};
@@ -103,6 +106,14 @@ impl Bench {
             expert: name(expert),
             reason,
         })
+    }
+}
+
+fn modelled(joules: f64) -> Figure {
+    Figure {
+        joules: Joules::saturating(joules),
+        error: Joules::saturating(joules),
+        source: EnergySource::Modelled,
     }
 }
 
@@ -275,7 +286,9 @@ fn heartbeats_follow_the_pace_the_coordinator_asked_for() {
     let mut bench = Bench::ready();
     for sequence in 1..4 {
         let before = bench.now;
-        let beat = Output::Control(FromAgent::Heartbeat { sequence });
+        // 5 W of idle power for half a second, as far as a model knows.
+        let standing = modelled(2.5);
+        let beat = Output::Control(FromAgent::Heartbeat { sequence, standing });
         assert_eq!(bench.next_timer(), [beat]);
         assert_eq!(bench.now.since(before), Duration::from_millis(500));
     }
@@ -302,4 +315,106 @@ fn a_draining_agent_says_so_finishes_and_takes_nothing_new() {
 fn an_idle_agent_drains_at_once() {
     let mut bench = Bench::ready();
     assert!(bench.feed(Input::Drain).contains(&Output::Drained));
+}
+
+/// A meter that is a tenth off.
+fn read(bench: &mut Bench, joules: f64) -> Vec<Output> {
+    bench.feed(Input::Meter(MeterReading {
+        at: bench.now,
+        total: Figure {
+            joules: Joules::saturating(joules),
+            error: Joules::saturating(joules / 10.0),
+            source: EnergySource::Ina3221,
+        },
+        lag: Seconds::ZERO,
+    }))
+}
+
+fn bills(outputs: &[Output]) -> Vec<(u64, Figure)> {
+    let bills = outputs.iter().filter_map(|output| match output {
+        Output::Frame { dispatch, frame } => match frame {
+            FromExpert::Done { usage, .. } => Some((dispatch.0, usage.figure())),
+            FromExpert::Failed { usage, .. } => Some((dispatch.0, usage.as_ref()?.figure())),
+            FromExpert::Text(_) | FromExpert::Options(_) => None,
+        },
+        _ => None,
+    });
+    bills.collect()
+}
+
+#[test]
+fn a_metered_job_asks_for_a_reading_at_either_end_and_its_last_frame_waits_for_the_bill() {
+    let mut bench = Bench::ready();
+    read(&mut bench, 7.0);
+    let outputs = bench.work(1, SMOL);
+    assert_eq!(started(&outputs), [1]);
+    assert!(outputs.contains(&Output::Measure));
+    bench.work(2, SMOL);
+    bench.now = bench.now + Duration::from_secs(2);
+    let outputs = bench.finished(1, FinishReason::Stop);
+    assert_eq!(ended(&outputs), [], "it is not billed yet");
+    assert_eq!(
+        started(&outputs),
+        [2],
+        "the next one need not wait for that"
+    );
+    assert!(outputs.contains(&Output::Measure));
+    let outputs = read(&mut bench, 7.0 + 50.0);
+    let bills = bills(&outputs);
+    let (1, bill) = bills[0] else {
+        panic!("the first job's bill: {bills:?}")
+    };
+    // 25 W for 2 s, less the 5 W that are assumed for idle.
+    assert_eq!(bill.joules, Joules::saturating(40.0));
+    assert_eq!(bill.source, EnergySource::Ina3221);
+    assert!(bill.error >= Joules::saturating(5.0), "{bill:?}");
+}
+
+#[test]
+fn a_meter_that_does_not_answer_leaves_the_bill_to_the_model() {
+    let mut bench = Bench::ready();
+    read(&mut bench, 0.0);
+    bench.work(1, SMOL);
+    bench.now = bench.now + Duration::from_millis(200);
+    bench.finished(1, FinishReason::Stop);
+    let outputs: Vec<Output> = (0..3).flat_map(|_| bench.next_timer()).collect();
+    let ended = bench.now;
+    assert_eq!(bills(&outputs).len(), 1, "{outputs:?}");
+    assert_eq!(bills(&outputs)[0], (1, modelled(0.2 * 15.0)));
+    assert!(ended.since(Time::ZERO) < Duration::from_secs(2));
+}
+
+#[test]
+fn jobs_that_keep_ending_do_not_put_off_the_bill_of_the_first() {
+    let mut bench = Bench::ready();
+    read(&mut bench, 0.0);
+    let begun = bench.now;
+    let mut outputs = Vec::new();
+    for dispatch in 1..8 {
+        bench.work(dispatch, SMOL);
+        bench.now = bench.now + Duration::from_millis(200);
+        outputs.extend(bench.finished(dispatch, FinishReason::Stop));
+        if !bills(&outputs).is_empty() {
+            break;
+        }
+    }
+    let billed: Vec<u64> = bills(&outputs)
+        .iter()
+        .map(|(dispatch, _)| *dispatch)
+        .collect();
+    assert!(billed.contains(&1), "{billed:?}");
+    assert!(bench.now.since(begun) < Duration::from_secs(1));
+}
+
+#[test]
+fn a_draining_agent_waits_for_the_last_bill() {
+    let mut bench = Bench::ready();
+    read(&mut bench, 0.0);
+    bench.work(1, SMOL);
+    bench.feed(Input::Drain);
+    bench.now = bench.now + Duration::from_secs(1);
+    let outputs = bench.finished(1, FinishReason::Stop);
+    assert!(!outputs.contains(&Output::Drained), "{outputs:?}");
+    let outputs = read(&mut bench, 9.0);
+    assert!(outputs.contains(&Output::Drained), "{outputs:?}");
 }

@@ -289,7 +289,14 @@ fn nothing_more_is_asked_once_too_little_is_left_of_the_delay_budget() {
         bench.pass(Duration::from_secs_f64(delay.unwrap_or(0.0) * late));
         // Nobody is left out for being silent.
         for (session, node) in [(1, "smol"), (2, "gemma"), (3, "qwen")] {
-            bench.agent(session, node, FromAgent::Heartbeat { sequence: 1 });
+            bench.agent(
+                session,
+                node,
+                FromAgent::Heartbeat {
+                    sequence: 1,
+                    standing: moe2_model::Figure::NONE,
+                },
+            );
         }
         for (n, sent) in sent.iter().enumerate() {
             if is_choice {

@@ -67,7 +67,14 @@ fn a_silent_node_is_suspected_then_given_up_and_its_work_moves() {
     assert_eq!(first.session, SessionId(1));
     let beat = |bench: &mut Bench, sequence| {
         for (session, node) in [(2, "gemma"), (3, "qwen")] {
-            bench.agent(session, node, FromAgent::Heartbeat { sequence });
+            bench.agent(
+                session,
+                node,
+                FromAgent::Heartbeat {
+                    sequence,
+                    standing: moe2_model::Figure::NONE,
+                },
+            );
         }
     };
     bench.pass(Duration::from_millis(1_100));
@@ -95,8 +102,22 @@ fn a_coordinator_that_was_held_up_blames_no_node_for_it() {
     let mut bench = Bench::with_fleet();
     // Ten seconds without a call; what the agents said meanwhile comes after the timers.
     bench.now = bench.now + Duration::from_secs(10);
-    bench.agent(1, "smol", FromAgent::Heartbeat { sequence: 1 });
-    bench.agent(3, "qwen", FromAgent::Heartbeat { sequence: 1 });
+    bench.agent(
+        1,
+        "smol",
+        FromAgent::Heartbeat {
+            sequence: 1,
+            standing: moe2_model::Figure::NONE,
+        },
+    );
+    bench.agent(
+        3,
+        "qwen",
+        FromAgent::Heartbeat {
+            sequence: 1,
+            standing: moe2_model::Figure::NONE,
+        },
+    );
     assert_eq!(bench.state_of("gemma"), NodeState::Ready);
     bench.pass(Duration::from_millis(600));
     assert_eq!(bench.state_of("smol"), NodeState::Ready);
@@ -112,7 +133,14 @@ fn a_suspected_node_that_speaks_is_trusted_again() {
     let mut bench = Bench::with_fleet();
     bench.pass(Duration::from_millis(1_500));
     assert_eq!(bench.state_of("smol"), NodeState::Suspect);
-    bench.agent(1, "smol", FromAgent::Heartbeat { sequence: 1 });
+    bench.agent(
+        1,
+        "smol",
+        FromAgent::Heartbeat {
+            sequence: 1,
+            standing: moe2_model::Figure::NONE,
+        },
+    );
     assert_eq!(bench.state_of("smol"), NodeState::Ready);
 }
 
@@ -150,7 +178,14 @@ fn an_expert_that_says_nothing_for_too_long_is_given_up_and_cancelled() {
     for sequence in 0..60 {
         bench.pass(Duration::from_secs(1));
         for (session, node) in [(1, "smol"), (2, "gemma"), (3, "qwen")] {
-            bench.agent(session, node, FromAgent::Heartbeat { sequence });
+            bench.agent(
+                session,
+                node,
+                FromAgent::Heartbeat {
+                    sequence,
+                    standing: moe2_model::Figure::NONE,
+                },
+            );
         }
         if !bench.cancels().is_empty() {
             break;

@@ -1,7 +1,7 @@
 //! Who is let in, and who is asked.
 
 use moe2_engine::coordinator::{Input, NodeState, Output};
-use moe2_model::{RefusalKind, SessionId};
+use moe2_model::{EnergySource, Event, Figure, Joules, RefusalKind, SessionId};
 use moe2_wire::{FromAgent, PROTOCOL_VERSION, RefusedAgent, ToAgent};
 
 use crate::support::{Bench, QWEN, SMOL, device, done, question};
@@ -43,8 +43,40 @@ fn an_agent_of_another_version_is_refused_and_told_ours() {
 #[test]
 fn an_agent_that_does_not_say_hello_first_is_refused() {
     let mut bench = Bench::empty();
-    bench.agent(1, "rude", FromAgent::Heartbeat { sequence: 1 });
+    bench.agent(
+        1,
+        "rude",
+        FromAgent::Heartbeat {
+            sequence: 1,
+            standing: Figure::NONE,
+        },
+    );
     assert!(matches!(refused(&bench), Some(RefusedAgent::BadHello(_))));
+}
+
+#[test]
+fn standing_energy_in_a_heartbeat_is_an_event_of_its_node() {
+    let mut bench = Bench::with_fleet();
+    let standing = Figure {
+        joules: Joules::saturating(5.0),
+        error: Joules::saturating(0.5),
+        source: EnergySource::Rapl,
+    };
+    for standing in [Figure::NONE, standing] {
+        let sequence = 1;
+        bench.agent(1, "smol", FromAgent::Heartbeat { sequence, standing });
+    }
+    let told: Vec<&Event> = bench
+        .outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Event(event @ Event::Standing { .. }) => Some(event),
+            _ => None,
+        })
+        .collect();
+    let node = "smol".parse().expect("a valid name");
+    let energy = standing;
+    assert_eq!(told, [&Event::Standing { node, energy }]);
 }
 
 #[test]

@@ -245,7 +245,14 @@ fn a_solver_that_failed_is_counted_and_asked_again_at_the_next_review() {
     assert!(events(&bench).any(|event| matches!(event, Event::PlanFailed { .. })));
     for _ in 0..130 {
         for (session, node) in [(1, "smol"), (2, "gemma"), (3, "qwen")] {
-            bench.agent(session, node, FromAgent::Heartbeat { sequence: 0 });
+            bench.agent(
+                session,
+                node,
+                FromAgent::Heartbeat {
+                    sequence: 0,
+                    standing: moe2_model::Figure::NONE,
+                },
+            );
         }
         bench.now = bench.now + Duration::from_millis(500);
         bench.feed(Input::Tick);
@@ -350,7 +357,14 @@ fn a_review_asks_again_only_when_the_problem_has_become_another_one() {
     let alive = |bench: &mut Bench| {
         for _ in 0..130 {
             for (session, node) in [(1, "smol"), (2, "gemma"), (3, "qwen")] {
-                bench.agent(session, node, FromAgent::Heartbeat { sequence: 1 });
+                bench.agent(
+                    session,
+                    node,
+                    FromAgent::Heartbeat {
+                        sequence: 1,
+                        standing: moe2_model::Figure::NONE,
+                    },
+                );
             }
             bench.pass(Duration::from_millis(500));
         }

@@ -39,7 +39,14 @@ fn crowd(bench: &mut Bench, tenant: &TenantId, queries: usize) {
 fn pass(bench: &mut Bench, seconds: f64) {
     for sequence in 1..=10 {
         bench.pass(Duration::from_secs_f64(seconds / 10.0));
-        bench.agent(1, "smol", FromAgent::Heartbeat { sequence });
+        bench.agent(
+            1,
+            "smol",
+            FromAgent::Heartbeat {
+                sequence,
+                standing: moe2_model::Figure::NONE,
+            },
+        );
     }
 }
 

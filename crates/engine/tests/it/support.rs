@@ -89,6 +89,7 @@ pub(crate) fn usage(joules: f64) -> Usage {
         decode: Seconds::saturating(1.0),
         energy: Joules::saturating(joules),
         energy_source: EnergySource::Modelled,
+        energy_error: Joules::saturating(joules),
     }
 }
 

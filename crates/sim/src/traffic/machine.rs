@@ -108,14 +108,16 @@ impl Job {
         let read = share(prefill, self.began, self.first);
         let written = share(decode, self.first, self.whole);
         let seconds = prefill + decode;
+        let energy = Joules::saturating(seconds.get() * (self.watts - idle).max(0.0));
         Usage {
             prompt_tokens: (f64::from(self.tokens.0) * read).round() as u32,
             output_tokens: (f64::from(self.tokens.1) * written).round() as u32,
             queue: self.began.min(end).seconds_since(self.asked),
             prefill,
             decode,
-            energy: Joules::saturating(seconds.get() * (self.watts - idle).max(0.0)),
+            energy,
             energy_source: EnergySource::Modelled,
+            energy_error: energy,
         }
     }
 }

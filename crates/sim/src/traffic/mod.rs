@@ -240,7 +240,13 @@ impl<'a> World<'a> {
 
     fn beat(&mut self, machine: usize, session: SessionId) {
         if self.sites[machine].session == Some(session) {
-            self.say(machine, FromAgent::Heartbeat { sequence: 0 });
+            self.say(
+                machine,
+                FromAgent::Heartbeat {
+                    sequence: 0,
+                    standing: moe2_model::Figure::NONE,
+                },
+            );
             let next = self.now + self.setup.config.heartbeat;
             self.at(next, Happening::Beat(machine, session));
         }

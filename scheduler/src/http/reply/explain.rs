@@ -20,6 +20,8 @@ pub(super) struct Moe2<'a> {
     delay_s: f64,
     energy_j: f64,
     energy_source: EnergySource,
+    /// The most by which `energy_j` may be off, either way.
+    energy_error_j: f64,
     /// Forecast of the work that an early exit cancelled.
     #[serde(skip_serializing_if = "Option::is_none")]
     saved_j: Option<f64>,
@@ -60,6 +62,7 @@ struct Actual {
     decode_s: f64,
     energy_j: f64,
     energy_source: EnergySource,
+    energy_error_j: f64,
     prompt_tokens: u32,
     output_tokens: u32,
 }
@@ -100,6 +103,7 @@ impl<'a> Moe2<'a> {
             delay_s: explanation.delay.get(),
             energy_j: explanation.energy.get(),
             energy_source: explanation.energy_source,
+            energy_error_j: explanation.energy_error.get(),
             saved_j: Some(explanation.saved.get()).filter(|joules| *joules > 0.0),
             redispatches: explanation.redispatches,
             candidates: explain
@@ -138,6 +142,7 @@ impl Actual {
             decode_s: usage.decode.get(),
             energy_j: usage.energy.get(),
             energy_source: usage.energy_source,
+            energy_error_j: usage.energy_error.get(),
             prompt_tokens: usage.prompt_tokens,
             output_tokens: usage.output_tokens,
         }

@@ -32,14 +32,14 @@ async fn a_chat_is_answered_as_openai_does_with_our_own_data_beside() {
                 "predicted": {"waiting_s": 0.25, "delay_s": 1.5, "delay_p95_s": 2.5, "energy_j": 3.0, "samples": 7},
                 "actual": {
                     "queue_s": 0.25, "prefill_s": 0.5, "decode_s": 0.75, "energy_j": 2.0,
-                    "energy_source": "measured:ina3221", "prompt_tokens": 10, "output_tokens": 2,
+                    "energy_source": "measured:ina3221", "energy_error_j": 0.25, "prompt_tokens": 10, "output_tokens": 2,
                 },
                 "failure": null,
             }],
             "fusion": "single", "topic": "chat",
             "prices": {"per_joule": 0.001, "per_second": 0.01},
             "delay_s": 1.5, "energy_j": 2.0, "energy_source": "measured:ina3221",
-            "redispatches": 0,
+            "energy_error_j": 0.25, "redispatches": 0,
         },
     });
     assert_eq!(body, expected);

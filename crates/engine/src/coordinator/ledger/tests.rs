@@ -25,6 +25,7 @@ fn used(joules: f64) -> Option<Usage> {
         decode: Seconds::ZERO,
         energy: Joules::saturating(joules),
         energy_source: EnergySource::Modelled,
+        energy_error: Joules::saturating(joules),
     })
 }
 
