@@ -9,11 +9,13 @@ mod tenants;
 use std::time::Duration;
 
 use anyhow::ensure;
+use moe2_cost::percentile;
 use moe2_engine::coordinator::{Config, PlanLimits};
 use moe2_gate::Gate;
 use moe2_model::Rng;
 use moe2_sim::traffic::{Drift, Outcome, Played, Setup, play};
 use rayon::prelude::*;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use self::judge::{Row, Run};
@@ -38,6 +40,8 @@ const DRIFT: Drift = Drift {
 };
 /// A machine stays for two hours on average, and is away for ten minutes.
 const OUTAGES: (Duration, Duration) = (Duration::from_secs(7_200), Duration::from_secs(600));
+/// Most by which a greedy tenant may raise another's p95.
+const DISTURBED: f64 = 1.1;
 /// The tenant that asks ten times as much.
 const GREEDY: usize = 0;
 
@@ -69,7 +73,7 @@ pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
         .iter()
         .flat_map(|s| kinds.map(|(p, greedy)| (p, greedy, *s)));
     let plans: Vec<Plan> = plans.collect();
-    let runs: Vec<Value> = plans
+    let runs: Vec<Done> = plans
         .par_iter()
         .map(|plan| {
             let began = std::time::Instant::now();
@@ -81,8 +85,87 @@ pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
     Ok(json!({
         "machines": world.fleet.machines.len(), "deployments": world.fleet.deployments.len(),
         "tenants": world.tenants.len(), "requests": world.requests, "rate": RATE,
-        "questions": world.questions.len(), "runs": runs,
+        "questions": world.questions.len(),
+        "budgets_kept": runs.iter().filter(|r| !r.greedy).map(kept).collect::<Vec<_>>(),
+        "accuracy": accuracy(&runs), "disturbance": disturbance(&runs), "runs": runs,
     }))
+}
+
+/// A run with its figures.
+#[derive(Debug, Serialize)]
+struct Done {
+    policy: Policy,
+    greedy: bool,
+    seed: u64,
+    utilisation: f64,
+    /// Work that ended; of it, how much was within the forecast's p95 in delay, and in energy.
+    forecasts: (u64, u64, u64),
+    losses: u64,
+    redispatches: u64,
+    rows: Vec<Row>,
+}
+
+/// How many of the feasible tenants kept each budget.
+fn kept(run: &Done) -> Value {
+    let feasible: Vec<&Row> = run
+        .rows
+        .iter()
+        .filter(|r| r.served && !r.hopeless)
+        .collect();
+    let count = |keeps: &dyn Fn(&Row) -> bool| feasible.iter().filter(|r| keeps(r)).count();
+    let windows: usize = feasible.iter().map(|r| r.windows).sum();
+    let kept: f64 = feasible
+        .iter()
+        .map(|r| r.windows_kept * r.windows as f64)
+        .sum();
+    json!({
+        "policy": run.policy, "seed": run.seed, "feasible": feasible.len(),
+        "energy": count(&|r| r.energy_kept), "delay": count(&|r| r.delay_kept),
+        "windows": windows, "windows_kept": kept / windows.max(1) as f64,
+    })
+}
+
+/// Means over all requests of the tenants to whom every policy leaves an expert, and of all.
+fn accuracy(runs: &[Done]) -> Vec<Value> {
+    let served = |tenant: usize| runs.iter().all(|r| r.rows[tenant].served);
+    let of = |run: &Done, all: bool| {
+        let rows = run.rows.iter().enumerate();
+        let rows: Vec<&Row> = rows
+            .filter(|(n, _)| all || served(*n))
+            .map(|(_, r)| r)
+            .collect();
+        let asked: usize = rows.iter().map(|r| r.asked).sum();
+        let mean = |of: &dyn Fn(&Row) -> f64| {
+            rows.iter().map(|r| of(r) * r.asked as f64).sum::<f64>() / asked.max(1) as f64
+        };
+        json!({
+            "policy": run.policy, "seed": run.seed, "tenants": rows.len(),
+            "accuracy": mean(&|r| r.accuracy), "accuracy_in_time": mean(&|r| r.accuracy_in_time),
+        })
+    };
+    let calm = runs.iter().filter(|r| !r.greedy);
+    calm.flat_map(|run| [of(run, true), of(run, false)])
+        .collect()
+}
+
+/// p95 of every other tenant beside the greedy one, over its p95 without greed.
+fn disturbance(runs: &[Done]) -> Vec<Value> {
+    let pairs = runs.iter().filter(|r| r.greedy).filter_map(|greedy| {
+        let same = |r: &&Done| !r.greedy && r.policy == greedy.policy && r.seed == greedy.seed;
+        Some((greedy, runs.iter().find(same)?))
+    });
+    let ratio = |(greedy, calm): (&Done, &Done)| {
+        let others = greedy.rows.iter().zip(&calm.rows).enumerate();
+        let others = others.filter(|(tenant, _)| *tenant != GREEDY);
+        let ratios = others.map(|(_, (greedy, calm))| greedy.delay_p95_s / calm.delay_p95_s);
+        let ratios: Vec<f64> = ratios.collect();
+        let within = ratios.iter().filter(|r| **r < DISTURBED).count();
+        json!({
+            "seed": greedy.seed, "others": ratios.len(), "within": within,
+            "median": percentile(&ratios, 0.5), "most": percentile(&ratios, 1.0),
+        })
+    };
+    pairs.map(ratio).collect()
 }
 
 impl World {
@@ -112,10 +195,18 @@ impl World {
         })
     }
 
-    fn run(&self, (policy, greedy, seed): Plan) -> Value {
+    fn run(&self, (policy, greedy, seed): Plan) -> Done {
         let (asked, played) = self.played((policy, greedy, seed));
-        let run = self.judged(policy, &asked, &played);
-        json!({"policy": policy, "greedy": greedy, "seed": seed, "utilisation": played.utilisation(), "forecasts": [played.forecasts.0, played.forecasts.1, played.forecasts.2], "losses": played.losses, "redispatches": played.redispatches, "rows": run})
+        Done {
+            policy,
+            greedy,
+            seed,
+            utilisation: played.utilisation(),
+            forecasts: played.forecasts,
+            losses: played.losses,
+            redispatches: played.redispatches,
+            rows: self.judged(policy, &asked, &played),
+        }
     }
 
     fn played(&self, (policy, greedy, seed): Plan) -> (Vec<Asked>, Played) {

@@ -24,12 +24,12 @@ const STEP: f64 = 0.05;
 /// Share of answers that may be late where 95 in 100 have to be in time. Less than a twentieth, so that not the
 /// whole but every window of a few minutes keeps it: answers that are late come together, when
 /// machines are slow or others ask much.
-const LATE: f64 = 0.01;
-/// η of lateness: few queries say much, so each may say less. A late answer raises the price by a third.
-const LATE_STEP: f64 = 0.003;
-/// Least and most that being late costs: a whole answer, and twenty. More
+const LATE: f64 = 0.005;
+/// η of lateness: few queries say much, so each may say less. A late answer raises the price by two thirds.
+const LATE_STEP: f64 = 0.0025;
+/// Least and most that being late costs: a whole answer, and two hundred. More
 /// would change no choice between answers, but outbid a budget of joules where the two cannot both be kept.
-const LATE_PRICES: (f64, f64) = (1.0, 20.0);
+const LATE_PRICES: (f64, f64) = (1.0, 200.0);
 /// A price at which the budget is worth this much quality: more would change no choice.
 const CEILING: f64 = 20.0;
 

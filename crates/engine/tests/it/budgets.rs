@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moe2_engine::coordinator::{PlanLimits, TenantLimits};
 use moe2_gate::Topic;
-use moe2_model::{Budgets, Joules, Query, RefusalKind, Seconds};
+use moe2_model::{Budgets, Figure, Joules, Query, RefusalKind, Seconds};
 use moe2_wire::{FailureKind, FromAgent};
 
 use crate::support::{Bench, SMOL, done, failed, question, tenant};
@@ -162,7 +162,11 @@ fn a_tenants_percentile_widens_with_every_answer_that_was_later() {
             let sent = bench.ask_one(question("Hello, how are you?"));
             for _ in 0..seconds {
                 bench.pass(Duration::from_secs(1));
-                bench.agent(1, "smol", FromAgent::Heartbeat { sequence: 0 });
+                let heartbeat = FromAgent::Heartbeat {
+                    sequence: 0,
+                    standing: Figure::NONE,
+                };
+                bench.agent(1, "smol", heartbeat);
             }
             bench.says(&sent, done(1.0));
             let forecast = bench.answer().explanation.participants[0].forecast;
