@@ -1,24 +1,27 @@
 //! The coordinator's one TOML file.
 //!
-//! Every key has a default except where a guess would be wrong, unknown keys are refused, and
-//! `--check-config` reads the file and stops. The file holds no secret: keys are stored as hashes,
+//! Every key has a default except where a guess would be wrong, and unknown keys are refused. `read` reports
+//! all that is wrong with a file at once; `change` says how two files differ. The file holds no secret: keys are stored as hashes,
 //! and what the coordinator makes itself (CA, admin key) lies in its state directory.
 
-use std::collections::{BTreeMap, BTreeSet};
+pub(crate) mod read;
+mod tenant;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use moe2_engine::coordinator::{
-    Config as EngineConfig, EnergyWindow, PlanLimits, Spending, TenantLimits,
-};
+use moe2_engine::coordinator::{Config as EngineConfig, PlanLimits};
 use moe2_gate::Topic;
-use moe2_model::{ExpertName, Joules, Prices, Seconds, TenantId, Watts};
-use serde::{Deserialize, Serialize};
+use moe2_model::{Joules, Prices, Seconds, Watts};
+use serde::Deserialize;
 
-/// Largest weight of a tenant; more would drown all others.
-const MAX_WEIGHT: f64 = 1e6;
+pub(crate) use read::Faults;
+pub(crate) use tenant::{Settings, Tenant};
+
+/// Largest request body, in bytes: what fits a frame.
+const MAX_BODY: usize = 1 << 20;
 
 /// The file.
 #[derive(Debug, Clone, Deserialize)]
@@ -46,6 +49,7 @@ pub(crate) struct Config {
     pub(crate) prices: ConfigPrices,
     pub(crate) plan: Plan,
     /// Who may ask. Without any, a tenant `default` with a fresh key is made.
+    #[serde(skip)]
     pub(crate) tenant: Vec<Tenant>,
 }
 
@@ -88,166 +92,6 @@ pub(crate) struct Plan {
     pub(crate) delay_seconds: BTreeMap<Topic, Seconds>,
 }
 
-/// One tenant.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "toml::Table")]
-pub(crate) struct Tenant {
-    pub(crate) name: TenantId,
-    /// SHA-256 of its API key, 64 hexadecimal digits.
-    pub(crate) key_sha256: String,
-    pub(crate) settings: Settings,
-}
-
-impl TryFrom<toml::Table> for Tenant {
-    type Error = String;
-
-    fn try_from(mut table: toml::Table) -> Result<Self, String> {
-        let mut text = |field: &str| match table.remove(field) {
-            Some(toml::Value::String(text)) => Ok(text),
-            Some(_) => Err(format!("{field}: give a text")),
-            None => Err(format!("missing field `{field}`")),
-        };
-        let name = text("name")?;
-        let key_sha256 = text("key_sha256")?;
-        let name = TenantId::new(&name).map_err(|error| format!("name: {error}"))?;
-        let settings = table.try_into();
-        let settings = settings
-            .map_err(|error: toml::de::Error| format!("tenant {name}: {}", error.message()))?;
-        Ok(Self {
-            name,
-            key_sha256,
-            settings,
-        })
-    }
-}
-
-/// What a tenant may, wherever it was made.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Settings {
-    /// How much its queries count in the plan against those of others.
-    pub(crate) weight: f64,
-    /// Joules that one of its queries may cost.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) query_joules: Option<Joules>,
-    /// Seconds that one of its queries may take, by topic.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) delay_seconds: BTreeMap<Topic, Seconds>,
-    /// Whether it has answers late rather than not at all.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) late_answers: bool,
-    /// Joules of a query on average, kept by a price.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) mean_joules: Option<Joules>,
-    /// Seconds of a query on average, kept by a price.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) mean_seconds: Option<Seconds>,
-    /// Experts that may answer it; all if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) experts: Option<BTreeSet<ExpertName>>,
-    /// Forecast probability of a good answer below which no expert is chosen for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) least_quality: Option<f64>,
-    /// Windows of joules.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) energy_windows: Vec<EnergyWindow>,
-    /// Queries within any minute.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) requests_per_minute: Option<u32>,
-    /// Tokens of prompts and answers within any minute.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) tokens_per_minute: Option<u64>,
-    /// Queries under way at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) parallel: Option<u32>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            weight: 1.0,
-            query_joules: None,
-            delay_seconds: BTreeMap::new(),
-            late_answers: false,
-            mean_joules: None,
-            mean_seconds: None,
-            experts: None,
-            least_quality: None,
-            energy_windows: Vec::new(),
-            requests_per_minute: None,
-            tokens_per_minute: None,
-            parallel: None,
-        }
-    }
-}
-
-impl Settings {
-    /// The first setting that cannot be, and why.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        if !(0.0..=MAX_WEIGHT).contains(&self.weight) {
-            return Err(format!("weight must be from 0 to {MAX_WEIGHT}"));
-        }
-        if !self.least_quality.is_none_or(|q| (0.0..=1.0).contains(&q)) {
-            return Err("least_quality must be from 0 to 1".to_owned());
-        }
-        if self.experts.as_ref().is_some_and(BTreeSet::is_empty) {
-            return Err("experts: name some, or leave it out for all".to_owned());
-        }
-        let means = [
-            self.mean_joules.map(Joules::get),
-            self.mean_seconds.map(Seconds::get),
-        ];
-        if means.iter().flatten().any(|mean| *mean <= 0.0) {
-            return Err("mean_joules, mean_seconds: above 0".to_owned());
-        }
-        let none = [
-            (
-                "requests_per_minute",
-                self.requests_per_minute.map(u64::from),
-            ),
-            ("tokens_per_minute", self.tokens_per_minute),
-            ("parallel", self.parallel.map(u64::from)),
-        ];
-        if let Some((name, _)) = none.iter().find(|(_, limit)| *limit == Some(0)) {
-            return Err(format!("{name}: at least 1"));
-        }
-        let mut kinds = BTreeSet::new();
-        for window in &self.energy_windows {
-            if window.joules <= Joules::ZERO {
-                return Err("energy_windows: joules must be above 0".to_owned());
-            }
-            if !kinds.insert((window.per.as_str(), window.rolling)) {
-                return Err(format!(
-                    "energy_windows: two of the same kind, per {}",
-                    window.per.as_str()
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// As the engine wants them.
-    pub(crate) fn limits(&self, tenant: TenantId) -> TenantLimits {
-        TenantLimits {
-            tenant,
-            weight: self.weight,
-            energy: self.query_joules,
-            delay: self.delay_seconds.clone(),
-            late: self.late_answers,
-            mean_energy: self.mean_joules,
-            mean_delay: self.mean_seconds,
-            experts: self.experts.clone(),
-            least_quality: self.least_quality,
-            spending: Spending {
-                energy_windows: self.energy_windows.clone(),
-                requests_per_minute: self.requests_per_minute,
-                tokens_per_minute: self.tokens_per_minute,
-                parallel: self.parallel,
-            },
-        }
-    }
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -271,7 +115,7 @@ impl Default for Config {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            body_bytes: 1 << 20,
+            body_bytes: MAX_BODY,
             output_tokens: 4_096,
             queries: 1_024,
             query_seconds: 300,
@@ -294,72 +138,63 @@ impl Default for ConfigPrices {
 
 impl Config {
     /// Reads and checks a file; without one, the defaults.
-    pub(crate) fn read(path: Option<&Path>) -> anyhow::Result<Self> {
-        let Some(path) = path else {
-            return Ok(Self::default());
-        };
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
-        Self::parse(&text).with_context(|| format!("in {}", path.display()))
+    pub(crate) fn read(path: Option<&Path>) -> Result<Self, Faults> {
+        let text = path.map(read::text).transpose()?;
+        read::parse(&text.unwrap_or_default())
     }
 
-    fn parse(text: &str) -> anyhow::Result<Self> {
-        let config: Self = toml::from_str(text)?;
-        let mut wrong = Vec::new();
+    /// Looks for values that can be read but not be used.
+    fn check(&self, faults: &mut Faults) {
         let ConfigPrices {
             per_joule,
             per_second,
-        } = config.prices;
-        if [per_joule, per_second]
-            .iter()
-            .any(|p| !p.is_finite() || *p < 0.0)
-        {
-            wrong.push("prices: use finite numbers of at least 0".to_owned());
+        } = self.prices;
+        let prices = [
+            ("prices.per_joule", per_joule),
+            ("prices.per_second", per_second),
+        ];
+        for (key, _) in prices.iter().filter(|(_, p)| !p.is_finite() || *p < 0.0) {
+            faults.add(*key, "use a finite number of at least 0");
         }
-        if config.plan.experts_per_query == Some(0) || config.plan.max_experts == Some(0) {
-            wrong.push("plan.experts_per_query, plan.max_experts: at least 1".to_owned());
+        let Limits {
+            body_bytes,
+            output_tokens,
+            queries,
+            query_seconds,
+        } = self.limits;
+        let least_one = [
+            (
+                "plan.experts_per_query",
+                self.plan.experts_per_query == Some(0),
+            ),
+            ("plan.max_experts", self.plan.max_experts == Some(0)),
+            ("limits.output_tokens", output_tokens == 0),
+            ("limits.queries", queries == 0),
+            ("limits.query_seconds", query_seconds == 0),
+            ("certificate_hours", self.certificate_hours == 0),
+        ];
+        for (key, _) in least_one.iter().filter(|(_, none)| *none) {
+            faults.add(*key, "at least 1");
         }
-        for tenant in &config.tenant {
-            if let Err(why) = tenant.settings.check() {
-                wrong.push(format!("tenant {}: {why}", tenant.name));
-            }
-            if tenant.key_hash().is_none() {
-                wrong.push(format!(
-                    "tenant {}: key_sha256 must be 64 hexadecimal digits",
-                    tenant.name
-                ));
-            }
+        if body_bytes > MAX_BODY {
+            let why = format!("at most {MAX_BODY}, what fits a frame");
+            faults.add("limits.body_bytes", why);
         }
-        for (what, twice) in twice(&config.tenant) {
-            wrong.push(format!(
-                "two tenants have the {what} {twice}: each needs its own"
-            ));
-        }
-        if config.limits.output_tokens == 0 {
-            wrong.push("limits.output_tokens: at least 1".to_owned());
-        }
-        if let Some(advertise) = &config.advertise
+        if let Some(advertise) = &self.advertise
             && !is_host_and_port(advertise)
         {
-            wrong.push(format!(
-                "advertise: {advertise:?} is not host:port, as agents dial it"
-            ));
+            let why = format!("{advertise:?} is not host:port, as agents dial it");
+            faults.add("advertise", why);
         }
-        if config.limits.body_bytes > 1 << 20 {
-            wrong.push("limits.body_bytes: at most 1048576, what fits a frame".to_owned());
-        }
-        if config.limits.queries == 0
-            || config.limits.query_seconds == 0
-            || config.certificate_hours == 0
-        {
-            wrong.push(
-                "limits.queries, limits.query_seconds, certificate_hours: at least 1".to_owned(),
-            );
-        }
-        if wrong.is_empty() {
-            Ok(config)
-        } else {
-            bail!("{}", wrong.join("; "))
+        for (at, tenant) in self.tenant.iter().enumerate() {
+            let (before, name) = (&self.tenant[..at], &tenant.name);
+            let why = "another tenant has it: each needs its own";
+            if before.iter().any(|t| t.name == *name) {
+                faults.add(format!("tenant {name}.name"), why);
+            }
+            if before.iter().any(|t| t.key_sha256 == tenant.key_sha256) {
+                faults.add(format!("tenant {name}.key_sha256"), why);
+            }
         }
     }
 
@@ -402,33 +237,10 @@ impl Config {
     }
 }
 
-/// Names and keys that more than one tenant has.
-fn twice(tenants: &[Tenant]) -> Vec<(&'static str, String)> {
-    let mut found = Vec::new();
-    for (at, tenant) in tenants.iter().enumerate() {
-        let before = &tenants[..at];
-        if before.iter().any(|t| t.name == tenant.name) {
-            found.push(("name", tenant.name.to_string()));
-        }
-        let key = tenant.key_sha256.to_lowercase();
-        if before.iter().any(|t| t.key_sha256.to_lowercase() == key) {
-            found.push(("key_sha256", key));
-        }
-    }
-    found
-}
-
 fn is_host_and_port(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
     })
-}
-
-impl Tenant {
-    /// The hash of its key.
-    pub(crate) fn key_hash(&self) -> Option<[u8; 32]> {
-        crate::state::from_hex(&self.key_sha256)
-    }
 }
 
 #[cfg(test)]
@@ -437,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_example_in_deploy_is_sound_and_shows_the_defaults() {
-        let example = Config::parse(include_str!("../../deploy/coordinator.toml")).expect("sound");
+        let example = read::parse(include_str!("../../../deploy/coordinator.toml")).expect("sound");
         assert_eq!(format!("{example:?}"), format!("{:?}", Config::default()));
     }
 
@@ -449,7 +261,7 @@ mod tests {
              [[tenant]]\nname = \"a\"\nkey_sha256 = \"{hash}\"\nweight = 3\nquery_joules = 40\n\
              [tenant.delay_seconds]\nchat = 2.5\n"
         );
-        let plan = Config::parse(&text).expect("sound").engine().plan;
+        let plan = read::parse(&text).expect("sound").engine().plan;
         assert_eq!(plan.standing, Some(Watts::saturating(60.0)));
         assert_eq!((plan.experts, plan.experts_per_query), (Some(4), None));
         assert_eq!(plan.delay[&Topic::Code], Seconds::saturating(20.0));
@@ -464,29 +276,8 @@ mod tests {
             ("[plan]\nstanding_watts = -1", "quantity"),
             ("[plan.delay_seconds]\npoetry = 1", "poetry"),
         ] {
-            let error = format!("{:#}", Config::parse(bad).expect_err("bad"));
+            let error = read::parse(bad).expect_err("bad").to_string();
             assert!(error.contains(names), "{bad}: {error}");
         }
-    }
-
-    #[test]
-    fn two_tenants_share_neither_name_nor_key() {
-        let tenant = |name: &str, digit: &str| {
-            let hash = digit.repeat(64);
-            format!("[[tenant]]\nname = \"{name}\"\nkey_sha256 = \"{hash}\"\n")
-        };
-        let refused = |text: String| Config::parse(&text).expect_err("twice").to_string();
-        assert!(refused(tenant("a", "1") + &tenant("a", "2")).contains("name a"));
-        assert!(refused(tenant("a", "c") + &tenant("b", "C")).contains("key_sha256 ccc"));
-        assert!(Config::parse(&(tenant("a", "1") + &tenant("b", "2"))).is_ok());
-    }
-
-    #[test]
-    fn an_unknown_key_and_a_bad_hash_are_refused_by_name() {
-        let unknown = Config::parse("htpp = \"127.0.0.1:1\"").expect_err("unknown key");
-        assert!(format!("{unknown:#}").contains("htpp"));
-        let hash =
-            Config::parse("[[tenant]]\nname = \"a\"\nkey_sha256 = \"xyz\"").expect_err("bad hash");
-        assert!(hash.to_string().contains("tenant a"), "{hash}");
     }
 }
