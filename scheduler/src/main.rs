@@ -100,7 +100,11 @@ fn start_log(json: bool) {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let mut config = Config::read(args.config.as_deref())?;
+    let config = Config::read(args.config.as_deref());
+    let mut config = config.with_context(|| match &args.config {
+        Some(path) => path.display().to_string(),
+        None => "without a file".to_owned(),
+    })?;
     if let Some(dir) = &args.state_dir {
         config.state_dir.clone_from(dir);
     }

@@ -7,8 +7,8 @@ use anyhow::Result;
 use moe2_engine::coordinator::TenantLimits;
 use moe2_model::TenantId;
 
-use crate::books::{Stored, TenantError, Tenants};
-use crate::config::{Config, Settings};
+use crate::books::{TenantError, Tenants};
+use crate::config::{Config, Settings, Tenant};
 use crate::http::auth::KeyTable;
 use crate::state::{self, StateDir};
 
@@ -17,8 +17,8 @@ pub(crate) struct Roster {
     pub(crate) tenants: Tenants,
     pub(crate) keys: Arc<KeyTable>,
     /// Those of the configuration.
-    fixed: Vec<Stored>,
-    made: RwLock<Vec<Stored>>,
+    fixed: Vec<Tenant>,
+    made: RwLock<Vec<Tenant>>,
     /// Held through a change, from the table to the engine: an older state must not arrive last.
     pub(crate) changing: tokio::sync::Mutex<()>,
 }
@@ -38,14 +38,10 @@ impl Roster {
     pub(crate) fn new(config: &Config, state: &StateDir, tenants: Tenants) -> Result<Self> {
         let mut fixed = Vec::new();
         for tenant in &config.tenant {
-            fixed.extend(tenant.key_hash().map(|key_sha256| Stored {
-                name: tenant.name.clone(),
-                key_sha256,
-                settings: tenant.settings.clone(),
-            }));
+            fixed.push(tenant.clone());
         }
         if config.tenant.is_empty() {
-            fixed.push(Stored {
+            fixed.push(Tenant {
                 name: TenantId::new("default")?,
                 key_sha256: state::hash(&state.secret("api.key")?),
                 settings: Settings::default(),
@@ -82,7 +78,7 @@ impl Roster {
     /// Everyone, by name.
     pub(crate) fn members(&self) -> Vec<Member> {
         let made = self.made.read().unwrap_or_else(PoisonError::into_inner);
-        let member = |tenant: &Stored, changeable| Member {
+        let member = |tenant: &Tenant, changeable| Member {
             name: tenant.name.clone(),
             settings: tenant.settings.clone(),
             changeable,

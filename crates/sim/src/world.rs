@@ -301,6 +301,7 @@ impl<'a> World<'a> {
             | Input::PlanFailed { .. }
             | Input::GateLoaded(_)
             | Input::Tenants(_)
+            | Input::Settings(_)
             | Input::BooksClosed(_)
             | Input::Tick => {}
         }

@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Admin, given};
-use crate::books::{self, Stored, TenantError, UsageQuery, usage};
-use crate::config::Settings;
+use crate::books::{self, TenantError, UsageQuery, usage};
+use crate::config::{Settings, Tenant};
 use crate::http::ApiError;
 use crate::roster::Member;
 use crate::state;
@@ -88,10 +88,10 @@ async fn show(
 
 async fn add(State(admin): State<Admin>, body: Bytes) -> Result<Response, ApiError> {
     let New { name, settings } = parse(&body)?;
-    settings.check().map_err(|why| wrong(&why))?;
+    sound(&settings)?;
     changeable(&admin, &name)?;
     let key = key()?;
-    let stored = Stored {
+    let stored = Tenant {
         name: name.clone(),
         key_sha256: state::hash(&key),
         settings,
@@ -111,7 +111,7 @@ async fn set(
     body: Bytes,
 ) -> Result<Response, ApiError> {
     let settings: Settings = parse(&body)?;
-    settings.check().map_err(|why| wrong(&why))?;
+    sound(&settings)?;
     changeable(&admin, &name)?;
     let tenant = name.clone();
     let shown = json!({"name": name, "settings": settings});
@@ -223,6 +223,16 @@ fn parse<T: serde::de::DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
 
 fn wrong(why: &str) -> ApiError {
     ApiError::bad_request(None, why)
+}
+
+/// All that is wrong with settings, in one refusal.
+fn sound(settings: &Settings) -> Result<(), ApiError> {
+    let faults = settings.faults();
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let faults: Vec<String> = faults.iter().map(|(k, why)| format!("{k} {why}")).collect();
+    Err(wrong(&faults.join("; ")))
 }
 
 fn unknown(name: &TenantId) -> ApiError {

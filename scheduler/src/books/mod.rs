@@ -19,7 +19,7 @@ mod writer;
 use moe2_engine::coordinator::Wall;
 
 pub(crate) use store::{Opened, open};
-pub(crate) use tenants::{Stored, TenantError, Tenants};
+pub(crate) use tenants::{TenantError, Tenants};
 pub(crate) use usage::{Query as UsageQuery, usage};
 pub(crate) use writer::{Marks, Writer};
 

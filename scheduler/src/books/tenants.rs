@@ -6,21 +6,13 @@ use moe2_model::TenantId;
 use rusqlite::params;
 use serde::Serialize;
 
-use crate::config::Settings;
+use crate::config::{Settings, Tenant};
 use crate::store::connect;
 
 /// The tenants' table.
 #[derive(Debug, Clone)]
 pub(crate) struct Tenants {
     path: PathBuf,
-}
-
-/// A tenant as it is stored.
-#[derive(Debug, Clone)]
-pub(crate) struct Stored {
-    pub(crate) name: TenantId,
-    pub(crate) key_sha256: [u8; 32],
-    pub(crate) settings: Settings,
 }
 
 /// A line of the audit.
@@ -61,7 +53,7 @@ impl Tenants {
     }
 
     /// All of them.
-    pub(crate) fn all(&self) -> Result<Vec<Stored>, TenantError> {
+    pub(crate) fn all(&self) -> Result<Vec<Tenant>, TenantError> {
         let database = connect(&self.path)?;
         let mut select = database.prepare("SELECT name, key_sha256, settings FROM tenant")?;
         let rows = select.query_map([], |row| {
@@ -85,7 +77,7 @@ impl Tenants {
                     continue;
                 }
             };
-            all.push(Stored {
+            all.push(Tenant {
                 name,
                 key_sha256,
                 settings,
@@ -95,7 +87,7 @@ impl Tenants {
     }
 
     /// Adds one.
-    pub(crate) fn add(&self, tenant: &Stored, who: &str, now: u64) -> Result<(), TenantError> {
+    pub(crate) fn add(&self, tenant: &Tenant, who: &str, now: u64) -> Result<(), TenantError> {
         let settings = serde_json::to_string(&tenant.settings)?;
         let mut database = connect(&self.path)?;
         let transaction = database.transaction()?;
@@ -210,7 +202,7 @@ mod tests {
         let path = dir.path().join("moe2.db");
         drop(super::super::open(&path, Wall(0), Duration::from_secs(1)).expect("a database"));
         let tenants = Tenants::new(&path);
-        let stored = Stored {
+        let stored = Tenant {
             name: TenantId::new("t").expect("a valid name"),
             key_sha256: [7; 32],
             settings: Settings::default(),

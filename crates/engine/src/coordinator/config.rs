@@ -7,6 +7,19 @@ use moe2_model::Prices;
 use super::ledger::Past;
 use super::plan::PlanLimits;
 
+/// Settings that may change while queries are under way; these keep the time they were given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Live {
+    /// As [`Config::prices`].
+    pub prices: Prices,
+    /// As [`Config::plan`].
+    pub plan: PlanLimits,
+    /// As [`Config::max_queries`].
+    pub max_queries: usize,
+    /// As [`Config::query_timeout`].
+    pub query_timeout: Duration,
+}
+
 /// Settings of the coordinator's engine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -41,6 +54,32 @@ pub struct Config {
     /// Number of the first dispatch. A coordinator that restarts must not reuse numbers that agents
     /// may still be working on, so its driver derives this from the wall clock.
     pub first_dispatch: u64,
+}
+
+impl Config {
+    /// Those of the settings that may change.
+    #[must_use]
+    pub fn live(&self) -> Live {
+        Live {
+            prices: self.prices,
+            plan: self.plan.clone(),
+            max_queries: self.max_queries,
+            query_timeout: self.query_timeout,
+        }
+    }
+
+    pub(super) fn take(&mut self, live: Live) {
+        let Live {
+            prices,
+            plan,
+            max_queries,
+            query_timeout,
+        } = live;
+        self.prices = prices;
+        self.plan = plan;
+        self.max_queries = max_queries;
+        self.query_timeout = query_timeout;
+    }
 }
 
 impl Default for Config {

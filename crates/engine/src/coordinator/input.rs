@@ -5,6 +5,7 @@ use moe2_model::{DispatchId, Event, NodeId, Query, QueryId, Seconds, SessionId};
 use moe2_solve::Solution;
 use moe2_wire::{FromAgent, FromExpert, ToAgent, ToExpert};
 
+use super::config::Live;
 use super::ledger::Entry;
 use super::plan::{PlanRequest, Priced, TenantLimits};
 use super::record::QueryRecord;
@@ -84,6 +85,8 @@ pub enum Input {
     GateLoaded(Box<Gate>),
     /// Other tenants, or other budgets of tenants.
     Tenants(Vec<TenantLimits>),
+    /// Other settings, tenants included.
+    Settings(Box<Live>),
     /// The books cannot be written, and why, or can be again.
     BooksClosed(Option<String>),
     /// Time passed; timers may be due.

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use moe2_gate::Gate;
 use moe2_model::{DispatchId, Event, ExpertId, Joules, NodeId, QueryId, SessionId, TenantId, Time};
 
-pub use config::Config;
+pub use config::{Config, Live};
 pub use decision::{Decision, Grounds};
 pub use input::{Input, Output};
 pub use ledger::{Account, EnergyWindow, Entry, Left, Past, Room, Settled, Span, Spending, Wall};
@@ -164,6 +164,13 @@ impl Engine {
         self.replan(now);
     }
 
+    /// Takes other settings: budgets hold for queries under way too, time limits for those that come.
+    fn take_settings(&mut self, now: Time, live: Live) {
+        self.config.take(live);
+        self.limit_tenants(now);
+        self.replan(now);
+    }
+
     /// Takes note of one thing that happened at `now`; `now` never goes backwards.
     pub fn handle(&mut self, now: Time, input: Input) {
         self.fire_timers(now);
@@ -188,6 +195,7 @@ impl Engine {
             Input::PlanFailed { generation, reason } => self.plan_failed(generation, reason),
             Input::GateLoaded(gate) => self.take_gate(now, *gate),
             Input::Tenants(tenants) => self.take_tenants(now, tenants),
+            Input::Settings(live) => self.take_settings(now, *live),
             Input::BooksClosed(why) => self.books_closed = why,
             Input::Tick => {}
         }

@@ -72,6 +72,17 @@ impl Dual {
         }
     }
 
+    /// The same with another floor, which is the operator's price.
+    fn above(self, floor: f64) -> Self {
+        let ceiling = Self::new(self.budget, floor).ceiling;
+        Self {
+            price: self.price.clamp(floor, ceiling),
+            floor,
+            ceiling,
+            ..self
+        }
+    }
+
     /// Takes the planner's word as a start, and afterwards its rises: fewer or dearer experts cost more before
     /// anything is overspent. Not its falls, because then the mean would hang on forecasts.
     fn planned(&mut self, price: f64) {
@@ -162,7 +173,7 @@ pub(crate) struct Steering {
 }
 
 impl Steering {
-    /// Takes budgets; a budget that stays keeps its price.
+    /// Takes budgets and the least prices; a budget that stays keeps its price, or the nearest that is allowed.
     pub(crate) fn limit(&mut self, tenants: &[TenantLimits], floor: Prices) {
         let mut before = std::mem::take(&mut self.tenants);
         for limits in tenants {
@@ -170,7 +181,7 @@ impl Steering {
             let kept = |old: Option<Dual>, budget: Option<f64>, floor: f64| {
                 let budget = budget?;
                 let same = old.filter(|dual| dual.budget == budget);
-                Some(same.unwrap_or_else(|| Dual::new(budget, floor)))
+                Some(same.map_or_else(|| Dual::new(budget, floor), |dual| dual.above(floor)))
             };
             let own = Own {
                 energy: kept(
@@ -462,6 +473,26 @@ mod tests {
         };
         assert_eq!(set(&mut steering, 5.0).per_joule, 0.02);
         assert_eq!(set(&mut steering, 6.0), FLOOR);
+    }
+
+    #[test]
+    fn a_budget_that_stays_takes_the_operators_new_price_as_its_least() {
+        let (mut steering, tenant) = steering(5.0);
+        steering.planned(&[priced(Some(0.02))]);
+        let limits = TenantLimits {
+            mean_energy: Some(Joules::saturating(5.0)),
+            ..TenantLimits::unlimited(tenant.clone())
+        };
+        let mut with = |per_joule: f64| {
+            let floor = Prices { per_joule, ..FLOOR };
+            steering.limit(std::slice::from_ref(&limits), floor);
+            // Nothing is used, so the price falls as far as it may.
+            let at_once = steering.prices(&tenant, floor).per_joule;
+            (0..500).for_each(|_| steering.ended(&tenant, Seconds::ZERO, None));
+            (at_once, steering.prices(&tenant, floor).per_joule)
+        };
+        assert_eq!(with(0.05), (0.05, 0.05));
+        assert_eq!(with(0.003), (0.05, 0.003));
     }
 
     #[test]

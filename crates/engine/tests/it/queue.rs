@@ -255,3 +255,27 @@ fn a_prompt_that_only_some_hold_is_not_tried_on_the_others() {
     let (_, refusal) = bench.refusal();
     assert_eq!(refusal.kind, RefusalKind::ContextTooLong);
 }
+
+#[test]
+fn settings_change_under_way_and_lose_nothing() {
+    let mut bench = one_place();
+    let sent = bench.ask_one(of(tenant()));
+    let mut live = Config::default().live();
+    (live.max_queries, live.prices.per_second) = (1, 0.25);
+    live.plan.closed = true;
+    bench.feed(Input::Settings(Box::new(live.clone())));
+    bench.ask(of(other()));
+    assert_eq!(bench.refusal().1.kind, RefusalKind::Overloaded, "one place");
+    live.max_queries = 1_024;
+    bench.feed(Input::Settings(Box::new(live.clone())));
+    bench.ask(of(other()));
+    assert_eq!(bench.refusal().1.kind, RefusalKind::NotAllowed, "no tenant");
+    bench.says(&sent, done(1.0));
+    bench.answer();
+    assert!((bench.settled() - 1.0).abs() < 1e-9);
+    live.plan.tenants = vec![TenantLimits::unlimited(other())];
+    bench.feed(Input::Settings(Box::new(live)));
+    let sent = bench.ask_one(of(other()));
+    bench.says(&sent, done(1.0));
+    assert_eq!(bench.answer().explanation.prices.per_second, 0.25);
+}
