@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Delay budget in milliseconds.
     #[arg(long)]
     delay_ms: Option<f64>,
+    /// Budget on the time to the first token in milliseconds; for answers that are streamed.
+    #[arg(long, conflicts_with = "json")]
+    first_token_ms: Option<f64>,
     /// Energy budget in joules.
     #[arg(long)]
     energy_j: Option<f64>,
@@ -75,6 +78,9 @@ fn own(args: &Args) -> Value {
     let mut own = json!({"mode": args.mode, "explain": true});
     if let Some(ms) = args.delay_ms {
         own["delay_budget_ms"] = json!(ms);
+    }
+    if let Some(ms) = args.first_token_ms {
+        own["first_token_budget_ms"] = json!(ms);
     }
     if let Some(joules) = args.energy_j {
         own["energy_budget_j"] = json!(joules);

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use moe2_engine::coordinator::{Decision, Ending, Grounds, QueryRecord};
+use moe2_engine::coordinator::{Decision, Ending, Grounds, Punctual, QueryRecord};
 use moe2_model::{Candidate, Joules, Seconds, Target, Verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -54,6 +54,9 @@ struct WhatIf {
     /// … so much had been left of the delay budget.
     #[arg(long, value_name = "MS", value_parser = amount)]
     delay_budget_ms: Option<f64>,
+    /// … so much had been left of the budget on the first token.
+    #[arg(long, value_name = "MS", value_parser = amount)]
+    first_token_budget_ms: Option<f64>,
     /// … so much had been left of the energy budget.
     #[arg(long, value_name = "J", value_parser = amount)]
     energy_budget_j: Option<f64>,
@@ -75,6 +78,9 @@ impl WhatIf {
         let (prices, budgets) = (&mut changed.terms.prices, &mut changed.terms.budgets);
         if let Some(ms) = self.delay_budget_ms {
             budgets.delay = Some(Seconds::saturating(ms / 1e3));
+        }
+        if let Some(ms) = self.first_token_budget_ms {
+            budgets.first_token = Some(Seconds::saturating(ms / 1e3));
         }
         if let Some(joules) = self.energy_budget_j {
             budgets.energy = Some(Joules::saturating(joules));
@@ -270,15 +276,15 @@ fn grounds(grounds: &Grounds) -> String {
     };
     let delay = left(terms.budgets.delay.map(Seconds::get), "s");
     let energy = left(terms.budgets.energy.map(Joules::get), "J");
+    let first_token = terms.budgets.first_token;
+    let first_token = first_token.map_or_else(String::new, |s| {
+        format!(" ({:.3} s to the first token)", s.get())
+    });
     format!(
-        "{delay} and {energy} left; score = quality - {:.6}/J - {:.6}/s{}{}",
+        "{delay}{first_token} and {energy} left; score = quality - {:.6}/J - {:.6}/s{}{}",
         terms.prices.per_joule,
         terms.prices.per_second,
-        terms.punctual.map_or_else(String::new, |p| format!(
-            " - {:.6}·P(later than {:.3} s)",
-            p.price,
-            p.within.get()
-        )),
+        terms.punctual.map_or_else(String::new, |p| late(&p)),
         if terms.late {
             "; late answers wanted"
         } else {
@@ -287,13 +293,26 @@ fn grounds(grounds: &Grounds) -> String {
     )
 }
 
+fn late(punctual: &Punctual) -> String {
+    let end = punctual.within.map(|s| format!("{:.3} s", s.get()));
+    let first = punctual
+        .first_token
+        .map(|s| format!("{:.3} s with the first token", s.get()));
+    let times: Vec<String> = [end, first].into_iter().flatten().collect();
+    format!(
+        " - {:.6}·P(later than {})",
+        punctual.price,
+        times.join(" or ")
+    )
+}
+
 fn candidates(all: &[Candidate]) -> String {
     if all.is_empty() {
         return "nobody hosts what was asked for and is ready".to_owned();
     }
     let mut table = Table::new(&[
-        "EXPERT", "SCORE", "QUALITY", "JOULES", "P95", "SECONDS", "P95", "WAIT", "SAMPLES",
-        "VERDICT",
+        "EXPERT", "SCORE", "QUALITY", "JOULES", "P95", "SECONDS", "P95", "FIRST", "P95", "WAIT",
+        "SAMPLES", "VERDICT",
     ]);
     for candidate in all {
         let f = &candidate.forecast;
@@ -310,6 +329,8 @@ fn candidates(all: &[Candidate]) -> String {
             format!("{:.3}", f.energy_p95.get()),
             format!("{:.3}", f.delay.get()),
             format!("{:.3}", f.delay_p95.get()),
+            format!("{:.3}", f.first_token.get()),
+            format!("{:.3}", f.first_token_p95.get()),
             format!("{:.3}", f.waiting.get()),
             f.samples.to_string(),
             candidate.verdict.as_str().to_owned(),

@@ -61,20 +61,21 @@ struct Nothing {}
 
 #[derive(Debug, clap::Args)]
 struct Change {
-    /// Take a limit away: weight, query_joules, delay_seconds, late_answers, delay_p95_seconds, mean_joules, mean_seconds, experts,
-    /// least_quality, energy_windows, requests_per_minute, tokens_per_minute or parallel.
+    /// Take a limit away, by the name it has in the configuration file.
     #[arg(long, value_name = "LIMIT", value_parser = LIMITS)]
     unset: Vec<String>,
     #[command(flatten)]
     limits: Limits,
 }
 
-const LIMITS: [&str; 13] = [
+const LIMITS: [&str; 15] = [
     "weight",
     "query_joules",
     "delay_seconds",
+    "first_token_seconds",
     "late_answers",
     "delay_p95_seconds",
+    "first_token_p95_seconds",
     "mean_joules",
     "mean_seconds",
     "experts",
@@ -105,6 +106,12 @@ struct Limits {
     /// Seconds that 95 in 100 answers on a topic stay within; repeat for more topics.
     #[arg(long, value_name = "TOPIC=SECONDS", value_parser = delay)]
     delay_p95: Vec<(String, f64)>,
+    /// Seconds to the first token of a streamed answer on a topic; repeat for more topics.
+    #[arg(long, value_name = "TOPIC=SECONDS", value_parser = delay)]
+    first_token: Vec<(String, f64)>,
+    /// Seconds to the first token that 95 in 100 streamed answers on a topic stay within; repeat for more topics.
+    #[arg(long, value_name = "TOPIC=SECONDS", value_parser = delay)]
+    first_token_p95: Vec<(String, f64)>,
     /// Have answers late rather than not at all.
     #[arg(long)]
     late_answers: bool,
@@ -165,17 +172,18 @@ fn window(text: &str) -> Result<Value, String> {
 impl Limits {
     /// Writes those given over others.
     fn over(&self, settings: &mut Map<String, Value>) {
-        let with = |name: &str, given: &[(String, f64)]| {
+        let by_topic = |name: &'static str, given: &[(String, f64)]| {
             let before = settings.get(name).and_then(Value::as_object).cloned();
             let mut delays = before.unwrap_or_default();
             let given = given.iter();
             delays.extend(given.map(|(topic, seconds)| (topic.clone(), json!(seconds))));
-            (!delays.is_empty()).then_some(Value::Object(delays))
+            (name, (!delays.is_empty()).then_some(Value::Object(delays)))
         };
-        let delays = ["delay_seconds", "delay_p95_seconds"];
         let delays = [
-            (delays[0], with(delays[0], &self.delay)),
-            (delays[1], with(delays[1], &self.delay_p95)),
+            by_topic("delay_seconds", &self.delay),
+            by_topic("delay_p95_seconds", &self.delay_p95),
+            by_topic("first_token_seconds", &self.first_token),
+            by_topic("first_token_p95_seconds", &self.first_token_p95),
         ];
         let mut put = |name: &str, value: Option<Value>| {
             if let Some(value) = value {
@@ -383,8 +391,10 @@ fn table(tenants: &[Value]) -> String {
         let others = [
             "query_joules",
             "delay_seconds",
+            "first_token_seconds",
             "late_answers",
             "delay_p95_seconds",
+            "first_token_p95_seconds",
             "experts",
             "least_quality",
             "parallel",

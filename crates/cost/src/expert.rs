@@ -28,6 +28,10 @@ pub struct CostForecast {
     pub delay: Seconds,
     /// The delay it stays under 95 times in 100, for the given token counts.
     pub delay_p95: Seconds,
+    /// Expected time to the first token: queue, network, prefill and one token; of a choice, the whole delay.
+    pub first_token: Seconds,
+    /// The time to the first token that it stays under 95 times in 100.
+    pub first_token_p95: Seconds,
     /// The part of the delay before the expert begins.
     pub waiting: Seconds,
     /// The part of the delay in which the expert works: what the request adds to the queue.
@@ -46,15 +50,21 @@ impl CostForecast {
     /// one factor stretches the whole delay to its p95.
     #[must_use]
     pub fn behind(self, waiting: Seconds) -> Self {
-        let factor = if self.delay > Seconds::ZERO {
-            self.delay_p95.get() / self.delay.get()
-        } else {
-            1.0
+        let stretched = |own: Seconds, p95: Seconds| {
+            let factor = if own > Seconds::ZERO {
+                p95.get() / own.get()
+            } else {
+                1.0
+            };
+            (own + waiting, (own + waiting) * factor)
         };
-        let delay = self.delay + waiting;
+        let (delay, delay_p95) = stretched(self.delay, self.delay_p95);
+        let (first_token, first_token_p95) = stretched(self.first_token, self.first_token_p95);
         Self {
             delay,
-            delay_p95: delay * factor,
+            delay_p95,
+            first_token,
+            first_token_p95,
             waiting: self.waiting + waiting,
             ..self
         }
@@ -70,6 +80,7 @@ pub struct ExpertCost {
     energy: Line,
     prompt: Line,
     delay_errors: Residuals,
+    prefill_errors: Residuals,
     energy_errors: Residuals,
     samples: u64,
 }
@@ -94,6 +105,7 @@ impl ExpertCost {
                 GRAIN_TOKENS * BYTES_PER_TOKEN,
             ),
             delay_errors: Residuals::default(),
+            prefill_errors: Residuals::default(),
             energy_errors: Residuals::default(),
             samples: 0,
         }
@@ -138,7 +150,13 @@ impl ExpertCost {
             self.prefill.predict(prompt_tokens),
             self.decode.predict(output_tokens),
         ];
-        self.add_up(phases)
+        let token = self.decode.predict(output_tokens.min(1.0));
+        let (first_token, first_token_p95) = self.span([phases[0], token], &self.prefill_errors);
+        CostForecast {
+            first_token,
+            first_token_p95,
+            ..self.add_up(phases)
+        }
     }
 
     /// Forecasts a choice whose options have `option_tokens` together.
@@ -183,6 +201,10 @@ impl ExpertCost {
         // Errors of the unmeasured prior say nothing about forecasts made from measurements.
         if self.samples > 1 {
             self.delay_errors.observe(forecast, busy);
+            if usage.prompt_tokens > 0 {
+                let prefill = self.prefill.predict(f64::from(usage.prompt_tokens)).mean;
+                self.prefill_errors.observe(prefill, usage.prefill.get());
+            }
             self.energy_errors
                 .observe(self.energy.predict(forecast).mean, joules);
         }
@@ -193,12 +215,20 @@ impl ExpertCost {
         self.energy.observe(busy, joules);
     }
 
+    /// Phases one after the other: expected seconds and their p95.
+    fn span(&self, phases: [Prediction; 2], errors: &Residuals) -> (Seconds, Seconds) {
+        let busy = phases[0].mean + phases[1].mean;
+        let variance = phases[0].variance + phases[1].variance;
+        let freedom = phases[0].freedom.min(phases[1].freedom);
+        let seconds = Seconds::saturating(busy);
+        (seconds, seconds * stretch(errors, busy, variance, freedom))
+    }
+
     fn add_up(&self, phases: [Prediction; 2]) -> CostForecast {
         let busy = phases[0].mean + phases[1].mean;
         let variance = phases[0].variance + phases[1].variance;
         let freedom = phases[0].freedom.min(phases[1].freedom);
-        let delay = Seconds::saturating(busy);
-        let delay_factor = stretch(&self.delay_errors, busy, variance, freedom);
+        let (delay, delay_p95) = self.span(phases, &self.delay_errors);
 
         let energy = self.energy.predict(busy);
         // Uncertain seconds make uncertain joules, through the power.
@@ -208,7 +238,9 @@ impl ExpertCost {
         let energy_factor = stretch(&self.energy_errors, energy.mean, spread, freedom);
         CostForecast {
             delay,
-            delay_p95: delay * delay_factor,
+            delay_p95,
+            first_token: delay,
+            first_token_p95: delay_p95,
             waiting: Seconds::ZERO,
             busy: delay,
             energy: Joules::saturating(energy.mean),
@@ -293,11 +325,36 @@ mod tests {
             .behind(Seconds::saturating(3.0))
             .behind(Seconds::saturating(0.5));
         assert!((behind.delay.get() - alone.delay.get() - 3.5).abs() < 1e-9);
+        assert!((behind.first_token.get() - alone.first_token.get() - 3.5).abs() < 1e-9);
         assert_eq!(behind.energy, alone.energy);
         assert_eq!(behind.busy, alone.busy);
         assert_eq!(behind.waiting.get(), 3.5);
         let factor = |f: CostForecast| f.delay_p95.get() / f.delay.get();
         assert!((factor(behind) - factor(alone)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_first_token_comes_after_the_prompt_and_is_as_sure_as_prompts_are() {
+        let mut cost = expert();
+        // Prompts are read at one speed; answers are made at two.
+        for i in 0..100 {
+            let mut used = usage(100, 50, 1.0);
+            used.decode = used.decode * if i % 2 == 0 { 0.5 } else { 2.0 };
+            cost.observe(&used);
+        }
+        let forecast = ask(&cost);
+        let truth = usage(100, 1, 1.0).prefill.get();
+        let first = forecast.first_token.get();
+        assert!(first > truth && first < truth + 0.2, "{first} for {truth}");
+        let spread = |mean: Seconds, p95: Seconds| p95.get() / mean.get();
+        assert!(spread(forecast.first_token, forecast.first_token_p95) < 1.1);
+        assert!(spread(forecast.delay, forecast.delay_p95) > 1.3);
+        let choice = cost.forecast_choice(100.0, 20.0);
+        assert_eq!(choice.first_token, choice.delay);
+        assert_eq!(
+            cost.forecast(100.0, 0.0).first_token,
+            cost.forecast(100.0, 0.0).delay
+        );
     }
 
     #[test]
@@ -373,6 +430,8 @@ mod tests {
                 prop_assert!(value.is_finite() && value >= 0.0);
             }
             prop_assert!(forecast.delay_p95 >= forecast.delay);
+            prop_assert!(forecast.first_token_p95 >= forecast.first_token);
+            prop_assert!(output < 1.0 || forecast.first_token <= forecast.delay);
             prop_assert!(forecast.energy_p95 >= forecast.energy);
         }
     }

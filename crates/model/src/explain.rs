@@ -26,6 +26,10 @@ pub struct Forecast {
     pub delay: Seconds,
     /// The delay it stays under 95 times in 100.
     pub delay_p95: Seconds,
+    /// Expected time to the first token, the wait included; of an answer that comes in one piece, its delay.
+    pub first_token: Seconds,
+    /// The time to the first token that it stays under 95 times in 100.
+    pub first_token_p95: Seconds,
     /// Expected energy.
     pub energy: Joules,
     /// The energy it stays under 95 times in 100.
@@ -38,22 +42,16 @@ pub struct Forecast {
 const LOG_ODDS_P95: f64 = 2.944_438_979_166_44;
 
 impl Forecast {
-    /// Probability that the answer takes longer than this, by the log-logistic distribution through the
-    /// expected delay (as its median) and the 95th percentile. Its tail is a power, as that of the lengths
-    /// of answers is; a bell's would say "never" where one in a thousand is meant.
+    /// Probability that the answer takes longer than this.
     #[must_use]
     pub fn later_than(&self, limit: Seconds) -> f64 {
-        let (middle, p95) = (self.delay.get(), self.delay_p95.get());
-        if limit <= Seconds::ZERO {
-            return 1.0;
-        }
-        let spread = (p95 / middle).ln();
-        // Certain, or no forecast at all.
-        if middle <= 0.0 || !spread.is_finite() || spread <= 0.0 {
-            return f64::from(u8::from(self.delay > limit));
-        }
-        let odds = (limit.get() / middle).powf(LOG_ODDS_P95 / spread);
-        1.0 / (1.0 + odds)
+        beyond(self.delay, self.delay_p95, limit)
+    }
+
+    /// Probability that the first token takes longer than this.
+    #[must_use]
+    pub fn first_token_later_than(&self, limit: Seconds) -> f64 {
+        beyond(self.first_token, self.first_token_p95, limit)
     }
 
     /// Time the expert itself takes.
@@ -65,12 +63,38 @@ impl Forecast {
     /// The delay it stays under 95 times in 100 if it begins at once.
     #[must_use]
     pub fn busy_p95(&self) -> Seconds {
-        if self.delay > Seconds::ZERO {
-            self.busy() * (self.delay_p95.get() / self.delay.get())
+        self.without_wait(self.delay, self.delay_p95)
+    }
+
+    /// The time to the first token that it stays under 95 times in 100 if it begins at once.
+    #[must_use]
+    pub fn first_token_busy_p95(&self) -> Seconds {
+        self.without_wait(self.first_token, self.first_token_p95)
+    }
+
+    fn without_wait(&self, mean: Seconds, p95: Seconds) -> Seconds {
+        if mean > Seconds::ZERO {
+            (mean - self.waiting) * (p95.get() / mean.get())
         } else {
             Seconds::ZERO
         }
     }
+}
+
+/// Probability that a time is beyond a limit, by the log-logistic distribution through the expected time (as
+/// its median) and the 95th percentile. Its tail is a power, as that of the lengths of answers is; a bell's
+/// would say "never" where one in a thousand is meant.
+fn beyond(middle: Seconds, p95: Seconds, limit: Seconds) -> f64 {
+    if limit <= Seconds::ZERO {
+        return 1.0;
+    }
+    let spread = (p95.get() / middle.get()).ln();
+    // Certain, or no forecast at all.
+    if middle <= Seconds::ZERO || !spread.is_finite() || spread <= 0.0 {
+        return f64::from(u8::from(middle > limit));
+    }
+    let odds = (limit.get() / middle.get()).powf(LOG_ODDS_P95 / spread);
+    1.0 / (1.0 + odds)
 }
 
 /// Why a candidate was or was not taken.
@@ -218,6 +242,8 @@ mod tests {
             waiting: Seconds::ZERO,
             delay: Seconds::saturating(delay),
             delay_p95: Seconds::saturating(p95),
+            first_token: Seconds::saturating(delay / 4.0),
+            first_token_p95: Seconds::saturating(p95 / 4.0),
             energy: Joules::ZERO,
             energy_p95: Joules::ZERO,
             samples: 0,
@@ -228,6 +254,8 @@ mod tests {
         assert!((later(usual, 5.0) - 0.05).abs() < 1e-12);
         assert!(later(usual, 1.0) > 0.5 && later(usual, 20.0) < 0.05);
         assert!((later(usual, 0.0) - 1.0).abs() < 1e-12);
+        let first = |limit: f64| usual.first_token_later_than(Seconds::saturating(limit));
+        assert!((first(0.5) - 0.5).abs() < 1e-12 && (first(1.25) - 0.05).abs() < 1e-12);
         // Certain.
         assert_eq!(
             [1.9, 2.0].map(|at| later(forecast(2.0, 2.0), at)),

@@ -74,8 +74,28 @@ pub enum Mode {
 pub struct Budgets {
     /// End-to-end delay.
     pub delay: Option<Seconds>,
+    /// Time to the first token of an answer that is streamed.
+    #[serde(default)]
+    pub first_token: Option<Seconds>,
     /// Energy of all experts together.
     pub energy: Option<Joules>,
+}
+
+impl Budgets {
+    /// Both budgets at once: the smaller of each.
+    #[must_use]
+    pub fn tightened(self, other: Self) -> Self {
+        Self {
+            delay: smaller(self.delay, other.delay, Seconds::get),
+            first_token: smaller(self.first_token, other.first_token, Seconds::get),
+            energy: smaller(self.energy, other.energy, Joules::get),
+        }
+    }
+}
+
+fn smaller<T: Copy>(a: Option<T>, b: Option<T>, get: impl Fn(T) -> f64) -> Option<T> {
+    let both = [a, b].into_iter().flatten();
+    both.min_by(|a, b| get(*a).total_cmp(&get(*b)))
 }
 
 /// A valid query.
@@ -97,4 +117,13 @@ pub struct Query {
     pub mode: Mode,
     /// Deltas are wanted as they come.
     pub stream: bool,
+}
+
+impl Query {
+    /// Whether its answer comes in one piece, with nothing to send on before it is whole: one of given options,
+    /// or one that others may still change.
+    #[must_use]
+    pub fn in_one_piece(&self) -> bool {
+        matches!(self.task, Task::Choice { .. }) || matches!(self.mode, Mode::Fuse | Mode::Cascade)
+    }
 }

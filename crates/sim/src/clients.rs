@@ -75,6 +75,7 @@ fn budgets(rng: &mut Rng) -> Budgets {
     };
     Budgets {
         delay: some(0.05, 20.0).map(Seconds::saturating),
+        first_token: some(0.05, 5.0).map(Seconds::saturating),
         energy: some(0.5, 300.0).map(Joules::saturating),
     }
 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use moe2_engine::coordinator::{Account, Answer, Decision, QueryRecord, Refusal, Reply};
 use moe2_model::{
-    DispatchId, ExpertId, FinishReason, Joules, NodeId, Query, QueryId, RefusalKind, SessionId,
-    Task, TenantId, Time, Usage,
+    Budgets, DispatchId, ExpertId, FinishReason, Joules, NodeId, Query, QueryId, RefusalKind,
+    SessionId, Task, TenantId, Time, Usage,
 };
 use moe2_wire::{FromExpert, ToExpert};
 
@@ -401,11 +401,13 @@ impl Judge {
                     (Some(_), None) => false,
                     (None, _) => true,
                 };
-                let delay = refusal.smallest_delay.map(|d| d.get());
-                let energy = refusal.smallest_energy.map(|e| e.get());
-                (delay.is_some() || energy.is_some())
-                    && more(delay, budgets.delay.map(|d| d.get()))
-                    && more(energy, budgets.energy.map(|e| e.get()))
+                let amounts = |b: &Budgets| {
+                    let seconds = [b.delay, b.first_token].map(|s| s.map(|s| s.get()));
+                    [seconds[0], seconds[1], b.energy.map(|e| e.get())]
+                };
+                let smallest = amounts(&refusal.smallest);
+                let pairs = smallest.into_iter().zip(amounts(&budgets));
+                smallest != [None; 3] && { pairs }.all(|(smallest, budget)| more(smallest, budget))
             }
             RefusalKind::LostMidStream => started,
             _ => true,

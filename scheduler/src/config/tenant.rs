@@ -35,12 +35,18 @@ pub(crate) struct Settings {
     /// Seconds that one of its queries may take, by topic.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) delay_seconds: BTreeMap<Topic, Seconds>,
+    /// Seconds by topic to the first token of an answer that is streamed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) first_token_seconds: BTreeMap<Topic, Seconds>,
     /// Whether it has answers late rather than not at all.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) late_answers: bool,
     /// Seconds by topic that 95 in 100 answers stay within, kept by a price on being late.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) delay_p95_seconds: BTreeMap<Topic, Seconds>,
+    /// Seconds by topic to the first token that 95 in 100 streamed answers stay within, kept by the same price.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) first_token_p95_seconds: BTreeMap<Topic, Seconds>,
     /// Joules of a query on average, kept by a price.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mean_joules: Option<Joules>,
@@ -73,8 +79,10 @@ impl Default for Settings {
             weight: 1.0,
             query_joules: None,
             delay_seconds: BTreeMap::new(),
+            first_token_seconds: BTreeMap::new(),
             late_answers: false,
             delay_p95_seconds: BTreeMap::new(),
+            first_token_p95_seconds: BTreeMap::new(),
             mean_joules: None,
             mean_seconds: None,
             experts: None,
@@ -114,9 +122,14 @@ impl Settings {
         ];
         let means = means.iter().filter(|(_, mean)| *mean == Some(0.0));
         faults.extend(means.map(|(key, _)| (*key, "must be above 0".to_owned())));
-        if self.delay_p95_seconds.values().any(|s| *s <= Seconds::ZERO) {
-            faults.push(("delay_p95_seconds", "must be above 0".to_owned()));
-        }
+        let percentiles = [
+            ("delay_p95_seconds", &self.delay_p95_seconds),
+            ("first_token_p95_seconds", &self.first_token_p95_seconds),
+        ];
+        let nothing =
+            |times: &BTreeMap<Topic, Seconds>| times.values().any(|s| *s <= Seconds::ZERO);
+        let percentiles = percentiles.iter().filter(|(_, times)| nothing(times));
+        faults.extend(percentiles.map(|(key, _)| (*key, "must be above 0".to_owned())));
         let counts = counts.iter().filter(|(_, count)| *count == Some(0));
         faults.extend(counts.map(|(key, _)| (*key, "must be at least 1".to_owned())));
         let mut kinds = BTreeSet::new();
@@ -141,8 +154,10 @@ impl Settings {
             weight: self.weight,
             energy: self.query_joules,
             delay: self.delay_seconds.clone(),
+            first_token: self.first_token_seconds.clone(),
             late: self.late_answers,
             delay_p95: self.delay_p95_seconds.clone(),
+            first_token_p95: self.first_token_p95_seconds.clone(),
             mean_energy: self.mean_joules,
             mean_delay: self.mean_seconds,
             experts: self.experts.clone(),

@@ -169,8 +169,9 @@ impl ApiError {
             RefusalKind::DeadlineExceeded => error.should_retry = Some(false),
             RefusalKind::BudgetInfeasible => {
                 error.extra = Some(Box::new(json!({
-                    "smallest_delay_ms": refusal.smallest_delay.map(|s| s.get() * 1_000.0),
-                    "smallest_energy_j": refusal.smallest_energy.map(|j| j.get()),
+                    "smallest_delay_ms": refusal.smallest.delay.map(|s| s.get() * 1_000.0),
+                    "smallest_first_token_ms": refusal.smallest.first_token.map(|s| s.get() * 1_000.0),
+                    "smallest_energy_j": refusal.smallest.energy.map(|j| j.get()),
                 })));
             }
             _ => error.retry_after = refusal.retry_after,

@@ -164,6 +164,8 @@ fn answer(text: &str) -> Answer {
         waiting: seconds(0.25),
         delay: seconds(1.5),
         delay_p95: seconds(2.5),
+        first_token: seconds(0.75),
+        first_token_p95: seconds(1.0),
         energy: joules(3.0),
         energy_p95: joules(4.0),
         samples: 7,
@@ -222,8 +224,7 @@ fn refusal(kind: RefusalKind) -> Refusal {
     Refusal {
         kind,
         message: "No; do this instead.".to_owned(),
-        smallest_delay: None,
-        smallest_energy: None,
+        smallest: Budgets::default(),
         retry_after: None,
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moe2_gate::FusionGain;
+use moe2_gate::{FusionGain, Topic};
 use moe2_model::{
     Budgets, Event, ExpertId, ExpertState, Job, Joules, Mode, Outcome, Query, QueryId, RefusalKind,
     Seconds, Target, Task, Time, Verdict,
@@ -69,13 +69,9 @@ impl Engine {
         self.calibration.note(&query, &features);
         let limits = &self.config.plan;
         query.budgets = limits.tightened(&query.tenant, features.topic(), query.budgets);
+        query.budgets.first_token = query.budgets.first_token.filter(|_| query.stream);
         let prices = self.steering.prices(&query.tenant, self.config.prices);
-        let tenant = limits.tenant(&query.tenant);
-        let within = tenant.and_then(|t| t.delay_p95.get(&features.topic()));
-        let punctual = within.map(|within| Punctual {
-            within: *within,
-            price: self.steering.per_late(&query.tenant),
-        });
+        let punctual = self.punctual(&query, features.topic());
         let running = Running {
             round: Round::first(query.mode),
             ballot: Vec::new(),
@@ -99,6 +95,20 @@ impl Engine {
             .arm(Timer::Timeout(id), now + self.config.query_timeout);
         self.queries.insert(id, running);
         self.send_to_best(now, id);
+    }
+
+    /// The percentiles that a tenant's answers on a topic are to keep, with the price of being late.
+    fn punctual(&self, query: &Query, topic: Topic) -> Option<Punctual> {
+        let tenant = self.config.plan.tenant(&query.tenant)?;
+        let within = tenant.delay_p95.get(&topic).copied();
+        let first_token = tenant.first_token_p95.get(&topic).copied();
+        let first_token = first_token.filter(|_| query.stream);
+        within.or(first_token)?;
+        Some(Punctual {
+            within,
+            first_token,
+            price: self.steering.per_late(&query.tenant),
+        })
     }
 
     /// Routes a query and dispatches it, or refuses it if nobody can take it.
@@ -144,6 +154,7 @@ impl Engine {
         let mode = running.query.mode;
         let budgets = Budgets {
             delay: running.delay_left(now),
+            first_token: running.first_token_left(now),
             energy: self.energy_left(now, running),
         };
         // For choices only: nothing forecasts what fusing texts is worth, and where it was measured,
@@ -244,7 +255,11 @@ impl Engine {
             let forecast = forecast(shape, &expert.cost, &quality, |busy| {
                 node.wait(now, expert, whose, busy)
             });
-            let forecast = self.coverage.corrected((whose.0, topic), forecast);
+            let mut forecast = self.coverage.corrected((whose.0, topic), forecast);
+            if query.in_one_piece() {
+                forecast.first_token = forecast.delay;
+                forecast.first_token_p95 = forecast.delay_p95;
+            }
             let short = running.known_too_long(expert.offer.context_tokens)
                 || (some_hold && !holds(expert));
             contenders.push(Contender {
@@ -309,8 +324,7 @@ fn refusal(kind: RefusalKind, message: String, retry_after: Option<Duration>) ->
     Refusal {
         kind,
         message,
-        smallest_delay: None,
-        smallest_energy: None,
+        smallest: Budgets::default(),
         retry_after,
     }
 }
@@ -412,8 +426,8 @@ fn experts_failed(running: &Running) -> Refusal {
 }
 
 fn explain_refusal(route: &Route, budgets: &Budgets) -> Refusal {
-    let (delay, energy) = route.smallest_feasible(budgets);
-    if delay.is_none() && energy.is_none() {
+    let smallest = route.smallest_feasible(budgets);
+    if smallest == Budgets::default() {
         let any = |verdict| route.candidates.iter().any(|c| c.verdict == verdict);
         if any(Verdict::NotSelected) {
             return no_expert("none is in the active set; the operator's `moe2 plan` says why");
@@ -429,13 +443,17 @@ fn explain_refusal(route: &Route, budgets: &Budgets) -> Refusal {
         return no_expert("none of those that host this model is ready");
     }
     let mut parts = Vec::new();
-    if let Some(delay) = delay {
-        parts.push(format!(
-            "the smallest feasible delay_budget_ms is {:.0}",
-            (delay.get() * 1e3).ceil()
-        ));
+    let seconds = [
+        ("delay_budget_ms", smallest.delay),
+        ("first_token_budget_ms", smallest.first_token),
+    ];
+    for (name, smallest) in seconds {
+        parts.extend(smallest.map(|s| {
+            let ms = (s.get() * 1e3).ceil();
+            format!("the smallest feasible {name} is {ms:.0}")
+        }));
     }
-    if let Some(energy) = energy {
+    if let Some(energy) = smallest.energy {
         parts.push(format!(
             "the smallest feasible energy_budget_j is {:.3}",
             energy.get()
@@ -447,8 +465,7 @@ fn explain_refusal(route: &Route, budgets: &Budgets) -> Refusal {
             "no expert is forecast to fit the budgets: {}",
             parts.join(" and ")
         ),
-        smallest_delay: delay,
-        smallest_energy: energy,
+        smallest,
         retry_after: None,
     }
 }

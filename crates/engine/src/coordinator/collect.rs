@@ -5,12 +5,13 @@
 //! is over still reports what it used, and that is settled then.
 
 use moe2_model::{
-    Covered, DispatchId, Event, FinishReason, Job, Outcome, QueryId, RefusalKind, Task, TenantId,
-    Time, Usage,
+    Budgets, Covered, DispatchId, Event, FinishReason, Job, Outcome, QueryId, RefusalKind, Task,
+    TenantId, Time, Usage,
 };
 use moe2_wire::{FailureKind, FromExpert};
 
 use super::answer::{answer, answers, energy};
+use super::coverage::Span;
 use super::fuse;
 use super::ledger::Entry;
 use super::prices::PriceView;
@@ -63,6 +64,8 @@ impl Engine {
             return;
         };
         let streams = running.streams();
+        let unsaid = streams && running.first_delta.is_none();
+        let in_one_piece = running.query.in_one_piece();
         let most = match &running.query.task {
             Task::Generate(sampling) => MAX_TOKEN_BYTES * sampling.max_tokens as usize,
             Task::Choice { .. } => 0,
@@ -81,11 +84,20 @@ impl Engine {
             return;
         }
         attempt.text.push_str(text);
-        if !streams || text.is_empty() {
+        if text.is_empty() {
             return;
         }
-        let model = attempt.expert.to_string();
-        if running.first_delta.is_none() {
+        let first = !std::mem::replace(&mut attempt.begun, true);
+        let model = unsaid.then(|| attempt.expert.to_string());
+        if first && !in_one_piece {
+            let covered = now.seconds_since(attempt.asked) <= attempt.forecast.first_token_p95;
+            let whose = (&running.query.tenant, running.features.topic());
+            self.coverage.note(whose, Span::FirstToken, covered);
+        }
+        if !streams {
+            return;
+        }
+        if let Some(model) = model {
             running.first_delta = Some(now);
             self.outputs.push_back(Output::Reply {
                 query: id,
@@ -376,7 +388,7 @@ impl Engine {
         self.cover_cut(now, running);
         if running.attempts.iter().any(|a| a.sent.is_some()) {
             let delay = now.seconds_since(running.submitted);
-            let late = running.punctual.map(|p| delay > p.within);
+            let late = running.was_late(now);
             self.steering.ended(&running.query.tenant, delay, late);
             self.tell_price(&running.query.tenant);
         }
@@ -501,21 +513,24 @@ impl Engine {
         if let Some(attempt) = attempt.filter(|a| a.job == Job::Answer) {
             let covered = now.seconds_since(attempt.asked) <= attempt.forecast.delay_p95;
             let whose = (&running.query.tenant, running.features.topic());
-            self.coverage.note(whose, covered);
+            self.coverage.note(whose, Span::Delay, covered);
         }
     }
 
     /// Notes answers that are not waited for any longer and were later than forecast by then; of others that
     /// were cut nobody knows. Without these, a budget that cuts late answers would hide that they were late.
     fn cover_cut(&mut self, now: Time, running: &Running) {
-        let cut = running.attempts.iter().filter(|a| {
-            a.job == Job::Answer
-                && a.is_active()
-                && now.seconds_since(a.asked) > a.forecast.delay_p95
-        });
-        for _ in cut {
-            let whose = (&running.query.tenant, running.features.topic());
-            self.coverage.note(whose, false);
+        let whose = (&running.query.tenant, running.features.topic());
+        let cut = { running.active() }.filter(|a| a.job == Job::Answer);
+        for attempt in cut {
+            let taken = now.seconds_since(attempt.asked);
+            let begun = attempt.begun || running.query.in_one_piece();
+            if !begun && taken > attempt.forecast.first_token_p95 {
+                self.coverage.note(whose, Span::FirstToken, false);
+            }
+            if taken > attempt.forecast.delay_p95 {
+                self.coverage.note(whose, Span::Delay, false);
+            }
         }
     }
 }
@@ -524,8 +539,7 @@ pub(super) fn plain(kind: RefusalKind, message: String) -> Refusal {
     Refusal {
         kind,
         message,
-        smallest_delay: None,
-        smallest_energy: None,
+        smallest: Budgets::default(),
         retry_after: None,
     }
 }

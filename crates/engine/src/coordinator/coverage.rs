@@ -22,49 +22,67 @@ const MISSED: f64 = 0.05;
 const STEP: f64 = 0.1;
 /// Least and most of the factor: a tenth of what experts' own errors say, and thirty times that.
 const RANGE: (f64, f64) = (0.1, 30.0);
+/// Least distance that is widened, as a share of the mean: no factor widens an interval of nothing.
+const LEAST: f64 = 0.01;
 /// Tenants and topics that are kept apart; where anybody may ask, later ones have forecasts as they are.
 const MOST: usize = 4_096;
 
-/// The factor of every tenant and topic.
+/// A time that is forecast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Span {
+    /// To the last token.
+    Delay,
+    /// To the first.
+    FirstToken,
+}
+
+/// The factor of every tenant, topic and kind of time.
 #[derive(Debug, Default)]
 pub(crate) struct Coverage {
-    factors: BTreeMap<TenantId, BTreeMap<Topic, f64>>,
+    factors: BTreeMap<TenantId, BTreeMap<(Topic, Span), f64>>,
     kept: usize,
 }
 
 impl Coverage {
-    fn factor(&self, tenant: &TenantId, topic: Topic) -> f64 {
+    fn factor(&self, tenant: &TenantId, topic: Topic, span: Span) -> f64 {
         let own = self.factors.get(tenant);
-        own.and_then(|own| own.get(&topic)).copied().unwrap_or(1.0)
+        let factor = own.and_then(|own| own.get(&(topic, span)));
+        factor.copied().unwrap_or(1.0)
     }
 
-    /// The forecast with the percentile that this tenant's answers on the topic stay within.
+    /// The forecast with the percentiles that this tenant's answers on the topic stay within.
     pub(crate) fn corrected(&self, whose: (&TenantId, Topic), forecast: Forecast) -> Forecast {
-        let beyond = forecast.delay_p95 - forecast.delay;
-        let beyond = Seconds::saturating(beyond.get() * self.factor(whose.0, whose.1));
+        let percentile = |mean: Seconds, p95: Seconds, span| {
+            let factor = self.factor(whose.0, whose.1, span);
+            let beyond = f64::max((p95 - mean).get(), LEAST * mean.get());
+            mean + Seconds::saturating(beyond * factor)
+        };
+        let delay_p95 = percentile(forecast.delay, forecast.delay_p95, Span::Delay);
+        let first = (forecast.first_token, forecast.first_token_p95);
         Forecast {
-            delay_p95: forecast.delay + beyond,
+            delay_p95,
+            first_token_p95: percentile(first.0, first.1, Span::FirstToken),
             ..forecast
         }
     }
 
     /// Notes whether an answer came within its forecast's percentile.
-    pub(crate) fn note(&mut self, (tenant, topic): (&TenantId, Topic), covered: bool) {
+    pub(crate) fn note(&mut self, (tenant, topic): (&TenantId, Topic), span: Span, covered: bool) {
         let step = if covered {
             -STEP * MISSED
         } else {
             STEP * (1.0 - MISSED)
         };
-        let factor = self.factor(tenant, topic);
+        let factor = self.factor(tenant, topic, span);
         let next = (factor * step.exp()).clamp(RANGE.0, RANGE.1);
         if let Some(own) = self.factors.get_mut(tenant)
-            && let Some(factor) = own.get_mut(&topic)
+            && let Some(factor) = own.get_mut(&(topic, span))
         {
             *factor = next;
         } else if self.kept < MOST {
             self.kept += 1;
             let own = self.factors.entry(tenant.clone()).or_default();
-            own.insert(topic, next);
+            own.insert((topic, span), next);
         }
     }
 }
@@ -82,6 +100,8 @@ mod tests {
             waiting: Seconds::ZERO,
             delay: Seconds::saturating(delay),
             delay_p95: Seconds::saturating(p95),
+            first_token: Seconds::saturating(delay / 4.0),
+            first_token_p95: Seconds::saturating(p95 / 4.0),
             energy: Joules::ZERO,
             energy_p95: Joules::ZERO,
             samples: 0,
@@ -106,7 +126,7 @@ mod tests {
                 let took = Seconds::saturating(2.0 * (spread * rng.normal()).exp());
                 let within = took <= p95.delay_p95;
                 covered += u32::from(within);
-                coverage.note((&own, Topic::Chat), within);
+                coverage.note((&own, Topic::Chat), Span::Delay, within);
             }
             let share = f64::from(covered) / f64::from(answers);
             assert!((share - 0.95).abs() < 0.005, "{spread}: {share}");
@@ -116,7 +136,7 @@ mod tests {
     #[test]
     fn tenants_and_topics_do_not_teach_each_other() {
         let (mut coverage, a, b) = (Coverage::default(), tenant("a"), tenant("b"));
-        (0..50).for_each(|_| coverage.note((&a, Topic::Code), false));
+        (0..50).for_each(|_| coverage.note((&a, Topic::Code), Span::Delay, false));
         let p95 = |whose: (&TenantId, Topic)| {
             coverage
                 .corrected(whose, forecast(2.0, 3.0))
@@ -129,16 +149,35 @@ mod tests {
         );
         assert_eq!(p95((&a, Topic::Chat)), 3.0);
         assert_eq!(p95((&b, Topic::Code)), 3.0);
+        let first = |coverage: &Coverage| {
+            let forecast = coverage.corrected((&a, Topic::Code), forecast(2.0, 3.0));
+            forecast.first_token_p95.get()
+        };
+        assert_eq!(
+            first(&coverage),
+            0.75,
+            "delays say nothing about first tokens"
+        );
+        (0..50).for_each(|_| coverage.note((&a, Topic::Code), Span::FirstToken, false));
+        assert!((first(&coverage) - 8.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_forecast_that_claims_to_be_certain_is_widened_as_well() {
+        let (mut coverage, own) = (Coverage::default(), tenant("a"));
+        (0..50).for_each(|_| coverage.note((&own, Topic::Chat), Span::Delay, false));
+        let p95 = coverage.corrected((&own, Topic::Chat), forecast(2.0, 2.0));
+        assert!((p95.delay_p95.get() - 2.6).abs() < 1e-9, "{p95:?}");
     }
 
     #[test]
     fn strangers_are_not_remembered_without_end() {
         let mut coverage = Coverage::default();
         for n in 0..2 * MOST {
-            coverage.note((&tenant(&format!("t{n}")), Topic::Chat), false);
+            coverage.note((&tenant(&format!("t{n}")), Topic::Chat), Span::Delay, false);
         }
         assert_eq!(coverage.factors.len(), MOST);
-        coverage.note((&tenant("t0"), Topic::Chat), false);
+        coverage.note((&tenant("t0"), Topic::Chat), Span::Delay, false);
         let known = coverage.corrected((&tenant("t0"), Topic::Chat), forecast(2.0, 3.0));
         assert!((known.delay_p95.get() - 2.0 - 0.19_f64.exp()).abs() < 1e-9);
     }
@@ -149,13 +188,13 @@ mod tests {
             let (mut coverage, own) = (Coverage::default(), tenant("a"));
             let (mut missed, mut lost) = (0.0, false);
             for miss in &misses {
-                coverage.note((&own, Topic::Math), !miss);
+                coverage.note((&own, Topic::Math), Span::Delay, !miss);
                 missed += f64::from(u8::from(*miss));
-                let factor = coverage.factor(&own, Topic::Math);
+                let factor = coverage.factor(&own, Topic::Math, Span::Delay);
                 lost |= factor <= RANGE.0 || factor >= RANGE.1;
             }
             let answers = misses.len() as f64;
-            let said = MISSED + coverage.factor(&own, Topic::Math).ln() / (STEP * answers);
+            let said = MISSED + coverage.factor(&own, Topic::Math, Span::Delay).ln() / (STEP * answers);
             prop_assert!(lost || (missed / answers - said).abs() < 1e-9, "{} {}", missed / answers, said);
         }
     }

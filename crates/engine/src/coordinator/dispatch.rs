@@ -26,13 +26,14 @@ impl Engine {
             asked: now,
             sent: None,
             last_progress: now,
+            begun: false,
             text: String::new(),
             options: None,
             progress: Progress::Active,
             reported: None,
         });
         let tenant = running.query.tenant.clone();
-        let left = running.delay_left(now);
+        let begin = running.begin_within(now, &forecast);
         let wall = self.wall(now);
         let bound = forecast.energy_p95;
         let entry = self.ledger.reserve(wall, dispatch, &tenant, bound);
@@ -50,9 +51,8 @@ impl Engine {
         };
         line.push(&tenant, weight, waiting);
         self.waiting.insert(dispatch, expert.node.clone());
-        if let Some(left) = left.filter(|_| !self.prefers_late(&tenant)) {
-            let latest = (left - forecast.busy_p95()).get();
-            let latest = Duration::try_from_secs_f64(latest).unwrap_or(Duration::MAX);
+        if let Some(begin) = begin.filter(|_| !self.prefers_late(&tenant)) {
+            let latest = Duration::try_from_secs_f64(begin.get()).unwrap_or(Duration::MAX);
             self.timers.arm(Timer::Late(dispatch), now + latest);
         }
         self.pump(now, &expert.node);

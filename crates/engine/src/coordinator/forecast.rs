@@ -79,6 +79,8 @@ pub(crate) fn forecast(
         waiting,
         delay: mean.delay,
         delay_p95: high.delay_p95,
+        first_token: mean.first_token,
+        first_token_p95: mean.first_token_p95,
         energy: mean.energy,
         energy_p95: high.energy_p95,
         samples: mean.samples,

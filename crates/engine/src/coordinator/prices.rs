@@ -194,7 +194,9 @@ impl Steering {
                     limits.mean_delay.map(Seconds::get),
                     floor.per_second,
                 ),
-                late: (!limits.delay_p95.is_empty()).then(|| own.late.unwrap_or_else(Dual::late)),
+                late: limits
+                    .has_percentile()
+                    .then(|| own.late.unwrap_or_else(Dual::late)),
             };
             if own != Own::default() {
                 self.tenants.insert(limits.tenant.clone(), own);

@@ -59,6 +59,8 @@ pub(crate) struct Attempt {
     /// When it left; nothing while it waits in line.
     pub(crate) sent: Option<Time>,
     pub(crate) last_progress: Time,
+    /// Whether its first token came.
+    pub(crate) begun: bool,
     pub(crate) text: String,
     pub(crate) options: Option<Vec<f64>>,
     pub(crate) progress: Progress,
@@ -124,7 +126,7 @@ pub(crate) struct Running {
     pub(crate) submitted: Time,
     pub(crate) first_delta: Option<Time>,
     pub(crate) prices: Prices,
-    /// The delay that most answers stay within, all of it.
+    /// What most answers stay within, all of it.
     pub(crate) punctual: Option<Punctual>,
     pub(crate) candidates: Vec<Candidate>,
     /// Choices made so far, where they are recorded.
@@ -177,13 +179,45 @@ impl Running {
             .map(|budget| budget - now.seconds_since(self.submitted))
     }
 
-    /// What is left of the delay that most answers stay within.
+    /// What is left of the budget on the time to the first token.
+    pub(crate) fn first_token_left(&self, now: Time) -> Option<Seconds> {
+        let budget = self.query.budgets.first_token;
+        budget.map(|budget| budget - now.seconds_since(self.submitted))
+    }
+
+    /// What is left for an answer that comes in one piece.
+    pub(crate) fn whole_left(&self, now: Time) -> Option<Seconds> {
+        let both = [self.delay_left(now), self.first_token_left(now)];
+        soonest(both)
+    }
+
+    /// What is left of the times that most answers stay within.
     pub(crate) fn punctual_left(&self, now: Time) -> Option<Punctual> {
         let taken = now.seconds_since(self.submitted);
         self.punctual.map(|punctual| Punctual {
-            within: punctual.within - taken,
+            within: punctual.within.map(|within| within - taken),
+            first_token: punctual.first_token.map(|within| within - taken),
             ..punctual
         })
+    }
+
+    /// Whether its answer was later than most are to be; `None` if none of that is asked for. What ended without
+    /// a first token had not begun by then.
+    pub(crate) fn was_late(&self, now: Time) -> Option<bool> {
+        let punctual = self.punctual?;
+        let beyond = |within: Option<Seconds>, at: Time| {
+            within.is_some_and(|within| at.seconds_since(self.submitted) > within)
+        };
+        let first = self.first_delta.unwrap_or(now);
+        Some(beyond(punctual.within, now) || beyond(punctual.first_token, first))
+    }
+
+    /// When an expert has to begin at the latest for the budgets of time to hold.
+    pub(crate) fn begin_within(&self, now: Time, forecast: &Forecast) -> Option<Seconds> {
+        let end = self.delay_left(now).map(|left| left - forecast.busy_p95());
+        let first = self.first_token_left(now);
+        let first = first.map(|left| left - forecast.first_token_busy_p95());
+        soonest([end, first])
     }
 
     /// What is left of the energy budget.
@@ -213,8 +247,11 @@ impl Running {
 
     /// Whether text may be sent on as it comes: not if others may still change the answer.
     pub(crate) fn streams(&self) -> bool {
-        self.query.stream
-            && matches!(self.query.mode, Mode::Auto | Mode::Single)
-            && self.active().count() == 1
+        self.query.stream && !self.query.in_one_piece() && self.active().count() == 1
     }
+}
+
+fn soonest(times: [Option<Seconds>; 2]) -> Option<Seconds> {
+    let times = times.into_iter().flatten();
+    times.min_by(|a, b| a.get().total_cmp(&b.get()))
 }

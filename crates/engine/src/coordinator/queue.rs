@@ -5,7 +5,9 @@
 //! ([`super::line`]), where work whose answer is not needed any more costs nothing, and where another
 //! expert can still be asked.
 
-use moe2_model::{DispatchId, ExpertName, NodeId, QueryId, RefusalKind, TenantId, Time};
+use moe2_model::{
+    DispatchId, ExpertName, Forecast, NodeId, QueryId, RefusalKind, Seconds, TenantId, Time,
+};
 
 use super::collect::plain;
 use super::line::Waiting;
@@ -109,12 +111,42 @@ impl Engine {
 
 /// The refusal of a query that waited until nobody could answer it in time.
 pub(super) fn waited_in_vain(now: Time, running: &Running) -> Option<Refusal> {
-    let budget = running.query.budgets.delay.filter(|_| running.waited)?;
-    let soonest = running.candidates.iter().map(|c| c.forecast.delay_p95);
-    let soonest = soonest.min_by(|a, b| a.get().total_cmp(&b.get()))?;
+    let budgets = running.query.budgets;
+    let soonest = |time: fn(&Forecast) -> Seconds| {
+        let times = running.candidates.iter().map(|c| time(&c.forecast));
+        times.min_by(|a, b| a.get().total_cmp(&b.get()))
+    };
+    let first_token = (budgets.first_token, soonest(|f| f.first_token_p95));
+    let kinds = [
+        (
+            "answer",
+            "delay_budget_ms",
+            budgets.delay,
+            soonest(|f| f.delay_p95),
+        ),
+        (
+            "first token",
+            "first_token_budget_ms",
+            first_token.0,
+            first_token.1,
+        ),
+    ];
     let waited = now.seconds_since(running.submitted);
+    // That which is further off: a budget that still holds is no reason.
+    let kinds = kinds.into_iter().filter(|_| running.waited);
+    let kinds = kinds.filter_map(|(what, field, budget, soonest)| {
+        let (budget, soonest) = (budget?, soonest?);
+        Some((
+            what,
+            field,
+            budget,
+            soonest,
+            (waited + soonest).get() - budget.get(),
+        ))
+    });
+    let (what, field, budget, soonest, _) = kinds.max_by(|a, b| a.4.total_cmp(&b.4))?;
     let message = format!(
-        "after {:.1} s in line the soonest answer is forecast in another {:.1} s (p95), beyond the delay budget of {:.1} s: the fleet is busy; ask again later, or with a larger delay_budget_ms",
+        "after {:.1} s in line the soonest {what} is forecast in another {:.1} s (p95), beyond the budget of {:.1} s: the fleet is busy; ask again later, or with a larger {field}",
         waited.get(),
         soonest.get(),
         budget.get()

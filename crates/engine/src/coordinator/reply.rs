@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use moe2_model::{Explanation, FinishReason, Joules, RefusalKind, Seconds};
+use moe2_model::{Budgets, Explanation, FinishReason, RefusalKind};
 
 /// One thing said about a query.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,10 +56,8 @@ pub struct Refusal {
     pub kind: RefusalKind,
     /// Why and what to do, for people.
     pub message: String,
-    /// The smallest delay budget that would be feasible now, if that is the reason.
-    pub smallest_delay: Option<Seconds>,
-    /// The smallest energy budget that would be feasible now, if that is the reason.
-    pub smallest_energy: Option<Joules>,
+    /// The smallest budgets that would be feasible now, where budgets are the reason.
+    pub smallest: Budgets,
     /// When trying again may help.
     pub retry_after: Option<Duration>,
 }

@@ -76,6 +76,7 @@ impl Engine {
             prices: running.prices,
             budgets: Budgets {
                 delay: running.delay_left(now),
+                first_token: running.first_token_left(now),
                 energy,
             },
             experts: 0,
@@ -140,7 +141,8 @@ impl Engine {
         };
         let tokens: f64 = ballot.iter().map(tokens).sum();
         let shape = Shape::scoring(running.query.prompt.text_bytes());
-        let delay_left = running.delay_left(now);
+        // What is scored comes in one piece: its first token is its last.
+        let delay_left = running.whole_left(now);
         let mut energy_left = self.scoring_energy_left(now, running);
         let mut scorers = Vec::new();
         for attempt in running.attempts.iter().filter(|a| a.answered()) {

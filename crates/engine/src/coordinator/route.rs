@@ -47,21 +47,31 @@ pub struct Terms {
     pub punctual: Option<Punctual>,
 }
 
-/// A budget on a percentile of the delay.
+/// Budgets on percentiles of the delay and of the time to the first token.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Punctual {
-    /// What is left of it.
-    pub within: Seconds,
-    /// ν: quality that being late costs.
+    /// What is left of the delay.
+    pub within: Option<Seconds>,
+    /// What is left of the time to the first token.
+    pub first_token: Option<Seconds>,
+    /// ν: quality that being late, with either, costs.
     pub price: f64,
+}
+
+impl Punctual {
+    /// Probability that an answer is late. An answer that begins late usually ends late: the larger of the
+    /// two, and not their sum.
+    fn late(&self, forecast: &Forecast) -> f64 {
+        let end = self.within.map(|within| forecast.later_than(within));
+        let first = self.first_token.map(|w| forecast.first_token_later_than(w));
+        f64::max(end.unwrap_or_default(), first.unwrap_or_default())
+    }
 }
 
 impl Terms {
     /// What joules, seconds and the risk of being late cost, in quality.
     fn cost(&self, forecast: &Forecast) -> f64 {
-        let late = self
-            .punctual
-            .map_or(0.0, |p| p.price * forecast.later_than(p.within));
+        let late = self.punctual.map_or(0.0, |p| p.price * p.late(forecast));
         self.prices.per_joule * forecast.energy.get()
             + self.prices.per_second * forecast.delay.get()
             + late
@@ -109,37 +119,70 @@ impl Route {
     /// Budgets under which some expert that was dropped for its cost would fit: those of the expert
     /// that is nearest to fitting. `None` for a budget that is wide enough for it. One expert, because
     /// the fastest one's delay and the thriftiest one's joules together may fit nobody.
-    pub(crate) fn smallest_feasible(&self, budgets: &Budgets) -> (Option<Seconds>, Option<Joules>) {
-        let delay = |c: &Candidate| budgets.delay.filter(|limit| c.forecast.delay_p95 > *limit);
-        let energy = |c: &Candidate| {
-            budgets
-                .energy
-                .filter(|limit| c.forecast.energy_p95 > *limit)
-        };
-        // Times over budget; a budget of nothing is exceeded by the amount itself.
-        let over = |need: f64, limit: f64| {
-            if limit > 0.0 {
+    pub(crate) fn smallest_feasible(&self, budgets: &Budgets) -> Budgets {
+        let excess = |c: &Candidate| Excess::of(&c.forecast, budgets);
+        let dropped = |c: &&Candidate| matches!(c.verdict, Verdict::TooSlow | Verdict::TooCostly);
+        let dropped = self.candidates.iter().filter(dropped);
+        let times = |c: &Candidate| f64::max(excess(c).slow(), excess(c).costly());
+        let nearest = dropped.min_by(|a, b| times(a).total_cmp(&times(b)));
+        nearest.map_or_else(Budgets::default, |nearest| {
+            let (over, forecast) = (excess(nearest), nearest.forecast);
+            Budgets {
+                delay: over.delay.map(|_| forecast.delay_p95),
+                first_token: over.first_token.map(|_| forecast.first_token_p95),
+                energy: over.energy.map(|_| forecast.energy_p95),
+            }
+        })
+    }
+}
+
+/// How many times over its budgets a forecast is, for each that it exceeds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Excess {
+    delay: Option<f64>,
+    first_token: Option<f64>,
+    energy: Option<f64>,
+}
+
+impl Excess {
+    fn of(forecast: &Forecast, budgets: &Budgets) -> Self {
+        // A budget of nothing is exceeded by the amount itself.
+        let over = |need: f64, limit: Option<f64>| {
+            let limit = limit.filter(|limit| need > *limit)?;
+            Some(if limit > 0.0 {
                 need / limit
             } else {
                 1.0 + need
-            }
-        };
-        let excess = |c: &Candidate| {
-            let slow = delay(c).map_or(1.0, |l| over(c.forecast.delay_p95.get(), l.get()));
-            let costly = energy(c).map_or(1.0, |l| over(c.forecast.energy_p95.get(), l.get()));
-            slow.max(costly)
-        };
-        self.candidates
-            .iter()
-            .filter(|c| matches!(c.verdict, Verdict::TooSlow | Verdict::TooCostly))
-            .min_by(|a, b| excess(a).total_cmp(&excess(b)))
-            .map_or((None, None), |nearest| {
-                let forecast = nearest.forecast;
-                (
-                    delay(nearest).map(|_| forecast.delay_p95),
-                    energy(nearest).map(|_| forecast.energy_p95),
-                )
             })
+        };
+        let seconds = |limit: Option<Seconds>| limit.map(Seconds::get);
+        let first_token = forecast.first_token_p95.get();
+        Self {
+            delay: over(forecast.delay_p95.get(), seconds(budgets.delay)),
+            first_token: over(first_token, seconds(budgets.first_token)),
+            energy: over(forecast.energy_p95.get(), budgets.energy.map(Joules::get)),
+        }
+    }
+
+    /// In seconds; 1 if it keeps those budgets.
+    fn slow(&self) -> f64 {
+        let times = [self.delay, self.first_token].into_iter().flatten();
+        times.fold(1.0, f64::max)
+    }
+
+    /// In joules; 1 if it keeps that budget.
+    fn costly(&self) -> f64 {
+        self.energy.unwrap_or(1.0)
+    }
+
+    fn verdict(&self) -> Verdict {
+        if self.delay.or(self.first_token).is_some() {
+            Verdict::TooSlow
+        } else if self.energy.is_some() {
+            Verdict::TooCostly
+        } else {
+            Verdict::Outscored
+        }
     }
 }
 
@@ -179,7 +222,7 @@ pub(crate) fn route(contenders: Vec<Contender>, terms: &Terms) -> Route {
     route
 }
 
-/// Where no expert keeps the delay budget, the one that is nearest to it may answer all the same.
+/// Where no expert keeps the budgets of time, the one that is nearest to it may answer all the same.
 fn admit_late(candidates: &mut [Candidate], terms: &Terms) {
     let in_time = |c: &Candidate| c.verdict == Verdict::Outscored;
     if candidates.iter().any(in_time) {
@@ -190,8 +233,8 @@ fn admit_late(candidates: &mut [Candidate], terms: &Terms) {
         c.verdict == Verdict::TooSlow && left.is_none_or(|left| c.forecast.energy_p95 <= left)
     };
     let late = candidates.iter_mut().filter(fits);
-    let delay = |c: &&mut Candidate| c.forecast.delay_p95.get();
-    if let Some(nearest) = late.min_by(|a, b| delay(a).total_cmp(&delay(b))) {
+    let times = |c: &Candidate| Excess::of(&c.forecast, &terms.budgets).slow();
+    if let Some(nearest) = late.min_by(|a, b| times(a).total_cmp(&times(b))) {
         nearest.verdict = Verdict::Outscored;
     }
 }
@@ -203,23 +246,7 @@ fn judge(contender: Contender, terms: &Terms) -> Candidate {
         barred,
     } = contender;
     let score = forecast.quality - terms.cost(&forecast);
-    let verdict = if let Some(reason) = barred {
-        reason
-    } else if terms
-        .budgets
-        .delay
-        .is_some_and(|limit| forecast.delay_p95 > limit)
-    {
-        Verdict::TooSlow
-    } else if terms
-        .budgets
-        .energy
-        .is_some_and(|limit| forecast.energy_p95 > limit)
-    {
-        Verdict::TooCostly
-    } else {
-        Verdict::Outscored
-    };
+    let verdict = barred.unwrap_or_else(|| Excess::of(&forecast, &terms.budgets).verdict());
     Candidate {
         expert,
         forecast,
@@ -241,6 +268,8 @@ mod tests {
             waiting: Seconds::ZERO,
             delay: Seconds::saturating(delay),
             delay_p95: Seconds::saturating(delay * 1.5),
+            first_token: Seconds::saturating(delay / 4.0),
+            first_token_p95: Seconds::saturating(delay / 2.0),
             energy: Joules::saturating(energy),
             energy_p95: Joules::saturating(energy * 1.5),
             samples: 0,
@@ -261,6 +290,7 @@ mod tests {
             budgets: Budgets {
                 delay: delay.map(Seconds::saturating),
                 energy: energy.map(Joules::saturating),
+                first_token: None,
             },
             experts,
             late: false,
@@ -284,7 +314,8 @@ mod tests {
         let best = |price: f64, within: f64| {
             let terms = Terms {
                 punctual: Some(Punctual {
-                    within: Seconds::saturating(within),
+                    within: Some(Seconds::saturating(within)),
+                    first_token: None,
                     price,
                 }),
                 ..terms(None, None, 1)
@@ -312,8 +343,11 @@ mod tests {
             let rows = rows.iter().enumerate();
             let rows = rows.map(|(n, (d, e))| contender(n, 0.5, *d, *e)).collect();
             let terms = terms(Some(delay), Some(energy), 1);
-            let (delay, energy) = route(rows, &terms).smallest_feasible(&terms.budgets);
-            (delay.map(Seconds::get), energy.map(Joules::get))
+            let smallest = route(rows, &terms).smallest_feasible(&terms.budgets);
+            (
+                smallest.delay.map(Seconds::get),
+                smallest.energy.map(Joules::get),
+            )
         };
         // Twice over in seconds, or thrice in joules.
         let nearest = smallest([(4.0, 1.0), (1.0, 6.0)], 3.0, 3.0);
@@ -354,7 +388,60 @@ mod tests {
         assert_eq!(route.chosen, 0);
         assert_eq!(
             route.smallest_feasible(&terms(Some(1.0), None, 1).budgets),
-            (Some(Seconds::saturating(3.0)), None)
+            Budgets {
+                delay: Some(Seconds::saturating(3.0)),
+                ..Budgets::default()
+            }
+        );
+    }
+
+    #[test]
+    fn a_budget_on_the_first_token_is_kept_named_and_priced_like_one_on_the_last() {
+        // Begins after 4·0.25 s, p95 2 s; the other after 2 s, p95 4 s.
+        let rows = || vec![contender(1, 0.5, 4.0, 1.0), contender(2, 0.9, 8.0, 1.0)];
+        let limited = |first: f64, late| {
+            let mut terms = terms(Some(60.0), None, 1);
+            terms.budgets.first_token = Some(Seconds::saturating(first));
+            Terms { late, ..terms }
+        };
+        let name = |r: &Route| r.chosen().first().map(|c| c.expert.name.to_string());
+        assert_eq!(
+            name(&route(rows(), &limited(5.0, false))).as_deref(),
+            Some("m2")
+        );
+        assert_eq!(
+            name(&route(rows(), &limited(3.0, false))).as_deref(),
+            Some("m1")
+        );
+        let (none, terms) = (route(rows(), &limited(1.0, false)), limited(1.0, false));
+        assert_eq!(name(&none), None);
+        let wanted = Budgets {
+            first_token: Some(Seconds::saturating(2.0)),
+            ..Budgets::default()
+        };
+        assert_eq!(none.smallest_feasible(&terms.budgets), wanted);
+        assert_eq!(
+            name(&route(rows(), &limited(1.0, true))).as_deref(),
+            Some("m1")
+        );
+        let priced = |within: Option<f64>, first: f64| {
+            let punctual = Punctual {
+                within: within.map(Seconds::saturating),
+                first_token: Some(Seconds::saturating(first)),
+                price: 2.0,
+            };
+            let terms = Terms {
+                punctual: Some(punctual),
+                ..super::tests::terms(None, None, 1)
+            };
+            name(&route(rows(), &terms))
+        };
+        assert_eq!(priced(None, 2.0).as_deref(), Some("m1"));
+        assert_eq!(priced(None, 60.0).as_deref(), Some("m2"));
+        assert_eq!(
+            priced(Some(8.0), 60.0).as_deref(),
+            Some("m1"),
+            "the end counts as well"
         );
     }
 
@@ -412,7 +499,8 @@ mod tests {
             let tight = terms(Some(delay), Some(energy), 1);
             let refused = route(make(), &tight);
             if refused.chosen == 0 {
-                let (more_delay, more_energy) = refused.smallest_feasible(&tight.budgets);
+                let smallest = refused.smallest_feasible(&tight.budgets);
+                let (more_delay, more_energy) = (smallest.delay, smallest.energy);
                 prop_assert!(more_delay.is_none_or(|d| d.get() > delay));
                 prop_assert!(more_energy.is_none_or(|e| e.get() > energy));
                 let delay = more_delay.map_or(delay, Seconds::get);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use moe2_engine::coordinator::{PlanLimits, TenantLimits};
 use moe2_gate::Topic;
-use moe2_model::{Budgets, Figure, Joules, Query, RefusalKind, Seconds};
-use moe2_wire::{FailureKind, FromAgent};
+use moe2_model::{Budgets, Joules, Query, RefusalKind, Seconds};
+use moe2_wire::FailureKind;
 
 use crate::support::{Bench, SMOL, done, failed, question, tenant};
 
@@ -14,6 +14,7 @@ fn within(delay: Option<f64>, energy: Option<f64>) -> Query {
     Query {
         budgets: Budgets {
             delay: delay.map(Seconds::saturating),
+            first_token: None,
             energy: energy.map(Joules::saturating),
         },
         ..question("Hello, how are you?")
@@ -26,8 +27,8 @@ fn an_infeasible_delay_is_refused_with_the_smallest_that_is_admitted() {
     bench.ask(within(Some(0.001), None));
     let (_, refusal) = bench.refusal();
     assert_eq!(refusal.kind, RefusalKind::BudgetInfeasible);
-    let smallest = refusal.smallest_delay.expect("delay is the reason").get();
-    assert_eq!(refusal.smallest_energy, None);
+    let smallest = refusal.smallest.delay.expect("delay is the reason").get();
+    assert_eq!(refusal.smallest.energy, None);
     bench.ask(within(Some(smallest * 0.99), None));
     assert_eq!(bench.refusal().1.kind, RefusalKind::BudgetInfeasible);
     bench.ask_one(within(Some(smallest), None));
@@ -38,8 +39,8 @@ fn both_budgets_of_a_refusal_together_are_admitted() {
     let mut bench = Bench::with_fleet();
     bench.ask(within(Some(0.001), Some(0.001)));
     let (_, refusal) = bench.refusal();
-    let delay = refusal.smallest_delay.map(Seconds::get);
-    let energy = refusal.smallest_energy.map(Joules::get);
+    let delay = refusal.smallest.delay.map(Seconds::get);
+    let energy = refusal.smallest.energy.map(Joules::get);
     assert!(delay.is_some() && energy.is_some());
     bench.ask_one(within(delay, energy));
 }
@@ -154,26 +155,19 @@ fn late_answers_make_being_late_dearer_and_nothing_is_refused_for_it() {
 
 #[test]
 fn a_tenants_percentile_widens_with_every_answer_that_was_later() {
-    let beyond_mean = |seconds: u64| {
+    let beyond_mean = |seconds: f64| {
         let mut bench = Bench::empty();
         let mut last = 0.0;
         bench.join(1, "smol", SMOL);
         for _ in 0..12 {
             let sent = bench.ask_one(question("Hello, how are you?"));
-            for _ in 0..seconds {
-                bench.pass(Duration::from_secs(1));
-                let heartbeat = FromAgent::Heartbeat {
-                    sequence: 0,
-                    standing: Figure::NONE,
-                };
-                bench.agent(1, "smol", heartbeat);
-            }
+            bench.live(seconds);
             bench.says(&sent, done(1.0));
             let forecast = bench.answer().explanation.participants[0].forecast;
             last = forecast.delay_p95.get() / forecast.delay.get() - 1.0;
         }
         last
     };
-    let (in_time, late) = (beyond_mean(0), beyond_mean(5));
+    let (in_time, late) = (beyond_mean(0.0), beyond_mean(5.0));
     assert!(late > 2.0 * in_time, "{in_time} {late}");
 }

@@ -169,6 +169,7 @@ fn a_cascade_does_not_go_on_beyond_its_energy_or_its_limit_of_experts() {
     let budget = first[0].forecast.energy_p95;
     let poor = || Query {
         budgets: Budgets {
+            first_token: None,
             delay: None,
             energy: Some(budget),
         },

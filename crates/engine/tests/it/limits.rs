@@ -92,6 +92,7 @@ fn what_breaks_the_querys_own_budget_is_not_blamed_on_the_window() {
     let own = |joules: f64| Query {
         budgets: Budgets {
             energy: Some(Joules::saturating(joules)),
+            first_token: None,
             delay: None,
         },
         ..asked()
@@ -203,6 +204,7 @@ fn what_a_choice_follows_from_is_what_was_asked_and_what_is_left() {
             max_experts: 3,
             budgets: Budgets {
                 delay: Some(Seconds::saturating(100.0)),
+                first_token: None,
                 energy: Some(Joules::saturating(1e5)),
             },
             ..asked()

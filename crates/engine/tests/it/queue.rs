@@ -1,7 +1,5 @@
 //! Work that waits for a place at its node.
 
-use std::time::Duration;
-
 use moe2_engine::coordinator::{Config, Engine, Input, Output, PlanLimits, TenantLimits};
 use moe2_gate::Gate;
 use moe2_model::{
@@ -35,21 +33,6 @@ fn crowd(bench: &mut Bench, tenant: &TenantId, queries: usize) {
     }
 }
 
-/// Lets time pass while the node shows that it is alive.
-fn pass(bench: &mut Bench, seconds: f64) {
-    for sequence in 1..=10 {
-        bench.pass(Duration::from_secs_f64(seconds / 10.0));
-        bench.agent(
-            1,
-            "smol",
-            FromAgent::Heartbeat {
-                sequence,
-                standing: moe2_model::Figure::NONE,
-            },
-        );
-    }
-}
-
 fn only(mut sent: Vec<Sent>) -> Sent {
     assert_eq!(sent.len(), 1, "one is sent: {sent:?}");
     sent.remove(0)
@@ -59,6 +42,7 @@ fn within(seconds: f64) -> Query {
     Query {
         budgets: Budgets {
             delay: Some(Seconds::saturating(seconds)),
+            first_token: None,
             energy: None,
         },
         ..of(tenant())
@@ -69,7 +53,7 @@ fn within(seconds: f64) -> Query {
 fn idle_p95() -> f64 {
     let mut bench = one_place();
     bench.ask(within(1e-3));
-    let smallest = bench.refusal().1.smallest_delay;
+    let smallest = bench.refusal().1.smallest.delay;
     smallest.expect("delay is the reason").get()
 }
 
@@ -113,9 +97,9 @@ fn a_query_that_can_no_longer_be_in_time_is_refused_while_it_waits() {
     // Behind one that is forecast to take as long.
     bench.ask(within(alone * 2.5));
     assert!(bench.sent().is_empty() && bench.replies().is_empty());
-    pass(&mut bench, alone * 1.49);
+    bench.live(alone * 1.49);
     assert!(bench.replies().is_empty(), "there is time yet");
-    pass(&mut bench, alone * 0.02);
+    bench.live(alone * 0.02);
     let (_, refusal) = bench.refusal();
     assert_eq!(refusal.kind, RefusalKind::DeadlineExceeded);
     assert!(
@@ -146,7 +130,7 @@ fn whoever_has_answers_late_waits_for_them() {
     let slow = bench.ask_one(of(tenant()));
     bench.ask(within(alone * 2.5));
     bench.ask(within(alone * 0.1));
-    pass(&mut bench, alone * 4.0);
+    bench.live(alone * 4.0);
     assert!(bench.replies().is_empty(), "nobody is refused");
     bench.says(&slow, done(1.0));
     for _ in 0..2 {

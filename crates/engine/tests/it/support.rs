@@ -282,6 +282,18 @@ impl Bench {
         self.now = until;
     }
 
+    /// Lets time pass while the first node shows that it is alive.
+    pub(crate) fn live(&mut self, seconds: f64) {
+        for sequence in 1..=10 {
+            self.pass(Duration::from_secs_f64(seconds / 10.0));
+            let heartbeat = FromAgent::Heartbeat {
+                sequence,
+                standing: moe2_model::Figure::NONE,
+            };
+            self.agent(1, "smol", heartbeat);
+        }
+    }
+
     /// What was dispatched since this was last called.
     pub(crate) fn sent(&mut self) -> Vec<Sent> {
         let mut sent = Vec::new();

@@ -10,6 +10,7 @@ use crate::http::error::ApiError;
 
 const KEYS: &[&str] = &[
     "delay_budget_ms",
+    "first_token_budget_ms",
     "energy_budget_j",
     "max_experts",
     "mode",
@@ -51,11 +52,15 @@ pub(super) fn parse(request: &Fields<'_>) -> Result<Wishes, ApiError> {
     let max_experts = fields
         .integer("max_experts", 1, MAX_EXPERTS)?
         .unwrap_or(default_experts);
-    let delay = budget(&fields, "delay_budget_ms")?;
+    let seconds = |name| {
+        let ms = budget(&fields, name)?;
+        Ok::<_, ApiError>(ms.map(|ms| Seconds::saturating(ms / 1_000.0)))
+    };
     let energy = budget(&fields, "energy_budget_j")?;
     Ok(Wishes {
         budgets: Budgets {
-            delay: delay.map(|ms| Seconds::saturating(ms / 1_000.0)),
+            delay: seconds("delay_budget_ms")?,
+            first_token: seconds("first_token_budget_ms")?,
             energy: energy.map(Joules::saturating),
         },
         max_experts,

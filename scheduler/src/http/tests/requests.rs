@@ -29,7 +29,7 @@ async fn a_chat_is_answered_as_openai_does_with_our_own_data_beside() {
         "moe2": {
             "experts": [{
                 "expert": "smol@orin-1", "weight": 1.0, "gate_score": 0.5,
-                "predicted": {"waiting_s": 0.25, "delay_s": 1.5, "delay_p95_s": 2.5, "energy_j": 3.0, "samples": 7},
+                "predicted": {"waiting_s": 0.25, "delay_s": 1.5, "delay_p95_s": 2.5, "first_token_s": 0.75, "first_token_p95_s": 1.0, "energy_j": 3.0, "samples": 7},
                 "actual": {
                     "queue_s": 0.25, "prefill_s": 0.5, "decode_s": 0.75, "energy_j": 2.0,
                     "energy_source": "measured:ina3221", "energy_error_j": 0.25, "prompt_tokens": 10, "output_tokens": 2,
@@ -54,7 +54,7 @@ async fn explain_adds_candidates_and_log_probabilities() {
     let expected = json!([{
         "expert": "smol@orin-1", "verdict": "chosen", "score": 0.25,
         "forecast": {
-            "quality": 0.5, "output_tokens": 4.0, "waiting_s": 0.25, "delay_s": 1.5, "delay_p95_s": 2.5,
+            "quality": 0.5, "output_tokens": 4.0, "waiting_s": 0.25, "delay_s": 1.5, "delay_p95_s": 2.5, "first_token_s": 0.75, "first_token_p95_s": 1.0,
             "energy_j": 3.0, "energy_p95_j": 4.0, "samples": 7,
         },
     }]);
@@ -169,8 +169,11 @@ async fn a_refusal_says_when_to_come_back_and_what_would_be_feasible() {
     assert_eq!(header(&response, "retry-after-ms"), Some("1250"));
 
     let tight = Refusal {
-        smallest_delay: Some(seconds(1.5)),
-        smallest_energy: Some(joules(3.0)),
+        smallest: Budgets {
+            delay: Some(seconds(1.5)),
+            first_token: None,
+            energy: Some(joules(3.0)),
+        },
         ..refusal(RefusalKind::BudgetInfeasible)
     };
     let response = send(
@@ -179,7 +182,7 @@ async fn a_refusal_says_when_to_come_back_and_what_would_be_feasible() {
     )
     .await;
     let error = error(response, StatusCode::UNPROCESSABLE_ENTITY).await;
-    let feasible = json!({"smallest_delay_ms": 1500.0, "smallest_energy_j": 3.0});
+    let feasible = json!({"smallest_delay_ms": 1500.0, "smallest_first_token_ms": null, "smallest_energy_j": 3.0});
     assert_eq!(error["moe2"], feasible);
 }
 

@@ -80,11 +80,19 @@ pub(super) fn request(
             .budgets
             .delay
             .is_some_and(|limit| forecast.delay_p95 > limit);
+        let begins_late = row
+            .budgets
+            .first_token
+            .is_some_and(|limit| forecast.first_token_p95 > limit);
         let dear = row
             .budgets
             .energy
             .is_some_and(|limit| forecast.energy_p95 > limit);
-        if late || dear { 0.0 } else { forecast.quality }
+        if late || begins_late || dear {
+            0.0
+        } else {
+            forecast.quality
+        }
     };
     let utility = rows.iter().zip(&forecasts);
     let utility = utility.map(|(row, line)| line.iter().map(|f| admitted(row, f)).collect());

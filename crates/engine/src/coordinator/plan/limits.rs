@@ -43,11 +43,15 @@ pub struct TenantLimits {
     pub energy: Option<Joules>,
     /// Delay by topic.
     pub delay: BTreeMap<Topic, Seconds>,
+    /// Time to the first token by topic, of answers that are streamed.
+    pub first_token: BTreeMap<Topic, Seconds>,
     /// Whether it has answers late rather than not at all: where no expert keeps the delay budget, the one
     /// that is nearest to it is asked.
     pub late: bool,
     /// Delay by topic that 95 in 100 answers stay within, kept by a price on being late.
     pub delay_p95: BTreeMap<Topic, Seconds>,
+    /// Time to the first token by topic that 95 in 100 streamed answers stay within, kept by the same price.
+    pub first_token_p95: BTreeMap<Topic, Seconds>,
     /// Energy of a query on average, kept by a price.
     pub mean_energy: Option<Joules>,
     /// Delay of a query on average, kept by a price.
@@ -69,8 +73,10 @@ impl TenantLimits {
             weight: 1.0,
             energy: None,
             delay: BTreeMap::new(),
+            first_token: BTreeMap::new(),
             late: false,
             delay_p95: BTreeMap::new(),
+            first_token_p95: BTreeMap::new(),
             mean_energy: None,
             mean_delay: None,
             experts: None,
@@ -94,10 +100,16 @@ impl TenantLimits {
         }
     }
 
+    /// Whether most of its answers are to keep a time.
+    pub(crate) fn has_percentile(&self) -> bool {
+        !(self.delay_p95.is_empty() && self.first_token_p95.is_empty())
+    }
+
     /// The budgets of a query on this topic.
     pub(crate) fn budgets(&self, topic: Topic) -> Budgets {
         Budgets {
             delay: self.delay.get(&topic).copied(),
+            first_token: self.first_token.get(&topic).copied(),
             energy: self.energy,
         }
     }
@@ -129,16 +141,6 @@ impl PlanLimits {
     pub(crate) fn tightened(&self, tenant: &TenantId, topic: Topic, own: Budgets) -> Budgets {
         let limits = self.tenant(tenant);
         let given = limits.map_or(Budgets::default(), |limits| limits.budgets(topic));
-        Budgets {
-            delay: tighter(own.delay, given.delay, Seconds::get),
-            energy: tighter(own.energy, given.energy, Joules::get),
-        }
-    }
-}
-
-fn tighter<T: Copy>(a: Option<T>, b: Option<T>, get: impl Fn(T) -> f64) -> Option<T> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(if get(a) <= get(b) { a } else { b }),
-        (a, b) => a.or(b),
+        own.tightened(given)
     }
 }
