@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use moe2_engine::coordinator::{PlanLimits, Reply, TenantLimits};
+use moe2_engine::coordinator::{Input, PlanLimits, TenantLimits};
 use moe2_gate::Topic;
 use moe2_model::{Budgets, Forecast, Mode, Query, RefusalKind, Seconds};
 
@@ -32,15 +32,7 @@ fn idle(query: Query) -> Forecast {
     let mut bench = one_place();
     let sent = bench.ask_one(query);
     bench.says(&sent, done(1.0));
-    forecast(&mut bench)
-}
-
-/// The forecast of what was answered last.
-fn forecast(bench: &mut Bench) -> Forecast {
-    match bench.replies().pop() {
-        Some(Reply::Finished(answer)) => answer.explanation.participants[0].forecast,
-        other => panic!("not an answer: {other:?}"),
-    }
+    bench.finished().explanation.participants[0].forecast
 }
 
 #[test]
@@ -174,13 +166,32 @@ fn its_percentile_widens_with_every_first_token_that_was_later_and_not_with_the_
         let sent = bench.ask_one(streamed(HELLO));
         bench.text(&sent, "Fine.");
         bench.says(&sent, done(1.0));
-        let forecast = forecast(&mut bench);
+        let forecast = bench.finished().explanation.participants[0].forecast;
         let over = |mean: Seconds, p95: Seconds| p95.get() / mean.get() - 1.0;
         (
             over(forecast.first_token, forecast.first_token_p95),
             over(forecast.delay, forecast.delay_p95),
         )
     };
+    // Nobody waits for the last one any longer.
+    let given_up = |after: f64| {
+        let mut bench = one_place();
+        for _ in 0..30 {
+            let query = bench.ask(streamed(HELLO));
+            bench.live(after);
+            bench.feed(Input::ClientGone { query });
+            bench
+                .sent()
+                .iter()
+                .for_each(|sent| bench.says(sent, done(1.0)));
+        }
+        let sent = bench.ask_one(streamed(HELLO));
+        bench.says(&sent, done(1.0));
+        let forecast = bench.finished().explanation.participants[0].forecast;
+        forecast.first_token_p95.get() / forecast.first_token.get() - 1.0
+    };
+    let (soon, late) = (given_up(0.0), given_up(3.0));
+    assert!(late > 2.0 * soon, "{soon} {late}");
     let (in_time, ends_late, begins_late) = (beyond(0.0, 0.0), beyond(0.0, 2.0), beyond(2.0, 0.0));
     assert!(
         (ends_late.0 - in_time.0).abs() < 1e-9,

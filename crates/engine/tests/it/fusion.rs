@@ -283,7 +283,13 @@ fn nothing_more_is_asked_once_too_little_is_left_of_the_delay_budget() {
     let asked = |mut query: Query, delay: Option<f64>, late: f64| {
         let mut bench = Bench::with_fleet();
         let is_choice = matches!(query.task, Task::Choice { .. });
-        query.budgets.delay = delay.map(Seconds::saturating);
+        let budget = delay.map(Seconds::saturating);
+        // Of what comes in one piece the first token is the last.
+        if query.stream {
+            query.budgets.first_token = budget;
+        } else {
+            query.budgets.delay = budget;
+        }
         bench.ask(query);
         let sent = bench.sent();
         assert!(!sent.is_empty(), "{delay:?} is feasible at first");
@@ -315,11 +321,22 @@ fn nothing_more_is_asked_once_too_little_is_left_of_the_delay_budget() {
                 &[-1.0; 6][..if is_choice { 6 } else { 3 }],
             );
         }
-        let participants = bench.answer().explanation.participants;
+        let participants = bench.finished().explanation.participants;
         let delays = participants.iter().map(|p| p.forecast.delay_p95.get());
         (more.len(), delays.fold(0.0, f64::max))
     };
-    for (query, again) in [(choice(Mode::Cascade, &options), 1), (free(Mode::Fuse), 3)] {
+    let streamed = |query: Query| Query {
+        stream: true,
+        ..query
+    };
+    let cascade = choice(Mode::Cascade, &options);
+    let queries = [
+        (cascade.clone(), 1),
+        (streamed(cascade), 1),
+        (free(Mode::Fuse), 3),
+        (streamed(free(Mode::Fuse)), 3),
+    ];
+    for (query, again) in queries {
         let (all, slowest) = asked(query.clone(), None, 0.0);
         assert_eq!(all, again);
         let budget = Some(slowest * 1.1);

@@ -340,6 +340,14 @@ impl Bench {
     }
 
     /// The last reply since the last call, a refusal; the others come with it.
+    /// What was answered last, streamed or not.
+    pub(crate) fn finished(&mut self) -> Answer {
+        match self.replies().pop() {
+            Some(Reply::Finished(answer)) => *answer,
+            other => unreachable!("expected the end of an answer, got {other:?}"),
+        }
+    }
+
     pub(crate) fn refusal(&mut self) -> (Vec<Reply>, Refusal) {
         let mut replies = self.replies();
         match replies.pop() {
