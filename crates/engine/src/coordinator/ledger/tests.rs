@@ -209,6 +209,174 @@ proptest! {
     }
 }
 
+/// What may happen to books.
+#[derive(Debug, Clone)]
+enum Step {
+    Reserve(f64),
+    /// One of those under way ends, having used this share of its bound.
+    Settle(usize, f64),
+    /// One of those under way was never sent.
+    Release(usize),
+    /// The file is read again: another limit, another kind of window, or none.
+    Limit(Option<(f64, Span, bool)>),
+    /// The process dies and begins again with what is on disk: charges by the minute, and a mark that covers
+    /// what was under way.
+    Crash(f64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let windows = (1.0f64..60.0, prop::bool::ANY, prop::bool::ANY);
+    let windows = windows.prop_map(|(joules, hour, rolling)| {
+        let per = if hour { Span::Hour } else { Span::Minute };
+        (joules, per, rolling)
+    });
+    prop_oneof![
+        5 => (0.0f64..9.0).prop_map(Step::Reserve),
+        4 => (any::<usize>(), 0.0f64..1.0).prop_map(|(n, share)| Step::Settle(n, share)),
+        1 => any::<usize>().prop_map(Step::Release),
+        1 => prop::option::weighted(0.8, windows).prop_map(Step::Limit),
+        1 => (1.0f64..2.0).prop_map(Step::Crash),
+    ]
+}
+
+/// The books beside a list of all that was ever charged.
+struct Twin {
+    ledger: Ledger,
+    now: u64,
+    limit: Option<(f64, Span, bool)>,
+    /// Settled, or charged after a crash: when, and how much.
+    charged: Vec<(u64, f64)>,
+    open: Vec<(DispatchId, u64, f64)>,
+    next: u64,
+}
+
+impl Twin {
+    fn new() -> Self {
+        Self {
+            ledger: Ledger::default(),
+            now: 7_200,
+            limit: None,
+            charged: Vec::new(),
+            open: Vec::new(),
+            next: 0,
+        }
+    }
+
+    fn take(&mut self, n: usize) -> Option<(DispatchId, u64, f64)> {
+        let at = n.checked_rem(self.open.len())?;
+        Some(self.open.swap_remove(at))
+    }
+
+    fn set(&mut self, limit: Option<(f64, Span, bool)>) {
+        self.limit = limit;
+        let (tenant, spending) = (
+            tenant(),
+            limit.map(|(joules, per, rolling)| {
+                let mut spending = window(joules, per);
+                spending.energy_windows[0].rolling = rolling;
+                spending
+            }),
+        );
+        let named = spending.iter().map(|spending| (&tenant, spending));
+        self.ledger.limit(Wall(self.now), named);
+    }
+
+    fn crash(&mut self, spare: f64) {
+        let mark: f64 = self.open.drain(..).map(|(_, _, bound)| bound).sum();
+        self.charged.push((self.now, mark * spare));
+        let charges = self
+            .charged
+            .iter()
+            .map(|(at, joules)| (Wall(at / 60 * 60), *joules));
+        let past = Past {
+            charges: [(tenant(), charges.collect())].into(),
+        };
+        self.ledger = Ledger::new(past);
+        self.set(self.limit);
+    }
+
+    fn apply(&mut self, step: Step) {
+        let (now, who) = (Wall(self.now), (QueryId(0), &expert()));
+        match step {
+            Step::Reserve(joules) => {
+                let room = self.ledger.binding(now, &tenant());
+                let bound = Joules::saturating(joules);
+                if room.is_none_or(|room| bound <= room.left) {
+                    self.next += 1;
+                    let dispatch = DispatchId(self.next);
+                    self.ledger.reserve(now, dispatch, &tenant(), bound);
+                    self.open.push((dispatch, self.now, joules));
+                }
+            }
+            Step::Settle(n, share) => {
+                if let Some((dispatch, at, bound)) = self.take(n) {
+                    let energy = bound * share;
+                    assert!(
+                        self.ledger
+                            .settle(now, dispatch, who, used(energy))
+                            .is_some()
+                    );
+                    assert_eq!(self.ledger.settle(now, dispatch, who, used(energy)), None);
+                    self.charged.push((at, energy));
+                }
+            }
+            Step::Release(n) => {
+                if let Some((dispatch, _, _)) = self.take(n) {
+                    assert!(self.ledger.release(now, dispatch).is_some());
+                    assert_eq!(self.ledger.settle(now, dispatch, who, used(1.0)), None);
+                }
+            }
+            Step::Limit(limit) => self.set(limit),
+            Step::Crash(spare) => self.crash(spare),
+        }
+    }
+
+    /// Joules that count in a window, and those that may count in it because of how finely it is kept.
+    fn held(&self, per: Span, rolling: bool) -> (f64, f64) {
+        let length = if per == Span::Hour { 3_600 } else { 60 };
+        let open = self.open.iter().map(|(_, at, bound)| (*at, *bound));
+        let all = || self.charged.iter().copied().chain(open.clone());
+        let sum = |counts: &dyn Fn(u64) -> bool| {
+            let counted = all().filter(|(at, _)| counts(*at));
+            counted.map(|(_, joules)| joules).sum::<f64>()
+        };
+        if rolling {
+            let within = |seconds: u64| sum(&|at| self.now - at < seconds);
+            (within(length), within(length + length / 60 + 60))
+        } else {
+            let exact = sum(&|at| at / length == self.now / length);
+            (exact, exact)
+        }
+    }
+}
+
+proptest! {
+    /// In any order of reservations, settlements, releases, reloads and crashes, a window leaves no more than
+    /// its limit less what counts in it, and no less than that for reasons other than its grain.
+    #[test]
+    fn a_window_leaves_what_is_not_taken_whatever_happens(
+        steps in prop::collection::vec((step(), prop_oneof![4 => 0u64..3, 1 => 0u64..90, 1 => 0u64..4_000]), 1..120),
+    ) {
+        let mut twin = Twin::new();
+        twin.set(Some((20.0, Span::Minute, false)));
+        for (step, pause) in steps {
+            twin.now += pause;
+            twin.apply(step.clone());
+            let room = twin.ledger.binding(Wall(twin.now), &tenant());
+            prop_assert_eq!(room.is_some(), twin.limit.is_some());
+            if let (Some(room), Some((limit, per, rolling))) = (room, twin.limit) {
+                let (held, most) = twin.held(per, rolling);
+                let left = room.left.get();
+                prop_assert!(left <= f64::max(0.0, limit - held) + 1e-9, "{:?}: {} J left, {} J of {} J held", step, left, held, limit);
+                prop_assert!(left >= limit - most - 1e-9, "{:?}: {} J left, at most {} J of {} J held", step, left, most, limit);
+            }
+            let reserved: f64 = twin.open.iter().map(|o| o.2).sum();
+            prop_assert!((twin.ledger.account(&tenant()).reserved.get() - reserved).abs() < 1e-9);
+            prop_assert_eq!(twin.ledger.open(), twin.open.len());
+        }
+    }
+}
+
 #[test]
 fn a_window_made_later_counts_what_was_charged_until_the_end_of_its_minute() {
     let tenant = tenant();
