@@ -5,6 +5,7 @@
 //! wrong ends it with one message before a port is open.
 
 mod admin;
+mod args;
 mod books;
 mod config;
 mod driver;
@@ -15,13 +16,14 @@ mod join;
 mod peer;
 mod planner;
 mod records;
+mod reload;
 mod roster;
 mod state;
 mod store;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -33,12 +35,16 @@ use moe2_metrics::Metrics;
 use moe2_net::{Accepted, Listener};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
+use args::Args;
 use books::Tenants;
-use config::Config;
+use config::read::Fault;
+use config::{Config, Faults};
 use handle::EngineHandle;
 use join::Registrar;
 use records::{Recorder, Records};
+use reload::Reloader;
 use roster::Roster;
 use state::StateDir;
 use store::Store;
@@ -46,47 +52,37 @@ use store::Store;
 /// Longest that writing the books up may keep this process from ending.
 const BOOKS_CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
-/// Routes queries to a fleet of LLM experts inside budgets of delay and energy.
-#[derive(Debug, Parser)]
-#[command(
-    version,
-    about,
-    after_help = "Examples:\n  moe2-coordinator --state-dir ./state\n  moe2-coordinator --config coordinator.toml\n  moe2-coordinator --config coordinator.toml --check-config"
-)]
-struct Args {
-    /// Configuration file (TOML); without one, the defaults.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Read the configuration, report what is wrong, and stop.
-    #[arg(long)]
-    check_config: bool,
-    /// Where the CA, keys and database are kept; overrides `state_dir`.
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// Address for clients; overrides `http`.
-    #[arg(long, value_name = "ADDR")]
-    http: Option<SocketAddr>,
-    /// Address for agents; overrides `quic`.
-    #[arg(long, value_name = "ADDR")]
-    quic: Option<SocketAddr>,
-    /// End when standard input closes, so that whoever started this process never leaves it behind.
-    #[arg(long)]
-    exit_on_stdin_close: bool,
-    /// Log as JSON.
-    #[arg(long)]
-    log_json: bool,
-}
-
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
     let args = Args::parse();
     start_log(args.log_json);
-    match run(&args) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            std::process::ExitCode::from(2)
-        }
+    let ran = if args.check_config {
+        check(&args)
+    } else {
+        run(args).map(|()| ExitCode::SUCCESS)
+    };
+    ran.unwrap_or_else(|error| {
+        tracing::error!("{error:#}");
+        ExitCode::from(2)
+    })
+}
+
+/// Says whether the configuration is sound; ends with 1 if it is not.
+fn check(args: &Args) -> Result<ExitCode> {
+    let faults = match Config::read(args.config.as_deref()) {
+        Ok(_) => Vec::new(),
+        Err(Faults(faults)) => faults,
+    };
+    let sound = faults.is_empty();
+    if args.json {
+        let report = serde_json::json!({"sound": sound, "faults": faults});
+        writeln!(std::io::stdout(), "{report}").context("the report was not written")?;
+    } else if sound {
+        tracing::info!("the configuration is sound");
     }
+    for Fault { key, why } in faults.iter().filter(|_| !args.json) {
+        tracing::error!(key, why, "the configuration cannot be used");
+    }
+    Ok(ExitCode::from(u8::from(!sound)))
 }
 
 fn start_log(json: bool) {
@@ -99,44 +95,33 @@ fn start_log(json: bool) {
     if json { log.json().init() } else { log.init() }
 }
 
-fn run(args: &Args) -> Result<()> {
-    let config = Config::read(args.config.as_deref());
-    let mut config = config.with_context(|| match &args.config {
+fn run(args: Args) -> Result<()> {
+    let read = Config::read(args.config.as_deref());
+    let (config, text) = read.with_context(|| match &args.config {
         Some(path) => path.display().to_string(),
         None => "without a file".to_owned(),
     })?;
-    if let Some(dir) = &args.state_dir {
-        config.state_dir.clone_from(dir);
-    }
-    config.http = args.http.unwrap_or(config.http);
-    config.quic = args.quic.unwrap_or(config.quic);
-    if args.check_config {
-        tracing::info!("the configuration is sound");
-        return Ok(());
-    }
+    let config = args.overrides.over(config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let done = runtime.block_on(serve(config, args.exit_on_stdin_close));
+    let done = runtime.block_on(serve(config, (args, text)));
     // Reading standard input cannot be interrupted; waiting for that thread would never end.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
+async fn serve(config: Config, (args, text): (Args, String)) -> Result<()> {
     let state = StateDir::open(&config.state_dir)?;
     let store = Store::open(&state.database())
         .with_context(|| format!("cannot open the database {}", state.database().display()))?;
     let authority = state.authority()?;
     let admin_key = state.secret("admin.key")?;
     let books = open_books(&config, &state)?;
-    let roster = Arc::new(Roster::new(
-        &config,
-        &state,
-        Tenants::new(&state.database()),
-    )?);
+    let fixed = roster::fixed(&config, &state)?;
+    let roster = Arc::new(Roster::new(fixed, Tenants::new(&state.database()))?);
     let keys = roster.keys.clone();
 
     let http_listener = TcpListener::bind(config.http).await.with_context(|| {
@@ -157,6 +142,17 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
     let records = recorder.is_some().then(|| Records::new(&state.records()));
     let told = (metrics.clone(), recorder);
     let (engine, driver) = start_engine(&config, &roster, books, told)?;
+    let around = reload::Surroundings {
+        roster: roster.clone(),
+        state: state.clone(),
+        engine: engine.clone(),
+        metrics: metrics.clone(),
+    };
+    if let Some(path) = args.config {
+        let file = Reloader::new((path, text), (config.clone(), args.overrides), around);
+        let hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        tokio::spawn(file.watch(hangups));
+    }
     let lifetime = Duration::from_secs(u64::from(config.certificate_hours) * 3_600);
     let registrar = Arc::new(Registrar {
         authority,
@@ -202,7 +198,7 @@ async fn serve(config: Config, exit_on_stdin_close: bool) -> Result<()> {
     let done = tokio::select! {
         served = axum::serve(http_listener, router) => served.context("the HTTP server failed"),
         _ = driver => Err(anyhow::anyhow!("the engine's task ended")),
-        () = stopped(exit_on_stdin_close) => Ok(()),
+        () = stopped(args.exit_on_stdin_close) => Ok(()),
     };
     books.close_books(BOOKS_CLOSE_WITHIN).await;
     done
@@ -284,7 +280,6 @@ async fn accept_agents(mut listener: Listener, engine: EngineHandle, registrar: 
 
 /// Resolves at SIGINT, SIGTERM, or, where asked for, the end of standard input.
 async fn stopped(exit_on_stdin_close: bool) {
-    use tokio::signal::unix::{SignalKind, signal};
     let terminated = async {
         match signal(SignalKind::terminate()) {
             Ok(mut terminate) => drop(terminate.recv().await),

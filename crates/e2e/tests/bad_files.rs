@@ -154,3 +154,25 @@ fn a_cache_that_cannot_be_written_is_named() {
     );
     assert!(ended.said.contains("MOE2_CACHE"), "{}", ended.said);
 }
+
+#[test]
+fn faults_of_the_coordinators_configuration_are_data() {
+    let _alone = alone();
+    let dir = scratch();
+    let report = |text: &[u8]| {
+        let config = write(dir.path(), "coordinator.toml", text);
+        let mut command = Command::new(binary("moe2-coordinator"));
+        command.arg("--config").arg(config);
+        let ended = run(command.args(["--check-config", "--json"]), ENDS_WITHIN);
+        let report: serde_json::Value = serde_json::from_str(&ended.said).expect("only JSON");
+        (ended.code, report)
+    };
+    let sound = serde_json::json!({"sound": true, "faults": []});
+    assert_eq!(report(b"[limits]\nqueries = 5\n"), (Some(0), sound));
+    let (code, faulty) = report(b"[limits]\nqueries = 0\n[plan]\nmax_experts = 0\n");
+    assert_eq!((code, &faulty["sound"]), (Some(1), &false.into()));
+    let faults = faulty["faults"].as_array().expect("faults");
+    let keys: Vec<_> = faults.iter().map(|fault| &fault["key"]).collect();
+    assert_eq!(keys, ["plan.max_experts", "limits.queries"]);
+    assert_eq!(faults[0]["why"], "at least 1");
+}

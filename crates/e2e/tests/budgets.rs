@@ -146,6 +146,53 @@ fn a_crowd_cannot_overdraw_a_window_and_the_books_say_what_it_used() {
     assert_eq!(actions, ["remove", "rotate-key", "set", "add"]);
 }
 
+/// SHA-256 of the key `sk-bob`.
+const BOBS_KEY: &str = "36c76b48bb2ee1d9d37140550e9d7ed7d395cf56f41050dc2a72e5291c0011f0";
+
+#[test]
+fn a_changed_configuration_holds_without_a_restart() {
+    let _alone = alone();
+    let mut system = System::empty();
+    system.join_all(&[stub("edge-1")]);
+    let (coordinator, dir) = (&system.coordinator, system.dir());
+    let write = |settings: &str| {
+        let tenant =
+            format!("[[tenant]]\nname = \"bob\"\nkey_sha256 = \"{BOBS_KEY}\"\n{settings}\n");
+        std::fs::write(dir.join("coordinator.toml"), tenant).expect("the file is written");
+    };
+    let bob = Api::new(coordinator.api.base(), "sk-bob");
+    let ask = || bob.chat("Hello!", &body()).status;
+    assert_eq!(ask(), 401);
+    write("requests_per_minute = 1");
+    coordinator.process.signal("HUP");
+    until("the new tenant is let in", READY_WITHIN, || ask() == 200);
+    assert_eq!(ask(), 429);
+    assert_eq!(system.api().chat("Hello!", &body()).status, 401, "gone");
+    // Nobody says that the file has changed.
+    write("requests_per_minute = 1000");
+    until("there is more room", READY_WITHIN, || ask() == 200);
+    write("requests_per_minute = 0");
+    coordinator.process.signal("HUP");
+    until("the faulty file is refused", READY_WITHIN, || {
+        let log = std::fs::read_to_string(dir.join("coordinator.log"));
+        log.is_ok_and(|log| log.contains("tenant bob.requests_per_minute"))
+    });
+    assert_eq!(ask(), 200, "the old one stays");
+    let audit = moe2(coordinator, dir, &["tenant", "audit"]);
+    let lines = audit["audit"].as_array().into_iter().flatten();
+    let lines: Vec<_> = lines
+        .map(|l| (&l["who"], &l["action"], &l["tenant"]))
+        .collect();
+    let line = |action, tenant| (json!("config"), json!(action), json!(tenant));
+    let expected = [
+        line("set", "bob"),
+        line("add", "bob"),
+        line("remove", "default"),
+    ];
+    let expected: Vec<_> = expected.iter().map(|(w, a, t)| (w, a, t)).collect();
+    assert_eq!(lines, expected);
+}
+
 #[test]
 fn a_killed_coordinator_loses_no_settlement_bills_none_twice_and_overdraws_no_window() {
     let _alone = alone();

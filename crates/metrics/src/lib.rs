@@ -8,6 +8,7 @@
 mod energy;
 mod plans;
 mod prices;
+mod reloads;
 
 use moe2_model::{Covered, Event, Outcome, Seconds};
 use prometheus::{
@@ -18,6 +19,9 @@ use prometheus::{
 use energy::Energy;
 use plans::Plans;
 use prices::Prices;
+use reloads::Reloads;
+
+pub use reloads::Reload;
 
 /// Buckets of whole requests in seconds, as the GenAI semantic conventions give them for
 /// `gen_ai.server.request.duration`.
@@ -55,6 +59,7 @@ pub struct Metrics {
     unrecorded: IntCounter,
     prices: Prices,
     plans: Plans,
+    reloads: Reloads,
 }
 
 impl Metrics {
@@ -139,6 +144,7 @@ impl Metrics {
             )?,
             prices: Prices::new()?,
             plans: Plans::new()?,
+            reloads: Reloads::new()?,
         };
         made.register()?;
         Ok(made)
@@ -163,7 +169,8 @@ impl Metrics {
         registry.register(Box::new(self.saved_joules.clone()))?;
         registry.register(Box::new(self.nodes_joined.clone()))?;
         registry.register(Box::new(self.nodes_lost.clone()))?;
-        self.plans.register(registry)
+        self.plans.register(registry)?;
+        self.reloads.register(registry)
     }
 
     fn covered(&self, expert: &str, covered: Option<Covered>) {
@@ -270,6 +277,11 @@ impl Metrics {
     /// Notes queries of which no explanation was kept.
     pub fn unrecorded(&self, queries: u64) {
         self.unrecorded.inc_by(queries);
+    }
+
+    /// Notes that the configuration file was read again.
+    pub fn reloaded(&self, outcome: Reload) {
+        self.reloads.note(outcome);
     }
 
     /// All families in the text exposition format.

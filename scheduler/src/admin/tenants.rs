@@ -16,7 +16,7 @@ use super::{Admin, given};
 use crate::books::{self, TenantError, UsageQuery, usage};
 use crate::config::{Settings, Tenant};
 use crate::http::ApiError;
-use crate::roster::Member;
+use crate::roster::{Member, Roster};
 use crate::state;
 
 /// Lines of the audit that are shown.
@@ -89,15 +89,15 @@ async fn show(
 async fn add(State(admin): State<Admin>, body: Bytes) -> Result<Response, ApiError> {
     let New { name, settings } = parse(&body)?;
     sound(&settings)?;
-    changeable(&admin, &name)?;
     let key = key()?;
     let stored = Tenant {
         name: name.clone(),
         key_sha256: state::hash(&key),
         settings,
     };
-    change(&admin, move |admin, now| {
-        admin.roster.tenants.add(&stored, WHO, now)
+    change(&admin, move |roster, now| {
+        roster.may_change(&stored.name, Some(stored.key_sha256))?;
+        roster.tenants.add(&stored, WHO, now)
     })
     .await?;
     tracing::info!(tenant = %name, "tenant added");
@@ -112,11 +112,11 @@ async fn set(
 ) -> Result<Response, ApiError> {
     let settings: Settings = parse(&body)?;
     sound(&settings)?;
-    changeable(&admin, &name)?;
     let tenant = name.clone();
     let shown = json!({"name": name, "settings": settings});
-    change(&admin, move |admin, now| {
-        admin.roster.tenants.set(&tenant, &settings, WHO, now)
+    change(&admin, move |roster, now| {
+        roster.may_change(&tenant, None)?;
+        roster.tenants.set(&tenant, &settings, WHO, now)
     })
     .await?;
     tracing::info!(tenant = %name, "tenant changed");
@@ -127,11 +127,11 @@ async fn rotate(
     State(admin): State<Admin>,
     Path(name): Path<TenantId>,
 ) -> Result<Response, ApiError> {
-    changeable(&admin, &name)?;
     let key = key()?;
     let (tenant, hash) = (name.clone(), state::hash(&key));
-    change(&admin, move |admin, now| {
-        admin.roster.tenants.rotate(&tenant, hash, WHO, now)
+    change(&admin, move |roster, now| {
+        roster.may_change(&tenant, Some(hash))?;
+        roster.tenants.rotate(&tenant, hash, WHO, now)
     })
     .await?;
     tracing::info!(tenant = %name, "a tenant's key was changed");
@@ -145,10 +145,10 @@ async fn remove(
     State(admin): State<Admin>,
     Path(name): Path<TenantId>,
 ) -> Result<Response, ApiError> {
-    changeable(&admin, &name)?;
     let tenant = name.clone();
-    change(&admin, move |admin, now| {
-        admin.roster.tenants.remove(&tenant, WHO, now)
+    change(&admin, move |roster, now| {
+        roster.may_change(&tenant, None)?;
+        roster.tenants.remove(&tenant, WHO, now)
     })
     .await?;
     tracing::info!(tenant = %name, "tenant removed");
@@ -239,16 +239,6 @@ fn unknown(name: &TenantId) -> ApiError {
     ApiError::invalid(StatusCode::NOT_FOUND, format!("there is no tenant {name}"))
 }
 
-fn changeable(admin: &Admin, name: &TenantId) -> Result<(), ApiError> {
-    if !admin.roster.is_fixed(name) {
-        return Ok(());
-    }
-    let why = format!(
-        "{name} comes from the coordinator's configuration: change it there, or make another tenant"
-    );
-    Err(ApiError::invalid(StatusCode::CONFLICT, why))
-}
-
 /// A fresh API key.
 fn key() -> Result<String, ApiError> {
     state::fresh_key().map_err(|error| {
@@ -257,22 +247,26 @@ fn key() -> Result<String, ApiError> {
     })
 }
 
-/// Makes a change durable, then has it hold for keys and budgets.
+/// Makes a change durable, then has it hold for budgets and keys. In a task of its own: a client that leaves
+/// must not end it half-way.
 async fn change(
     admin: &Admin,
-    make: impl FnOnce(&Admin, u64) -> Result<(), TenantError> + Send + 'static,
+    make: impl FnOnce(&Roster, u64) -> Result<(), TenantError> + Send + 'static,
 ) -> Result<(), ApiError> {
-    let now = books::now().0;
-    let _changing = admin.roster.changing.lock().await;
-    let own = admin.clone();
-    blocking(move || {
-        make(&own, now)?;
-        own.roster.reload()
-    })
-    .await?;
-    let limits = Input::Tenants(admin.roster.limits());
-    let told = admin.engine.input(limits).await;
-    told.map_err(|_| ApiError::shutting_down())
+    let (roster, engine) = (admin.roster.clone(), admin.engine.clone());
+    let changed = tokio::spawn(async move {
+        let _changing = roster.changing.lock().await;
+        let own = roster.clone();
+        let members = blocking(move || {
+            make(&own, books::now().0)?;
+            own.reread()
+        });
+        let members = members.await?;
+        let limits = Input::Tenants(members.limits());
+        let put = roster.put(&engine, limits, members).await;
+        put.map_err(|_| ApiError::shutting_down())
+    });
+    changed.await.unwrap_or_else(|_| Err(ApiError::internal()))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -280,7 +274,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(error @ TenantError::Exists)) => {
+        Ok(Err(error @ (TenantError::Exists | TenantError::Fixed(_) | TenantError::KeyTaken))) => {
             Err(ApiError::invalid(StatusCode::CONFLICT, error.to_string()))
         }
         Ok(Err(error @ TenantError::Unknown)) => {

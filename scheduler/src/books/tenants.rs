@@ -6,6 +6,7 @@ use moe2_model::TenantId;
 use rusqlite::params;
 use serde::Serialize;
 
+use crate::config::change::Line;
 use crate::config::{Settings, Tenant};
 use crate::store::connect;
 
@@ -23,7 +24,7 @@ pub(crate) struct Audit {
     pub(crate) who: String,
     pub(crate) action: String,
     pub(crate) tenant: String,
-    /// The settings from then on, as JSON.
+    /// The settings from then on, as JSON; of a file that changed, what changed from what to what.
     pub(crate) detail: String,
 }
 
@@ -36,6 +37,14 @@ pub(crate) enum TenantError {
     /// There is none of that name.
     #[error("there is no tenant of that name among those made here")]
     Unknown,
+    /// It is the configuration's.
+    #[error(
+        "{0} comes from the coordinator's configuration: change it there, or make another tenant"
+    )]
+    Fixed(TenantId),
+    /// A tenant of the configuration has that key.
+    #[error("a tenant of the coordinator's configuration has that key: each needs its own")]
+    KeyTaken,
     /// The database's.
     #[error(transparent)]
     Database(#[from] rusqlite::Error),
@@ -155,6 +164,17 @@ impl Tenants {
             return Err(TenantError::Unknown);
         }
         audit(&transaction, (now, who), action, (name.as_str(), detail))?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Notes changes that were made elsewhere: all of them or none.
+    pub(crate) fn note(&self, lines: &[Line], who: &str, at: u64) -> Result<(), TenantError> {
+        let mut database = connect(&self.path)?;
+        let transaction = database.transaction()?;
+        for line in lines {
+            let what = (line.tenant.as_str(), line.detail.as_str());
+            audit(&transaction, (at, who), line.action, what)?;
+        }
         Ok(transaction.commit()?)
     }
 

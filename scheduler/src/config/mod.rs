@@ -1,9 +1,10 @@
 //! The coordinator's one TOML file.
 //!
 //! Every key has a default except where a guess would be wrong, and unknown keys are refused. `read` reports
-//! all that is wrong with a file at once; `change` says how two files differ. The file holds no secret: keys are stored as hashes,
-//! and what the coordinator makes itself (CA, admin key) lies in its state directory.
+//! all that is wrong with a file at once; `change` says how two files differ. The file holds no secret: keys
+//! are stored as hashes, and what the coordinator makes itself (CA, admin key) lies in its state directory.
 
+pub(crate) mod change;
 pub(crate) mod read;
 mod tenant;
 
@@ -12,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use moe2_engine::coordinator::{Config as EngineConfig, PlanLimits};
+use moe2_engine::coordinator::{Config as EngineConfig, Live, PlanLimits, TenantLimits};
 use moe2_gate::Topic;
 use moe2_model::{Joules, Prices, Seconds, Watts};
 use serde::Deserialize;
@@ -137,10 +138,10 @@ impl Default for ConfigPrices {
 }
 
 impl Config {
-    /// Reads and checks a file; without one, the defaults.
-    pub(crate) fn read(path: Option<&Path>) -> Result<Self, Faults> {
-        let text = path.map(read::text).transpose()?;
-        read::parse(&text.unwrap_or_default())
+    /// Reads and checks a file, and gives its text, by which a change is told; without one, the defaults.
+    pub(crate) fn read(path: Option<&Path>) -> Result<(Self, String), Faults> {
+        let text = path.map(read::text).transpose()?.unwrap_or_default();
+        Ok((read::parse(&text)?, text))
     }
 
     /// Looks for values that can be read but not be used.
@@ -222,6 +223,13 @@ impl Config {
 }
 
 impl Config {
+    /// What the engine can take while queries are under way; only these tenants may ask.
+    pub(crate) fn live(&self, tenants: Vec<TenantLimits>) -> Live {
+        let mut live = self.engine().live();
+        (live.plan.closed, live.plan.tenants) = (true, tenants);
+        live
+    }
+
     fn limits_of_the_plan(&self) -> PlanLimits {
         let tenants = self.tenant.iter();
         let tenants = tenants.map(|tenant| tenant.settings.limits(tenant.name.clone()));

@@ -39,13 +39,14 @@ impl std::fmt::Display for Fault {
 pub(crate) struct Faults(pub(crate) Vec<Fault>);
 
 impl Faults {
-    fn one(why: String) -> Self {
+    /// One fault that is no key's.
+    pub(crate) fn one(why: String) -> Self {
         let mut faults = Self(Vec::new());
         faults.add("", why);
         faults
     }
 
-    pub(super) fn add(&mut self, key: impl Into<String>, why: impl Into<String>) {
+    pub(crate) fn add(&mut self, key: impl Into<String>, why: impl Into<String>) {
         self.0.push(Fault {
             key: key.into(),
             why: why.into(),

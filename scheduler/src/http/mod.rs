@@ -15,7 +15,7 @@ mod reply;
 mod request;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;

@@ -29,7 +29,7 @@ fn joules(value: f64) -> Joules {
     Joules::saturating(value)
 }
 
-fn fleet(state: ExpertState) -> FleetView {
+pub(crate) fn fleet(state: ExpertState) -> FleetView {
     let id: ExpertId = "smol@orin-1".parse().expect("a valid id");
     let offer = ExpertOffer {
         name: id.name.clone(),
@@ -118,7 +118,7 @@ fn get(path: &str) -> Request<Body> {
         .expect("a valid request")
 }
 
-fn hello() -> Value {
+pub(crate) fn hello() -> Value {
     json!({"model": "auto", "messages": [{"role": "user", "content": "Hi"}]})
 }
 
@@ -229,7 +229,7 @@ fn refusal(kind: RefusalKind) -> Refusal {
     }
 }
 
-fn device() -> DeviceInfo {
+pub(crate) fn device() -> DeviceInfo {
     DeviceInfo {
         kind: DeviceKind::Cpu,
         model: "test".to_owned(),
