@@ -81,6 +81,11 @@ impl Trace {
             .collect()
     }
 
+    /// Requests in a minute.
+    pub(super) fn per_minute(&self) -> f64 {
+        60.0 * self.rows.len() as f64 / self.seconds().max(1.0)
+    }
+
     fn seconds(&self) -> f64 {
         self.rows.last().map_or(0.0, |r| r.arrival_s)
     }

@@ -57,21 +57,47 @@ struct World {
     stride: usize,
 }
 
-/// A run: how budgets are kept, whether a tenant is greedy, the seed.
-type Plan = (Policy, bool, u64);
+/// What is asked for, and how much of it each tenant may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Demand {
+    /// What the traces say.
+    Usual,
+    /// One tenant asks ten times as much.
+    Greedy,
+    /// [`Demand::Usual`], where nobody may ask more than twice its usual requests in a minute.
+    UsualLimited,
+    /// [`Demand::Greedy`] with that limit.
+    GreedyLimited,
+}
+
+impl Demand {
+    fn greedy(self) -> bool {
+        matches!(self, Self::Greedy | Self::GreedyLimited)
+    }
+
+    fn limited(self) -> bool {
+        matches!(self, Self::UsualLimited | Self::GreedyLimited)
+    }
+}
+
+/// A run: how budgets are kept, what is asked, the seed.
+type Plan = (Policy, Demand, u64);
 
 pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
     let world = World::new(setting)?;
     let seeds = if setting.smoke { &SEEDS[..1] } else { &SEEDS };
     let kinds = [
-        (Policy::Priced, false),
-        (Policy::WorstCase, false),
-        (Policy::MeanCase, false),
-        (Policy::Priced, true),
+        (Policy::Priced, Demand::Usual),
+        (Policy::WorstCase, Demand::Usual),
+        (Policy::MeanCase, Demand::Usual),
+        (Policy::Priced, Demand::Greedy),
+        (Policy::Priced, Demand::UsualLimited),
+        (Policy::Priced, Demand::GreedyLimited),
     ];
     let plans = seeds
         .iter()
-        .flat_map(|s| kinds.map(|(p, greedy)| (p, greedy, *s)));
+        .flat_map(|s| kinds.map(|(p, demand)| (p, demand, *s)));
     let plans: Vec<Plan> = plans.collect();
     let runs: Vec<Done> = plans
         .par_iter()
@@ -86,7 +112,7 @@ pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
         "machines": world.fleet.machines.len(), "deployments": world.fleet.deployments.len(),
         "tenants": world.tenants.len(), "requests": world.requests, "rate": RATE,
         "questions": world.questions.len(),
-        "budgets_kept": runs.iter().filter(|r| !r.greedy).map(kept).collect::<Vec<_>>(),
+        "budgets_kept": runs.iter().filter(|r| !r.demand.greedy()).map(kept).collect::<Vec<_>>(),
         "accuracy": accuracy(&runs), "disturbance": disturbance(&runs), "runs": runs,
     }))
 }
@@ -95,7 +121,7 @@ pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
 #[derive(Debug, Serialize)]
 struct Done {
     policy: Policy,
-    greedy: bool,
+    demand: Demand,
     seed: u64,
     utilisation: f64,
     /// Work that ended; of it, how much was within the forecast's p95 in delay, and in energy.
@@ -119,7 +145,7 @@ fn kept(run: &Done) -> Value {
         .map(|r| r.windows_kept * r.windows as f64)
         .sum();
     json!({
-        "policy": run.policy, "seed": run.seed, "feasible": feasible.len(),
+        "policy": run.policy, "demand": run.demand, "seed": run.seed, "feasible": feasible.len(),
         "energy": count(&|r| r.energy_kept), "delay": count(&|r| r.delay_kept),
         "windows": windows, "windows_kept": kept / windows.max(1) as f64,
     })
@@ -143,15 +169,19 @@ fn accuracy(runs: &[Done]) -> Vec<Value> {
             "accuracy": mean(&|r| r.accuracy), "accuracy_in_time": mean(&|r| r.accuracy_in_time),
         })
     };
-    let calm = runs.iter().filter(|r| !r.greedy);
+    let calm = runs.iter().filter(|r| r.demand == Demand::Usual);
     calm.flat_map(|run| [of(run, true), of(run, false)])
         .collect()
 }
 
 /// p95 of every other tenant beside the greedy one, over its p95 without greed.
 fn disturbance(runs: &[Done]) -> Vec<Value> {
-    let pairs = runs.iter().filter(|r| r.greedy).filter_map(|greedy| {
-        let same = |r: &&Done| !r.greedy && r.policy == greedy.policy && r.seed == greedy.seed;
+    let pairs = runs.iter().filter(|r| r.demand.greedy());
+    let pairs = pairs.filter_map(|greedy| {
+        let same = |r: &&Done| {
+            let calm = !r.demand.greedy() && r.demand.limited() == greedy.demand.limited();
+            calm && r.policy == greedy.policy && r.seed == greedy.seed
+        };
         Some((greedy, runs.iter().find(same)?))
     });
     let ratio = |(greedy, calm): (&Done, &Done)| {
@@ -161,7 +191,7 @@ fn disturbance(runs: &[Done]) -> Vec<Value> {
         let ratios: Vec<f64> = ratios.collect();
         let within = ratios.iter().filter(|r| **r < DISTURBED).count();
         json!({
-            "seed": greedy.seed, "others": ratios.len(), "within": within,
+            "seed": greedy.seed, "limited": greedy.demand.limited(), "others": ratios.len(), "within": within,
             "median": percentile(&ratios, 0.5), "most": percentile(&ratios, 1.0),
         })
     };
@@ -195,11 +225,11 @@ impl World {
         })
     }
 
-    fn run(&self, (policy, greedy, seed): Plan) -> Done {
-        let (asked, played) = self.played((policy, greedy, seed));
+    fn run(&self, (policy, demand, seed): Plan) -> Done {
+        let (asked, played) = self.played((policy, demand, seed));
         Done {
             policy,
-            greedy,
+            demand,
             seed,
             utilisation: played.utilisation(),
             forecasts: played.forecasts,
@@ -209,21 +239,28 @@ impl World {
         }
     }
 
-    fn played(&self, (policy, greedy, seed): Plan) -> (Vec<Asked>, Played) {
+    fn played(&self, (policy, demand, seed): Plan) -> (Vec<Asked>, Played) {
         let load = Load {
             count: self.requests,
             rate: RATE / self.stride as f64,
             seed,
-            greedy: greedy.then_some(GREEDY),
+            greedy: demand.greedy().then_some(GREEDY),
         };
         let asked = load.requests(&self.traces, self.questions.len());
+        let limits = |tenant: &Tenant| {
+            let mut limits = tenant.limits(policy);
+            let most = demand.limited().then(|| (2.0 * tenant.usual).ceil() as u32);
+            limits.spending.requests_per_minute = most;
+            limits
+        };
+        let tenants = self.tenants.iter().map(limits);
         let setup = Setup {
             machines: self.fleet.machines.clone(),
             drift: DRIFT,
             outages: Some(OUTAGES),
             config: Config {
                 plan: PlanLimits {
-                    tenants: self.tenants.iter().map(|t| t.limits(policy)).collect(),
+                    tenants: tenants.collect(),
                     ..PlanLimits::default()
                 },
                 ..Config::default()

@@ -45,6 +45,8 @@ pub(super) struct Tenant {
     pub(super) energy: f64,
     /// Seconds that 95 in 100 answers are to stay within.
     pub(super) delay: f64,
+    /// Requests in a minute on average.
+    pub(super) usual: f64,
     worst_case: BTreeSet<ExpertName>,
     mean_case: BTreeSet<ExpertName>,
 }
@@ -67,6 +69,7 @@ impl Tenant {
                 let delay = yardstick.seconds_p95 * PATIENCE[n / 3 % 3];
                 tenants.push(Self {
                     id: TenantId::new(&name).context("a tenant's name")?,
+                    usual: trace.per_minute() / own.tenants as f64,
                     ..Self::new(&costs, rates, (delay, SHARES[n % 3]))?
                 });
             }
@@ -95,6 +98,7 @@ impl Tenant {
             id: TenantId::new("nobody").context("a tenant's name")?,
             energy,
             delay,
+            usual: 0.0,
             worst_case: keeping(&|c| c.joules_p95 <= energy),
             mean_case: keeping(&|c| c.joules <= energy),
         })
