@@ -175,7 +175,15 @@ impl Metrics {
 
     fn covered(&self, expert: &str, covered: Option<Covered>) {
         let Some(covered) = covered else { return };
-        for (what, held) in [("delay", covered.delay), ("energy", covered.energy)] {
+        let kinds = [
+            ("delay", Some(covered.delay)),
+            ("first_token", covered.first_token),
+            ("energy", Some(covered.energy)),
+        ];
+        let kinds = kinds
+            .into_iter()
+            .filter_map(|(what, held)| Some((what, held?)));
+        for (what, held) in kinds {
             let held = if held { "true" } else { "false" };
             self.forecasts
                 .with_label_values(&[expert, what, held])
@@ -387,6 +395,7 @@ mod tests {
             delay,
             covered: Some(Covered {
                 delay: true,
+                first_token: Some(false),
                 energy: false,
             }),
         });
@@ -414,6 +423,7 @@ mod tests {
         for line in [
             "moe2_early_exits_total 1",
             "moe2_forecasts_total{covered=\"false\",expert=\"m@n\",forecast=\"energy\"} 1",
+            "moe2_forecasts_total{covered=\"false\",expert=\"m@n\",forecast=\"first_token\"} 1",
             "moe2_early_exit_saved_joules_total 1.75",
             "moe2_energy_joules_total{expert=\"m@n\",source=\"modelled\"} 20",
             "moe2_energy_error_joules_total{expert=\"m@n\",source=\"modelled\"} 20",

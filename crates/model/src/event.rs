@@ -63,6 +63,8 @@ impl RefusalKind {
 pub struct Covered {
     /// Of the delay.
     pub delay: bool,
+    /// Of the time to the first token; nothing of an answer that came in one piece.
+    pub first_token: Option<bool>,
     /// Of the joules.
     pub energy: bool,
 }

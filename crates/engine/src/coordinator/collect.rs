@@ -87,10 +87,10 @@ impl Engine {
         if text.is_empty() {
             return;
         }
-        let first = !std::mem::replace(&mut attempt.begun, true);
+        let first = attempt.began.is_none();
+        attempt.began.get_or_insert(now);
         let model = unsaid.then(|| attempt.expert.to_string());
-        if first && !in_one_piece {
-            let covered = now.seconds_since(attempt.asked) <= attempt.forecast.first_token_p95;
+        if let Some(covered) = attempt.began_in_time().filter(|_| first && !in_one_piece) {
             let whose = (&running.query.tenant, running.features.topic());
             self.coverage.note(whose, Span::FirstToken, covered);
         }
@@ -472,10 +472,9 @@ impl Engine {
         if finish != FinishReason::Cancelled {
             self.cover(now, dispatch, open);
         }
-        let attempt = self
-            .queries
-            .get_mut(&open.query)
-            .and_then(|r| r.attempt_mut(dispatch));
+        let running = self.queries.get(&open.query);
+        let attempt = running.and_then(|r| r.attempt(dispatch));
+        let in_one_piece = running.is_some_and(|r| r.query.in_one_piece());
         let (forecast_delay, delay, covered) = match attempt {
             None => (
                 usage.prefill,
@@ -486,6 +485,7 @@ impl Engine {
                 let (forecast, delay) = (attempt.forecast, now.seconds_since(attempt.asked));
                 let covered = Covered {
                     delay: delay <= forecast.delay_p95,
+                    first_token: attempt.began_in_time().filter(|_| !in_one_piece),
                     energy: usage.energy <= forecast.energy_p95,
                 };
                 let whole = finish != FinishReason::Cancelled;
@@ -509,7 +509,7 @@ impl Engine {
         let Some(running) = self.queries.get(&open.query) else {
             return;
         };
-        let attempt = running.attempts.iter().find(|a| a.dispatch == dispatch);
+        let attempt = running.attempt(dispatch);
         if let Some(attempt) = attempt.filter(|a| a.job == Job::Answer) {
             let covered = now.seconds_since(attempt.asked) <= attempt.forecast.delay_p95;
             let whose = (&running.query.tenant, running.features.topic());
@@ -524,7 +524,7 @@ impl Engine {
         let cut = { running.active() }.filter(|a| a.job == Job::Answer);
         for attempt in cut {
             let taken = now.seconds_since(attempt.asked);
-            let begun = attempt.begun || running.query.in_one_piece();
+            let begun = attempt.began.is_some() || running.query.in_one_piece();
             if !begun && taken > attempt.forecast.first_token_p95 {
                 self.coverage.note(whose, Span::FirstToken, false);
             }

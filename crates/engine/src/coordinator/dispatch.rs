@@ -26,7 +26,7 @@ impl Engine {
             asked: now,
             sent: None,
             last_progress: now,
-            begun: false,
+            began: None,
             text: String::new(),
             options: None,
             progress: Progress::Active,

@@ -59,8 +59,8 @@ pub(crate) struct Attempt {
     /// When it left; nothing while it waits in line.
     pub(crate) sent: Option<Time>,
     pub(crate) last_progress: Time,
-    /// Whether its first token came.
-    pub(crate) begun: bool,
+    /// When its first token came.
+    pub(crate) began: Option<Time>,
     pub(crate) text: String,
     pub(crate) options: Option<Vec<f64>>,
     pub(crate) progress: Progress,
@@ -71,6 +71,12 @@ pub(crate) struct Attempt {
 impl Attempt {
     pub(crate) fn is_active(&self) -> bool {
         self.progress == Progress::Active
+    }
+
+    /// Whether its first token came within its forecast's p95; nothing before it comes.
+    pub(crate) fn began_in_time(&self) -> Option<bool> {
+        let within = self.forecast.first_token_p95;
+        self.began.map(|at| at.seconds_since(self.asked) <= within)
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -149,6 +155,10 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn active(&self) -> impl Iterator<Item = &Attempt> {
         self.attempts.iter().filter(|a| a.is_active())
+    }
+
+    pub(crate) fn attempt(&self, dispatch: DispatchId) -> Option<&Attempt> {
+        self.attempts.iter().find(|a| a.dispatch == dispatch)
     }
 
     pub(crate) fn attempt_mut(&mut self, dispatch: DispatchId) -> Option<&mut Attempt> {
