@@ -29,7 +29,8 @@ use crate::instance::real::MODELS;
 
 /// Requests of a run.
 const REQUESTS: usize = 100_000;
-/// Over the rate at which the traces were recorded, such that about two thirds of the fleet are at work.
+/// Over the rate at which the traces were recorded. A fifth of all machine time is at work then, and far more of
+/// that of the fast machines.
 const RATE: f64 = 1.0;
 const SEEDS: [u64; 3] = [1, 2, 3];
 /// Speeds swing by half, over half an hour to three hours; a request's own time has a spread of a tenth.
