@@ -1,8 +1,10 @@
 //! Tenants' budgets in a running system: made with the tool, kept under a crowd, and across crashes.
 
-use std::time::Duration;
+use std::sync::Barrier;
+use std::thread::Builder;
+use std::time::{Duration, Instant};
 
-use moe2_e2e::{Agent, Api, Coordinator, System, alone, free_port, stub, until};
+use moe2_e2e::{Agent, Api, Coordinator, Reply, System, alone, free_port, slow_stub, stub, until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -184,4 +186,87 @@ fn a_killed_coordinator_loses_no_settlement_bills_none_twice_and_overdraws_no_wi
         "{marked} crashes were charged for work under way"
     );
     assert!(answered > u64::from(crashes), "{answered} answers");
+}
+
+/// Clients that ask at the same moment, and how many of them the window has room for.
+const AT_ONCE: usize = 1_000;
+const FIT: usize = 100;
+/// What an expert takes to answer here: nothing is settled before all have asked.
+const ANSWER_TAKES: Duration = Duration::from_secs(8);
+
+/// Everyone asks once, at the same moment, on a connection that is there; how they were answered, and when
+/// the last was told to try again.
+fn all_at_once(api: &Api) -> (Vec<Reply>, Duration) {
+    let start = Barrier::new(AT_ONCE + 1);
+    let ask = || {
+        // A connection of its own, opened before.
+        let own = Api::new(api.base(), api.key());
+        let connected = own.get("/healthz").is_some_and(|reply| reply.status == 200);
+        start.wait();
+        assert!(connected, "everyone finds a connection");
+        let reply = own.chat("Hello!", &body());
+        (reply, Instant::now())
+    };
+    let (ended, began) = std::thread::scope(|scope| {
+        let spawn = |_| {
+            let small = Builder::new().stack_size(256 << 10);
+            small.spawn_scoped(scope, ask).expect("threads are cheap")
+        };
+        let all: Vec<_> = (0..AT_ONCE).map(spawn).collect();
+        start.wait();
+        let began = Instant::now();
+        let ended = all.into_iter().map(|t| t.join().expect("no client fails"));
+        (ended.collect::<Vec<_>>(), began)
+    });
+    let refused = ended.iter().filter(|(reply, _)| reply.status != 200);
+    let last = refused.map(|(_, at)| *at).max().unwrap_or(began);
+    let replies = ended.into_iter().map(|(reply, _)| reply);
+    (replies.collect(), last - began)
+}
+
+#[test]
+fn of_a_thousand_at_once_exactly_as_many_are_taken_as_the_window_has_room_for() {
+    let _alone = alone();
+    let mut system = System::empty();
+    // Of its 5 W nearly all is drawn idle as well, so that no answer takes more than was reserved for it,
+    // however slow it is.
+    let slow = slow_stub("edge-1", ANSWER_TAKES / 8).idling_at(4.5);
+    system.join_all(&[slow]);
+    let coordinator = &system.coordinator;
+    // What is reserved for an answer: the smallest budget that would do. Nobody has answered yet, so nothing
+    // changes it until the first of the crowd has.
+    let refused = system.api().chat(
+        "Hello!",
+        &json!({"max_tokens": 8, "moe2": {"energy_budget_j": 1e-9}}),
+    );
+    let bound = refused.json["error"]["moe2"]["smallest_energy_j"].as_f64();
+    let bound = bound.expect("the refusal says what would do");
+    // A hair more than a hundred of them, for sums of floating-point numbers.
+    let limit = bound * FIT as f64 * (1.0 + 1e-9);
+    let alice = coordinator.tenant("alice", &["--window", &format!("{limit}J/day,rolling")]);
+    let (replies, told) = all_at_once(&alice);
+    let with = |status: u16, code: Value| {
+        let same = |r: &&Reply| r.status == status && r.json["error"]["code"] == code;
+        replies.iter().filter(same).count()
+    };
+    assert!(told < ANSWER_TAKES, "the last was told after {told:?}");
+    assert_eq!(with(200, Value::Null), FIT);
+    // What work under way does not use comes back: they may try again.
+    assert_eq!(with(429, "rate_limit_exceeded".into()), AT_ONCE - FIT);
+    let used = coordinator.usage("alice");
+    assert_eq!(used["queries"], FIT);
+    assert_eq!(used["over_j"], 0.0, "{used}");
+    let spent = used["energy_j"].as_f64().expect("joules");
+    assert!(spent > 0.0 && spent <= limit, "{spent} J of {limit} J");
+
+    // With nothing under way and nothing left, waiting does not help, and everyone is told so.
+    let none = format!("{spent}J/day,rolling");
+    let _ = coordinator.moe2(&["tenant", "set", "alice", "--window", &none]);
+    let (replies, _) = all_at_once(&alice);
+    for reply in replies {
+        let code = &reply.json["error"]["code"];
+        assert_eq!((reply.status, code), (429, &json!("insufficient_quota")));
+        assert_eq!(reply.should_retry.as_deref(), Some("false"));
+    }
+    assert_eq!(coordinator.usage("alice")["energy_j"], used["energy_j"]);
 }
