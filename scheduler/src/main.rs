@@ -75,12 +75,24 @@ struct Args {
     /// Log as JSON.
     #[arg(long)]
     log_json: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Measure what queries cost the engine's task, and stop; `moe2 bench admission` runs this.
+    Bench(driver::bench::Args),
 }
 
 fn main() -> std::process::ExitCode {
     let args = Args::parse();
     start_log(args.log_json);
-    match run(&args) {
+    let done = match &args.command {
+        Some(Command::Bench(bench)) => driver::bench::run(bench),
+        None => run(&args),
+    };
+    match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
