@@ -6,6 +6,8 @@
 //! its tenant, reservation, mark), settlement (answer, forecasts learnt, windows, entry for the books), and
 //! their sum. Waiting for the disk is no cost to the task, and is reported beside them.
 
+mod scene;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::path::PathBuf;
@@ -14,18 +16,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use moe2_cost::percentile;
 use moe2_engine::coordinator::{
-    Config, EnergyWindow, Engine, Entry, Input, Output, PlanLimits, Span, Spending, TenantLimits,
+    Config, Engine, Entry, Input, Output, PlanLimits, PlanRequest, Reply,
 };
 use moe2_gate::Gate;
 use moe2_metrics::Metrics;
-use moe2_model::{
-    Budgets, Bytes, DeviceInfo, DeviceKind, DispatchId, EnergySource, ExpertName, ExpertOffer,
-    ExpertState, Figure, FinishReason, Joules, Message, Mode, NodeId, Prompt, Query, QueryId, Role,
-    Sampling, Seconds, SessionId, Target, Task, TenantId, Time, Usage, Watts,
-};
-use moe2_wire::{FromAgent, FromExpert, PROTOCOL_VERSION, ToExpert};
+use moe2_model::{DispatchId, Figure, FinishReason, QueryId, Seconds, SessionId, Time};
+use moe2_solve::{Limits, solver};
+use moe2_wire::{FromAgent, FromExpert, ToExpert};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
+
+use scene::{TENANTS, hello, limits, node, question, usage};
 
 use super::{Books, COMMANDS};
 use crate::books::{Writer, now, open};
@@ -61,13 +62,6 @@ const WATCH: Duration = Duration::from_micros(200);
 /// As the agents are told.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 const KEEP_USAGE: Duration = Duration::from_secs(90 * 24 * 3_600);
-const TENANTS: u32 = 20;
-const QUESTIONS: [&str; 4] = [
-    "Why is the sky blue?",
-    "What is 12 + 30?",
-    "Write a Python function that returns the n-th Fibonacci number.",
-    "The history of the city of Rome begins with a legend. Tell it in three sentences.",
-];
 
 /// The times of one query, in microseconds.
 #[derive(Debug, Clone, Copy, Default)]
@@ -108,7 +102,6 @@ struct Report {
     experts: u32,
     tenants: u32,
     queries: usize,
-    refused: u64,
     /// Dispatches that had to wait for a mark to be committed.
     held_for_mark: u64,
     /// As `/proc/loadavg` says before and after; the machine may have had other work.
@@ -186,7 +179,10 @@ struct Bench {
     /// Settlements on their way to disk.
     unwritten: VecDeque<(u64, Instant)>,
     commits: Vec<f64>,
-    refused: u64,
+    /// The newest problem of the active set.
+    plan: Option<Box<PlanRequest>>,
+    /// What the last refusal said; there should be none.
+    refused: Option<String>,
     held: u64,
 }
 
@@ -220,13 +216,32 @@ impl Bench {
             of: BTreeMap::new(),
             unwritten: VecDeque::new(),
             commits: Vec::new(),
-            refused: 0,
+            plan: None,
+            refused: None,
             held: 0,
         };
         for n in 0..args.experts {
             bench.agent(n, hello(n)?)?;
         }
+        // All have joined: the fleet is left alone for a moment, and planned once.
+        std::thread::sleep(HEARTBEAT / 2);
+        bench.feed(Input::Tick);
+        bench.plan()?;
         Ok(bench)
+    }
+
+    /// Solves the newest problem, which elsewhere is the planner's thread's.
+    fn plan(&mut self) -> Result<()> {
+        let request = self.plan.take().context("a plan is asked for")?;
+        let solver = solver("auto").context("there is a solver")?;
+        let solution = solver.solve(&request.problem, &mut Limits::default())?;
+        self.feed(Input::Planned {
+            prices: request.price(&solution),
+            request,
+            solution: Box::new(solution),
+            took: Seconds::ZERO,
+        });
+        Ok(())
     }
 
     fn time(&self) -> Time {
@@ -264,11 +279,12 @@ impl Bench {
                         self.of.insert(dispatch, self.samples.len());
                     }
                 }
+                Output::Plan(request) => self.plan = Some(request),
                 Output::Event(event) => self.metrics.fold(&event),
-                Output::Reply { reply, .. } => {
-                    use moe2_engine::coordinator::Reply;
-                    self.refused += u64::from(matches!(reply, Reply::Refused(_)));
-                }
+                Output::Reply {
+                    reply: Reply::Refused(refusal),
+                    ..
+                } => self.refused = Some(refusal.message),
                 _ => {}
             }
         }
@@ -302,6 +318,9 @@ impl Bench {
                 let wake = if next < total { wake.min(due) } else { wake };
                 std::thread::sleep(wake.saturating_duration_since(now).saturating_sub(WATCH));
             }
+        }
+        if let Some(why) = &self.refused {
+            bail!("the load is to be answered, and some was refused: {why}");
         }
         self.report(args, [before, load()])
     }
@@ -377,7 +396,6 @@ impl Bench {
             experts: args.experts,
             tenants: TENANTS,
             queries: counted.len(),
-            refused: self.refused,
             held_for_mark: self.held,
             load,
             admission_us: spread(|s| s.admission)?,
@@ -397,105 +415,4 @@ fn micros(time: Duration) -> f64 {
 fn load() -> String {
     let all = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     all.split(' ').next().unwrap_or_default().to_owned()
-}
-
-fn node(n: u32) -> Result<NodeId> {
-    Ok(NodeId::new(&format!("node-{n}"))?)
-}
-
-fn tenant(n: u32) -> Result<TenantId> {
-    Ok(TenantId::new(&format!("tenant-{n}"))?)
-}
-
-/// One of each kind of limit, and none that binds.
-fn limits(n: u32) -> Result<TenantLimits> {
-    let plenty = |per, rolling| EnergyWindow {
-        joules: Joules::saturating(1e9),
-        per,
-        rolling,
-        soft: false,
-    };
-    Ok(TenantLimits {
-        mean_energy: Some(Joules::saturating(100.0)),
-        spending: Spending {
-            energy_windows: vec![plenty(Span::Day, false), plenty(Span::Hour, true)],
-            requests_per_minute: Some(u32::MAX),
-            tokens_per_minute: Some(u64::MAX >> 12),
-            parallel: Some(u32::MAX),
-        },
-        ..TenantLimits::unlimited(tenant(n)?)
-    })
-}
-
-fn hello(n: u32) -> Result<FromAgent> {
-    let device = DeviceInfo {
-        kind: DeviceKind::Gpu,
-        model: "none".to_owned(),
-        threads: 8,
-        parallel: 1_024,
-        memory: Bytes(24 << 30),
-        gpus: Vec::new(),
-        cpu: None,
-        gpu: None,
-        energy_source: EnergySource::Modelled,
-        idle_power: Watts::saturating(20.0),
-        busy_power: Watts::saturating(200.0),
-    };
-    let offer = ExpertOffer {
-        name: ExpertName::new(&format!("expert-{n}"))?,
-        family: "none".to_owned(),
-        quantisation: "none".to_owned(),
-        parameters: 100_000_000,
-        weights: Bytes(100 << 20),
-        kv_per_token: Bytes(12_288),
-        context_tokens: 2_048,
-        slots: 1_024,
-    };
-    Ok(FromAgent::Hello {
-        min_version: PROTOCOL_VERSION,
-        max_version: PROTOCOL_VERSION,
-        software: "bench".to_owned(),
-        device,
-        experts: vec![(offer, ExpertState::Ready)],
-    })
-}
-
-fn question(number: usize) -> Result<Query> {
-    let content = QUESTIONS[number % QUESTIONS.len()].to_owned();
-    let whose = u32::try_from(number).unwrap_or(0) % TENANTS;
-    Ok(Query {
-        tenant: tenant(whose)?,
-        prompt: Prompt::Chat(vec![Message {
-            role: Role::User,
-            content,
-        }]),
-        task: Task::Generate(Sampling {
-            max_tokens: 64,
-            temperature: 0.0,
-            top_p: 1.0,
-            seed: 0,
-            stop: Vec::new(),
-        }),
-        target: Target::Auto,
-        budgets: Budgets {
-            delay: Some(Seconds::saturating(60.0)),
-            energy: Some(Joules::saturating(1e6)),
-        },
-        max_experts: 1,
-        mode: Mode::Auto,
-        stream: false,
-    })
-}
-
-fn usage() -> Usage {
-    Usage {
-        prompt_tokens: 12,
-        output_tokens: 20,
-        queue: Seconds::ZERO,
-        prefill: Seconds::saturating(0.004),
-        decode: Seconds::saturating(0.016),
-        energy: Joules::saturating(3.0),
-        energy_source: EnergySource::Modelled,
-        energy_error: Joules::saturating(3.0),
-    }
 }
