@@ -2,7 +2,8 @@
 # Makes sure that the tools to build moe2 are there; says nothing when they are.
 #
 #   deploy/setup.sh          what building and running need
-#   deploy/setup.sh --test   also what the tests need: curl and a Vulkan driver (a software one will do)
+#   deploy/setup.sh --test   also what the tests need: curl, Node with npm, and a Vulkan driver (a software one
+#                            will do)
 #
 # Missing tools are installed as root or with a passwordless sudo on Debian and Ubuntu; otherwise one
 # line says which command to run. Looking at files rather than asking each tool for its version keeps
@@ -55,6 +56,13 @@ have_vulkan_driver() {
     any_file /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json
 }
 
+# The API conformance test runs the official client for Node, which needs the fetch of Node 18 and later.
+node_gaps() {
+    major=$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null) || major=0
+    [ "$major" -ge 18 ] || echo nodejs
+    have npm || echo npm
+}
+
 find_missing() {
     missing=''
     have cc && { have c++ || have g++ || have clang++; } || missing="$missing g++"
@@ -64,6 +72,7 @@ find_missing() {
     for package in $(python_gaps); do missing="$missing $package"; done
     if [ "$want_tests" = yes ]; then
         have curl || missing="$missing curl"
+        for package in $(node_gaps); do missing="$missing $package"; done
         have_vulkan_loader || missing="$missing libvulkan1"
         have_vulkan_driver || missing="$missing mesa-vulkan-drivers"
     fi

@@ -60,6 +60,9 @@ pub(crate) struct Expert {
     /// Who does the work.
     #[serde(default)]
     pub(crate) backend: Backend,
+    /// Milliseconds that a stub takes for a word.
+    #[serde(default = "pace")]
+    pub(crate) pace_ms: u32,
 }
 
 /// Who does an expert's work.
@@ -85,6 +88,10 @@ const fn yes() -> bool {
 }
 const fn context() -> u32 {
     2_048
+}
+/// About a small model on a small GPU.
+const fn pace() -> u32 {
+    5
 }
 
 impl Config {

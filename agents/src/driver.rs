@@ -264,7 +264,10 @@ impl Driver {
         let inputs = self.to_workers.clone();
         let context = hosted.offer.context_tokens;
         let started = match &hosted.run {
-            Run::Stub => Ok((stub::start(expert.clone(), context, inputs), None)),
+            Run::Stub { pace } => {
+                let stub = stub::start(expert.clone(), (context, *pace), inputs);
+                Ok((stub, None))
+            }
             Run::Worker { file, plain } => {
                 let launch = Launch {
                     model: file.clone(),

@@ -4,6 +4,7 @@
 //! never sees one that is not sound, and all problems are reported together.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::bail;
 use moe2_model::{Bytes, ExpertName, ExpertOffer};
@@ -23,8 +24,8 @@ pub(crate) struct Hosted {
 pub(crate) enum Run {
     /// A worker process on this file.
     Worker { file: PathBuf, plain: bool },
-    /// Canned words.
-    Stub,
+    /// Canned words, with so much time for each.
+    Stub { pace: Duration },
 }
 
 /// All experts of the configuration, or everything that is wrong with them.
@@ -55,7 +56,9 @@ fn describe(expert: &Expert, manifest: &Manifest, cache: &Cache) -> anyhow::Resu
         };
         return Ok(Hosted {
             offer: stub_offer(name, expert.context),
-            run: Run::Stub,
+            run: Run::Stub {
+                pace: Duration::from_millis(u64::from(expert.pace_ms)),
+            },
         });
     }
     let found = find_model(&expert.model, manifest, cache)?;

@@ -192,7 +192,9 @@ fn run(args: &Args, place: meter::Place) -> anyhow::Result<()> {
 
 /// Stubs do no arithmetic, so they need not take turns.
 fn parallel(config: &Config, hosted: &[experts::Hosted]) -> u32 {
-    let all_stubs = hosted.iter().all(|h| matches!(h.run, experts::Run::Stub));
+    let all_stubs = hosted
+        .iter()
+        .all(|h| matches!(h.run, experts::Run::Stub { .. }));
     if all_stubs { u32::MAX } else { config.parallel }
 }
 

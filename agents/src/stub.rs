@@ -12,13 +12,15 @@ use tokio::time::sleep;
 
 use crate::worker::WorkerLine;
 
-/// Time to a word: about a small model on a small GPU.
-const PACE: Duration = Duration::from_millis(5);
 /// Words of an answer, unless the request wants fewer.
 const WORDS: u32 = 8;
 
-/// Starts a stub that answers as `expert`.
-pub(crate) fn start(expert: ExpertName, context: u32, inputs: mpsc::Sender<Input>) -> WorkerLine {
+/// Starts a stub that answers as `expert`, with `pace` for each word.
+pub(crate) fn start(
+    expert: ExpertName,
+    (context, pace): (u32, Duration),
+    inputs: mpsc::Sender<Input>,
+) -> WorkerLine {
     let (line, mut said) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let ready = FromWorker::Ready {
@@ -38,7 +40,8 @@ pub(crate) fn start(expert: ExpertName, context: u32, inputs: mpsc::Sender<Input
             };
             let tokens = u32::try_from(prompt.text_bytes() / 4).unwrap_or(u32::MAX);
             let (inputs, expert) = (inputs.clone(), expert.clone());
-            tokio::spawn(async move { answer(&inputs, &expert, (dispatch, task, tokens)).await });
+            let work = (dispatch, task, tokens);
+            tokio::spawn(async move { answer(&inputs, (&expert, pace), work).await });
         }
     });
     line
@@ -46,21 +49,21 @@ pub(crate) fn start(expert: ExpertName, context: u32, inputs: mpsc::Sender<Input
 
 async fn answer(
     inputs: &mpsc::Sender<Input>,
-    expert: &ExpertName,
+    (expert, pace): (&ExpertName, Duration),
     (dispatch, task, prompt_tokens): (DispatchId, Task, u32),
 ) {
     let words = match task {
         Task::Generate(sampling) => {
             let words = sampling.max_tokens.min(WORDS);
             for _ in 0..words {
-                sleep(PACE).await;
+                sleep(pace).await;
                 let text = "stub ".to_owned();
                 say(inputs, expert, FromWorker::Text { dispatch, text }).await;
             }
             words
         }
         Task::Choice { options } => {
-            sleep(PACE).await;
+            sleep(pace).await;
             let logprobs = (0..options.len())
                 .map(|n| if n == 0 { -0.1 } else { -5.0 })
                 .collect();
@@ -68,7 +71,7 @@ async fn answer(
             u32::try_from(options.len()).unwrap_or(u32::MAX)
         }
     };
-    let decode = Seconds::from_duration(PACE * words);
+    let decode = Seconds::from_duration(pace * words);
     let finished = FromWorker::Finished {
         dispatch,
         finish: FinishReason::Stop,

@@ -93,6 +93,19 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         ]),
     },
     Experiment {
+        name: "admission",
+        what: "microseconds of admission and ledger per request at 2000/s, books on disk, 3 experts",
+        action: Action::Moe2(&[
+            "bench",
+            "admission",
+            "--rate",
+            "2000",
+            "--seconds",
+            "30",
+            "--json",
+        ]),
+    },
+    Experiment {
         name: "throughput-smollm2",
         what: "tokens/s through the system against the engine alone, SmolLM2 135M, 2 threads",
         action: Action::Moe2(&[

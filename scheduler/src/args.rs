@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use crate::config::Config;
+use crate::driver;
 
 /// Routes queries to a fleet of LLM experts inside budgets of delay and energy.
 ///
@@ -34,6 +35,14 @@ pub(crate) struct Args {
     /// Log as JSON.
     #[arg(long)]
     pub(crate) log_json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Measure what queries cost the engine's task, and stop; `moe2 bench admission` runs this.
+    Bench(driver::bench::Args),
 }
 
 /// What stands above the file, whenever it is read.

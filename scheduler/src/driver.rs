@@ -4,6 +4,8 @@
 //! for a client or an agent. The `select!` below lists everything that can wake the engine: a
 //! command, a due timer, a snapshot that is owed.
 
+pub(crate) mod bench;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -91,6 +93,49 @@ struct Books {
     held: VecDeque<(u64, Held)>,
 }
 
+impl Books {
+    fn new(writer: Writer) -> Self {
+        Self {
+            writer,
+            marks: Marks::default(),
+            settled: 0,
+            marked: 0,
+            committed: 0,
+            broken: false,
+            held: VecDeque::new(),
+        }
+    }
+
+    /// Has a settlement written, or the higher mark that a reservation asks for.
+    fn book(&mut self, entry: Entry) {
+        match entry {
+            Entry::Reserved {
+                tenant, at, bound, ..
+            } => {
+                if let Some(mark) = self.marks.reserved(&tenant, at, bound.get()) {
+                    self.marked = self.writer.mark(mark);
+                }
+            }
+            // It never left this process: nothing of it can be unwritten.
+            Entry::Released { tenant, bound, .. } => self.marks.released(&tenant, bound.get()),
+            Entry::Settled(settled) => {
+                let (tenant, at, bound) = (settled.tenant.clone(), settled.at, settled.bound);
+                self.settled = self.writer.settle(settled);
+                let number = self.settled;
+                self.marks.settled(number, &tenant, at, bound.get());
+            }
+        }
+    }
+
+    /// All up to this number is committed.
+    fn committed(&mut self, number: u64) {
+        self.committed = number;
+        for mark in self.marks.committed(number) {
+            self.writer.mark(mark);
+        }
+    }
+}
+
 /// Starts the engine's task.
 ///
 /// # Errors
@@ -105,15 +150,10 @@ pub(crate) fn spawn(
     let (publish_plan, plan) = watch::channel(Planning::default());
     let handle = EngineHandle::new(first, commands, view, plan);
     let books = match database {
-        Some((database, keep_usage)) => Some(Books {
-            writer: Writer::start(database, keep_usage, handle.clone())?,
-            marks: Marks::default(),
-            settled: 0,
-            marked: 0,
-            committed: 0,
-            broken: false,
-            held: VecDeque::new(),
-        }),
+        Some((database, keep_usage)) => {
+            let writer = Writer::start(database, keep_usage, handle.clone())?;
+            Some(Books::new(writer))
+        }
         None => None,
     };
     let driver = Driver {
@@ -266,28 +306,6 @@ impl Driver {
         }
     }
 
-    /// Has a settlement written, or the higher mark that a reservation asks for.
-    fn book(&mut self, entry: Entry) {
-        let Some(books) = &mut self.books else { return };
-        match entry {
-            Entry::Reserved {
-                tenant, at, bound, ..
-            } => {
-                if let Some(mark) = books.marks.reserved(&tenant, at, bound.get()) {
-                    books.marked = books.writer.mark(mark);
-                }
-            }
-            // It never left this process: nothing of it can be unwritten.
-            Entry::Released { tenant, bound, .. } => books.marks.released(&tenant, bound.get()),
-            Entry::Settled(settled) => {
-                let (tenant, at, bound) = (settled.tenant.clone(), settled.at, settled.bound);
-                books.settled = books.writer.settle(settled);
-                let number = books.settled;
-                books.marks.settled(number, &tenant, at, bound.get());
-            }
-        }
-    }
-
     /// Holds an output until what it follows from is committed. Gives it back if nothing is to be waited
     /// for.
     fn hold(&mut self, output: Output) -> Option<Output> {
@@ -341,10 +359,7 @@ impl Driver {
 
     fn committed(&mut self, number: u64) {
         let Some(books) = &mut self.books else { return };
-        books.committed = number;
-        for mark in books.marks.committed(number) {
-            books.writer.mark(mark);
-        }
+        books.committed(number);
         let mended = std::mem::take(&mut books.broken);
         self.release(number);
         if mended {
@@ -413,7 +428,11 @@ impl Driver {
 
     fn put_now(&mut self, output: Output) {
         match output {
-            Output::Ledger(entry) => self.book(entry),
+            Output::Ledger(entry) => {
+                if let Some(books) = &mut self.books {
+                    books.book(entry);
+                }
+            }
             Output::Reply { query, reply } => {
                 let terminal = reply.is_terminal();
                 if let Some(client) = self.replies.get(&query) {

@@ -37,7 +37,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use args::Args;
+use args::{Args, Command};
 use books::Tenants;
 use config::read::Fault;
 use config::{Config, Faults};
@@ -55,10 +55,10 @@ const BOOKS_CLOSE_WITHIN: Duration = Duration::from_secs(3);
 fn main() -> ExitCode {
     let args = Args::parse();
     start_log(args.log_json);
-    let ran = if args.check_config {
-        check(&args)
-    } else {
-        run(args).map(|()| ExitCode::SUCCESS)
+    let ran = match &args.command {
+        Some(Command::Bench(bench)) => driver::bench::run(bench).map(|()| ExitCode::SUCCESS),
+        None if args.check_config => check(&args),
+        None => run(args).map(|()| ExitCode::SUCCESS),
     };
     ran.unwrap_or_else(|error| {
         tracing::error!("{error:#}");

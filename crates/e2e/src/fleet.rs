@@ -19,6 +19,8 @@ pub const MODELS: [&str; 3] = [
     "qwen2.5-coder-0.5b-instruct",
 ];
 
+/// A command that asks the coordinator.
+const COMMAND_WITHIN: Duration = Duration::from_secs(60);
 /// Starting, loading weights from a cold disk included.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 
@@ -83,7 +85,16 @@ impl Spec {
 /// An agent with an expert that says eight words, five milliseconds each.
 #[must_use]
 pub fn stub(node: &str) -> Spec {
-    let expert = format!("name = \"stub-{node}\"\nmodel = \"none\"\nbackend = \"stub\"\n");
+    slow_stub(node, Duration::from_millis(5))
+}
+
+/// The same with so much time for each word.
+#[must_use]
+pub fn slow_stub(node: &str, pace: Duration) -> Spec {
+    let expert = format!(
+        "name = \"stub-{node}\"\nmodel = \"none\"\nbackend = \"stub\"\npace_ms = {}\n",
+        pace.as_millis()
+    );
     Spec::new(node, expert)
 }
 
@@ -123,6 +134,7 @@ pub struct Coordinator {
     pub admin: Api,
     /// Where agents dial, `host:port`.
     pub quic: String,
+    state: PathBuf,
 }
 
 impl Coordinator {
@@ -165,11 +177,46 @@ impl Coordinator {
             api: Api::new(&base, key("api.key").trim()),
             admin: Api::new(&base, key("admin.key").trim()),
             quic: at["quic"].as_str().unwrap_or_default().to_owned(),
+            state,
         };
         until("the coordinator answers", STARTS_WITHIN, || {
             started.api.get("/healthz").is_some_and(|r| r.status == 200)
         });
         started
+    }
+
+    /// What `moe2` prints for its operator.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[must_use]
+    pub fn moe2(&self, arguments: &[&str]) -> Value {
+        let mut command = Command::new(binary("moe2"));
+        command
+            .args(arguments)
+            .arg("--json")
+            .args(["--url", self.admin.base()])
+            .arg("--key-file")
+            .arg(self.state.join("admin.key"));
+        let ended = run(&mut command, COMMAND_WITHIN);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        serde_json::from_str(&ended.said).expect("it prints one JSON object")
+    }
+
+    /// A new tenant's way in.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn tenant(&self, name: &str, limits: &[&str]) -> Api {
+        let made = self.moe2(&[&["tenant", "add", name], limits].concat());
+        Api::new(self.api.base(), made["key"].as_str().unwrap_or_default())
+    }
+
+    /// What the books say that a tenant has used.
+    #[must_use]
+    pub fn usage(&self, tenant: &str) -> Value {
+        self.moe2(&["usage", "--tenant", tenant])["usage"][0].clone()
     }
 
     /// A join token for `node`, good for `ttl_seconds`.

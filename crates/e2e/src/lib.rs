@@ -11,7 +11,7 @@ mod fleet;
 mod process;
 
 pub use api::{Api, Event, Reply, Stream};
-pub use fleet::{Agent, Coordinator, MODELS, Spec, System, free_port, stub};
+pub use fleet::{Agent, Coordinator, MODELS, Spec, System, free_port, slow_stub, stub};
 pub use process::{Ended, Process, binary, children, descendants, is_alive, run, signal};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,36 +1,17 @@
 //! Tenants' budgets in a running system: made with the tool, kept under a crowd, and across crashes.
 
-use std::process::Command;
-use std::time::Duration;
+use std::sync::Barrier;
+use std::thread::Builder;
+use std::time::{Duration, Instant};
 
-use moe2_e2e::{Agent, Api, Coordinator, System, alone, binary, free_port, run, stub, until};
+use moe2_e2e::{Agent, Api, Coordinator, Reply, System, alone, free_port, slow_stub, stub, until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const COMMAND_WITHIN: Duration = Duration::from_secs(60);
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Crashes in a test run; a record needs more: set `MOE2_CRASHES`.
 const CRASHES: u32 = 4;
 const CROWD: usize = 16;
-
-/// `moe2` as the operator, with JSON out.
-fn moe2(coordinator: &Coordinator, dir: &std::path::Path, arguments: &[&str]) -> Value {
-    let mut command = Command::new(binary("moe2"));
-    command
-        .args(arguments)
-        .arg("--json")
-        .args(["--url", coordinator.admin.base()])
-        .arg("--key-file")
-        .arg(dir.join("coordinator").join("admin.key"));
-    let ended = run(&mut command, COMMAND_WITHIN);
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    serde_json::from_str(&ended.said).expect("it prints one JSON object")
-}
-
-fn usage(coordinator: &Coordinator, dir: &std::path::Path) -> Value {
-    let usage = moe2(coordinator, dir, &["usage", "--tenant", "alice"]);
-    usage["usage"][0].clone()
-}
 
 fn body() -> Value {
     json!({"max_tokens": 8})
@@ -75,7 +56,7 @@ fn a_crowd_cannot_overdraw_a_window_and_the_books_say_what_it_used() {
     let _alone = alone();
     let mut system = System::empty();
     system.join_all(&[stub("edge-1"), stub("edge-2")]);
-    let (coordinator, dir) = (&system.coordinator, system.dir());
+    let coordinator = &system.coordinator;
     // What answers are forecast to take at most, and take.
     let first = system.api().chat(
         "Hello!",
@@ -83,14 +64,9 @@ fn a_crowd_cannot_overdraw_a_window_and_the_books_say_what_it_used() {
     );
     let joules = first.json["moe2"]["energy_j"].as_f64().expect("joules");
     let window = format!("{}J/day,rolling", joules * 40.0);
-    let made = moe2(
-        coordinator,
-        dir,
-        &["tenant", "add", "alice", "--window", &window],
-    );
-    let alice = Api::new(coordinator.api.base(), made["key"].as_str().expect("a key"));
+    let alice = coordinator.tenant("alice", &["--window", &window]);
     let (answered, said, quota) = crowd(&alice, 200);
-    let used = usage(coordinator, dir);
+    let used = coordinator.usage("alice");
     assert!(
         answered > 5 && quota > 0,
         "{answered} answers, {quota} refusals"
@@ -110,24 +86,13 @@ fn a_crowd_cannot_overdraw_a_window_and_the_books_say_what_it_used() {
     assert!(beyond < 0.05 * limit, "{beyond} J beyond what was reserved");
 
     // More joules, fewer requests, another key, and an end.
-    moe2(
-        coordinator,
-        dir,
-        &[
-            "tenant",
-            "set",
-            "alice",
-            "--unset",
-            "energy_windows",
-            "--requests-per-minute",
-            "2",
-        ],
-    );
+    let set = ["tenant", "set", "alice", "--unset", "energy_windows"];
+    let _ = coordinator.moe2(&[&set[..], &["--requests-per-minute", "2"]].concat());
     let codes: Vec<u16> = (0..3)
         .map(|_| alice.chat("Hello!", &body()).status)
         .collect();
     assert_eq!(codes, [200, 200, 429]);
-    let rotated = moe2(coordinator, dir, &["tenant", "rotate-key", "alice"]);
+    let rotated = coordinator.moe2(&["tenant", "rotate-key", "alice"]);
     assert_eq!(alice.chat("Hello!", &body()).status, 401);
     let alice = Api::new(
         coordinator.api.base(),
@@ -138,9 +103,9 @@ fn a_crowd_cannot_overdraw_a_window_and_the_books_say_what_it_used() {
         429,
         "the key changed, the tenant did not"
     );
-    moe2(coordinator, dir, &["tenant", "remove", "alice"]);
+    let _ = coordinator.moe2(&["tenant", "remove", "alice"]);
     assert_eq!(alice.chat("Hello!", &body()).status, 401);
-    let audit = moe2(coordinator, dir, &["tenant", "audit"]);
+    let audit = coordinator.moe2(&["tenant", "audit"]);
     let actions = audit["audit"].as_array().into_iter().flatten();
     let actions: Vec<&str> = actions.filter_map(|a| a["action"].as_str()).collect();
     assert_eq!(actions, ["remove", "rotate-key", "set", "add"]);
@@ -212,12 +177,8 @@ fn a_killed_coordinator_loses_no_settlement_bills_none_twice_and_overdraws_no_wi
         });
     };
     ready(&coordinator);
-    let made = moe2(
-        &coordinator,
-        dir.path(),
-        &["tenant", "add", "alice", "--window", "500kJ/day,rolling"],
-    );
-    let key = made["key"].as_str().expect("a key").to_owned();
+    let made = coordinator.tenant("alice", &["--window", "500kJ/day,rolling"]);
+    let key = made.key().to_owned();
     let crashes = std::env::var("MOE2_CRASHES")
         .ok()
         .and_then(|n| n.parse().ok());
@@ -238,7 +199,7 @@ fn a_killed_coordinator_loses_no_settlement_bills_none_twice_and_overdraws_no_wi
         drop(coordinator);
         coordinator = Coordinator::start(dir.path(), http, quic);
         ready(&coordinator);
-        let used = usage(&coordinator, dir.path());
+        let used = coordinator.usage("alice");
         let (queries, spent) = (used["queries"].as_u64(), used["energy_j"].as_f64());
         let (queries, spent) = (queries.unwrap_or(0), spent.unwrap_or(0.0));
         assert!(
@@ -256,7 +217,7 @@ fn a_killed_coordinator_loses_no_settlement_bills_none_twice_and_overdraws_no_wi
             "crash {n}: {queries} booked, {answered} answers"
         );
         // What was under way is charged as well: at least the joules that the agents report of it.
-        let left = moe2(&coordinator, dir.path(), &["tenant", "show", "alice"]);
+        let left = coordinator.moe2(&["tenant", "show", "alice"]);
         let left = left["left"]["joules"][0]["left"]
             .as_f64()
             .expect("it has a window");
@@ -274,79 +235,85 @@ fn a_killed_coordinator_loses_no_settlement_bills_none_twice_and_overdraws_no_wi
     assert!(answered > u64::from(crashes), "{answered} answers");
 }
 
-/// A small file system of its own; unmounted when dropped. `None` where that is not allowed.
-struct Disk(std::path::PathBuf);
+/// Clients that ask at the same moment, and how many of them the window has room for.
+const AT_ONCE: usize = 1_000;
+const FIT: usize = 100;
+/// What an expert takes to answer here: nothing is settled before all have asked.
+const ANSWER_TAKES: Duration = Duration::from_secs(8);
 
-impl Disk {
-    fn mount(at: &std::path::Path) -> Option<Self> {
-        std::fs::create_dir_all(at).expect("the temporary directory can be written");
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
-            .arg(at);
-        let mounted = mount.output().is_ok_and(|output| output.status.success());
-        mounted.then(|| Self(at.to_owned()))
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Lazily: the coordinator may still be ending.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
-    }
+/// Everyone asks once, at the same moment, on a connection that is there; how they were answered, and when
+/// the last was told to try again.
+fn all_at_once(api: &Api) -> (Vec<Reply>, Duration) {
+    let start = Barrier::new(AT_ONCE + 1);
+    let ask = || {
+        // A connection of its own, opened before.
+        let own = Api::new(api.base(), api.key());
+        let connected = own.get("/healthz").is_some_and(|reply| reply.status == 200);
+        start.wait();
+        assert!(connected, "everyone finds a connection");
+        let reply = own.chat("Hello!", &body());
+        (reply, Instant::now())
+    };
+    let (ended, began) = std::thread::scope(|scope| {
+        let spawn = |_| {
+            let small = Builder::new().stack_size(256 << 10);
+            small.spawn_scoped(scope, ask).expect("threads are cheap")
+        };
+        let all: Vec<_> = (0..AT_ONCE).map(spawn).collect();
+        start.wait();
+        let began = Instant::now();
+        let ended = all.into_iter().map(|t| t.join().expect("no client fails"));
+        (ended.collect::<Vec<_>>(), began)
+    });
+    let refused = ended.iter().filter(|(reply, _)| reply.status != 200);
+    let last = refused.map(|(_, at)| *at).max().unwrap_or(began);
+    let replies = ended.into_iter().map(|(reply, _)| reply);
+    (replies.collect(), last - began)
 }
 
 #[test]
-fn a_full_disk_refuses_new_work_and_loses_nothing_settled() {
+fn of_a_thousand_at_once_exactly_as_many_are_taken_as_the_window_has_room_for() {
     let _alone = alone();
-    let dir = TempDir::new().expect("a temporary directory can be made");
-    let Some(disk) = Disk::mount(&dir.path().join("coordinator")) else {
-        println!("skipped: no file system can be mounted here");
-        return;
+    let mut system = System::empty();
+    // Of its 5 W nearly all is drawn idle as well, so that no answer takes more than was reserved for it,
+    // however slow it is.
+    let slow = slow_stub("edge-1", ANSWER_TAKES / 8).idling_at(4.5);
+    system.join_all(&[slow]);
+    let coordinator = &system.coordinator;
+    // What is reserved for an answer: the smallest budget that would do. Nobody has answered yet, so nothing
+    // changes it until the first of the crowd has.
+    let refused = system.api().chat(
+        "Hello!",
+        &json!({"max_tokens": 8, "moe2": {"energy_budget_j": 1e-9}}),
+    );
+    let bound = refused.json["error"]["moe2"]["smallest_energy_j"].as_f64();
+    let bound = bound.expect("the refusal says what would do");
+    // A hair more than a hundred of them, for sums of floating-point numbers.
+    let limit = bound * FIT as f64 * (1.0 + 1e-9);
+    let alice = coordinator.tenant("alice", &["--window", &format!("{limit}J/day,rolling")]);
+    let (replies, told) = all_at_once(&alice);
+    let with = |status: u16, code: Value| {
+        let same = |r: &&Reply| r.status == status && r.json["error"]["code"] == code;
+        replies.iter().filter(same).count()
     };
-    let (http, quic) = (free_port(), free_port());
-    let coordinator = Coordinator::start(dir.path(), http, quic);
-    let mut spec = stub("edge-1");
-    spec.token = Some(coordinator.token("edge-1", 600));
-    let _agent = Agent::start(dir.path(), &coordinator.quic, &spec);
-    until("the agent is ready", READY_WITHIN, || {
-        coordinator.is_ready("edge-1")
-    });
-    let made = moe2(&coordinator, dir.path(), &["tenant", "add", "alice"]);
-    let alice = Api::new(coordinator.api.base(), made["key"].as_str().expect("a key"));
-    let answered = std::cell::Cell::new(0_u64);
-    let ask = || {
-        let reply = alice.chat("Hello!", &body());
-        answered.set(answered.get() + u64::from(reply.status == 200));
-        reply
-    };
-    for _ in 0..3 {
-        assert_eq!(ask().status, 200);
+    assert!(told < ANSWER_TAKES, "the last was told after {told:?}");
+    assert_eq!(with(200, Value::Null), FIT);
+    // What work under way does not use comes back: they may try again.
+    assert_eq!(with(429, "rate_limit_exceeded".into()), AT_ONCE - FIT);
+    let used = coordinator.usage("alice");
+    assert_eq!(used["queries"], FIT);
+    assert_eq!(used["over_j"], 0.0, "{used}");
+    let spent = used["energy_j"].as_f64().expect("joules");
+    assert!(spent > 0.0 && spent <= limit, "{spent} J of {limit} J");
+
+    // With nothing under way and nothing left, waiting does not help, and everyone is told so.
+    let none = format!("{spent}J/day,rolling");
+    let _ = coordinator.moe2(&["tenant", "set", "alice", "--window", &none]);
+    let (replies, _) = all_at_once(&alice);
+    for reply in replies {
+        let code = &reply.json["error"]["code"];
+        assert_eq!((reply.status, code), (429, &json!("insufficient_quota")));
+        assert_eq!(reply.should_retry.as_deref(), Some("false"));
     }
-    // Nothing is left but what the database has already.
-    let ballast = disk.0.join("ballast");
-    let fill = |size: usize| {
-        use std::io::Write as _;
-        let mut file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&ballast)
-            .ok();
-        file.as_mut()
-            .is_some_and(|f| f.write_all(&vec![0; size]).is_ok())
-    };
-    for size in [1 << 16, 1 << 12, 1 << 9, 1] {
-        while fill(size) {}
-    }
-    until("new work is refused", READY_WITHIN, || {
-        let reply = ask();
-        reply.status == 503 && reply.json["error"]["code"] == "ledger_unavailable"
-    });
-    std::fs::remove_file(&ballast).expect("it was written");
-    until("new work is taken again", READY_WITHIN, || {
-        ask().status == 200
-    });
-    // Those that were answered while nothing could be written are in the books too.
-    let after = usage(&coordinator, dir.path());
-    assert_eq!(after["queries"], answered.get());
+    assert_eq!(coordinator.usage("alice")["energy_j"], used["energy_j"]);
 }

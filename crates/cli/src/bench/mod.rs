@@ -1,8 +1,9 @@
 //! `moe2 bench`: what the system costs on top of the engine, measured on this machine.
 //!
-//! Both benchmarks start a fleet of their own and stop it. Figures are ratios or medians of one run on
+//! Each starts what it measures and stops it. Figures are ratios or medians of one run on
 //! one machine, and the raw samples are in the JSON output.
 
+mod admission;
 mod overhead;
 mod throughput;
 
@@ -26,6 +27,8 @@ pub(crate) struct Args {
 enum Command {
     /// Tokens per second through coordinator, QUIC and agent, against the engine alone.
     Throughput(throughput::Args),
+    /// The coordinator's admission and ledger alone, without sockets, per request.
+    Admission(admission::Args),
     /// The coordinator's own time per request, with stub experts under steady load.
     Overhead(overhead::Args),
 }
@@ -33,6 +36,7 @@ enum Command {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Throughput(args) => throughput::run(args),
+        Command::Admission(args) => admission::run(args),
         Command::Overhead(args) => overhead::run(args),
     }
 }

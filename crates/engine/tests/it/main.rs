@@ -3,6 +3,7 @@
 mod agent;
 mod answers;
 mod budgets;
+mod crowd;
 mod first_token;
 mod fusion;
 mod limits;
