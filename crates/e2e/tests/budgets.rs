@@ -143,7 +143,7 @@ fn a_changed_configuration_holds_without_a_restart() {
         log.is_ok_and(|log| log.contains("tenant bob.requests_per_minute"))
     });
     assert_eq!(ask(), 200, "the old one stays");
-    let audit = moe2(coordinator, dir, &["tenant", "audit"]);
+    let audit = coordinator.moe2(&["tenant", "audit"]);
     let lines = audit["audit"].as_array().into_iter().flatten();
     let lines: Vec<_> = lines
         .map(|l| (&l["who"], &l["action"], &l["tenant"]))
