@@ -498,6 +498,24 @@ mod tests {
     }
 
     #[test]
+    fn prices_end_where_they_should_and_an_operators_price_moves_that_end() {
+        let late = |dual: &mut Dual| {
+            for _ in 0..1_000 {
+                dual.ended();
+                dual.used(1.0);
+            }
+            dual.price
+        };
+        assert_eq!(late(&mut Dual::late()), 200.0);
+        let dual = Dual::new(1.0, 0.001).above(50.0);
+        assert_eq!((dual.price, dual.floor, dual.ceiling), (50.0, 50.0, 50.0));
+        assert!(!dual.view().saturated, "it cannot rise");
+        let mut dual = dual.above(0.001);
+        assert_eq!((dual.price, dual.ceiling), (20.0, 20.0));
+        assert_eq!(late(&mut dual), 20.0);
+    }
+
+    #[test]
     fn a_budget_that_the_planner_never_found_binding_rises_from_where_it_is() {
         let (mut steering, tenant) = steering(5.0);
         steering.planned(&[priced(Some(0.0))]);

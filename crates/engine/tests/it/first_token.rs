@@ -6,8 +6,9 @@ use std::time::Duration;
 use moe2_engine::coordinator::{Input, PlanLimits, TenantLimits};
 use moe2_gate::Topic;
 use moe2_model::{Budgets, Forecast, Mode, Query, RefusalKind, Seconds};
+use moe2_wire::FailureKind;
 
-use crate::support::{Bench, SMOL, done, question, streamed, tenant};
+use crate::support::{Bench, SMOL, done, failed, question, streamed, tenant};
 
 const HELLO: &str = "Hello, how are you?";
 
@@ -149,6 +150,38 @@ fn whether_most_begin_in_time_is_judged_by_the_first_token_alone() {
     assert!(late.price > before.price);
     // Others are not counted.
     assert_eq!(asked(question(HELLO), 300, 300), late);
+}
+
+#[test]
+fn another_expert_is_chosen_by_what_is_left_until_the_first_token() {
+    let limits = TenantLimits {
+        first_token_p95: BTreeMap::from([(Topic::Chat, Seconds::saturating(0.2))]),
+        ..TenantLimits::unlimited(tenant())
+    };
+    let plan = PlanLimits {
+        tenants: vec![limits],
+        ..PlanLimits::default()
+    };
+    let mut bench = Bench::planning(plan).joined();
+    let late = bench.engine.tenant_prices(&tenant()).late;
+    let price = late.expect("it has one").price;
+    let sent = bench.ask_one(streamed(HELLO));
+    bench.pass(Duration::from_millis(150));
+    bench.says(&sent, failed(FailureKind::WorkerLost));
+    let sent = bench.sent().pop().expect("another is asked");
+    bench.says(&sent, done(1.0));
+    let explanation = bench.finished().explanation;
+    let chosen = &explanation.candidates[0];
+    let (forecast, prices) = (chosen.forecast, explanation.prices);
+    let left = Seconds::saturating(0.05);
+    let cost = prices.per_joule * forecast.energy.get()
+        + prices.per_second * forecast.delay.get()
+        + price * forecast.first_token_later_than(left);
+    let expected = forecast.quality - cost;
+    assert!(
+        (chosen.score - expected).abs() < 1e-9,
+        "{chosen:?} {expected}"
+    );
 }
 
 #[test]
