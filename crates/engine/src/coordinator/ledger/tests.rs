@@ -209,6 +209,19 @@ proptest! {
     }
 }
 
+#[test]
+fn what_is_reserved_is_counted_for_its_tenant_and_from_a_time_on() {
+    let mut ledger = Ledger::default();
+    let other = TenantId::new("other").expect("a valid name");
+    let reservations = [(tenant(), 10, 1.0), (tenant(), 20, 2.0), (other, 20, 4.0)];
+    for (n, (tenant, at, joules)) in reservations.into_iter().enumerate() {
+        let bound = Joules::saturating(joules);
+        ledger.reserve(Wall(at), DispatchId(n as u64), &tenant, bound);
+    }
+    let since = |at| ledger.reserved_since(&tenant(), Wall(at)).get();
+    assert_eq!([9, 10, 11, 20, 21].map(since), [3.0, 3.0, 2.0, 2.0, 0.0]);
+}
+
 /// What may happen to books.
 #[derive(Debug, Clone)]
 enum Step {
