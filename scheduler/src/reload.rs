@@ -54,8 +54,10 @@ pub(crate) struct Reloader {
     in_force: Config,
     /// At the last look.
     seen: Found,
-    /// What was last taken or refused.
+    /// What was last taken, or refused for what is in it.
     judged: Found,
+    /// What was last refused for another reason, and the reason: it is tried again and not told again.
+    told: Option<(Found, Faults)>,
     /// Lines that the audit lacks, with the time of their change.
     unwritten: Vec<(u64, Vec<Line>)>,
 }
@@ -74,6 +76,7 @@ impl Reloader {
             in_force: config,
             seen: Ok(text.clone()),
             judged: Ok(text),
+            told: None,
             unwritten: Vec::new(),
         }
     }
@@ -101,38 +104,72 @@ impl Reloader {
     async fn look(&mut self, asked: bool) -> Result<Option<Reload>, ShuttingDown> {
         self.audit().await;
         let path = self.path.clone();
-        let found = blocking(move || read::text(&path)).await;
+        let found = blocking(move || read::again(&path)).await;
         let settled = self.seen == found;
         self.seen.clone_from(&found);
         if !asked && (!settled || self.judged == found) {
             return Ok(None);
         }
-        self.judged.clone_from(&found);
-        let outcome = self.judge(found).await?;
-        self.around.metrics.reloaded(outcome);
-        Ok(Some(outcome))
+        let outcome = self.judge(found, asked).await?;
+        if let Some(outcome) = outcome {
+            self.around.metrics.reloaded(outcome);
+        }
+        // Not under the lock of changes: a database that is held up would hold up the admin API.
+        self.audit().await;
+        Ok(outcome)
     }
 
-    async fn judge(&mut self, found: Found) -> Result<Reload, ShuttingDown> {
+    async fn judge(&mut self, found: Found, asked: bool) -> Result<Option<Reload>, ShuttingDown> {
         let roster = self.around.roster.clone();
         // Tenants made through the admin API change under the same lock.
         let _changing = roster.changing.lock().await;
-        match self.ready(found).await {
-            Ok((config, members)) => self.apply(config, members).await,
-            Err(Faults(faults)) => {
-                let path = self.path.display();
-                for fault in &faults {
-                    let (key, why) = (&fault.key, &fault.why);
-                    tracing::error!(%path, key, why, "the old configuration stays");
-                }
-                Ok(Reload::Refused)
+        let parsed = found.clone();
+        let ready = match parsed.and_then(|text| self.parsed(&text, asked)) {
+            Ok(config) => self.ready(config).await,
+            Err(faults) => {
+                // It will be as faulty at the next look; what `ready` finds may be over by then.
+                (self.judged, self.told) = (found.clone(), None);
+                Err(faults)
             }
+        };
+        match ready {
+            Ok((config, members)) => {
+                (self.judged, self.told) = (found, None);
+                self.apply(config, members).await.map(Some)
+            }
+            Err(faults) => Ok(self.refuse((found, faults), asked)),
         }
     }
 
+    /// Says what is wrong, unless it is what was said before.
+    fn refuse(&mut self, refused: (Found, Faults), asked: bool) -> Option<Reload> {
+        let again = self.told.as_ref() == Some(&refused);
+        if again && !asked {
+            return None;
+        }
+        let path = self.path.display();
+        for fault in &refused.1.0 {
+            let (key, why) = (&fault.key, &fault.why);
+            tracing::error!(%path, key, why, "the old configuration stays");
+        }
+        self.told = Some(refused);
+        Some(Reload::Refused)
+    }
+
+    /// The file as a configuration. One that has lost all its tenants may be cut off by a full disk, and is
+    /// taken only if somebody says that it is whole.
+    fn parsed(&self, text: &str, asked: bool) -> Result<Config, Faults> {
+        let config = read::parse(text)?;
+        if config.tenant.is_empty() && !self.in_force.tenant.is_empty() && !asked {
+            let why = "no tenant is left in it; if that is meant, send SIGHUP".to_owned();
+            return Err(Faults::one(why));
+        }
+        Ok(config)
+    }
+
     /// All that a configuration needs, read and checked.
-    async fn ready(&self, found: Found) -> Result<(Config, Members), Faults> {
-        let config = self.overrides.over(read::parse(&found?)?);
+    async fn ready(&self, config: Config) -> Result<(Config, Members), Faults> {
+        let config = self.overrides.over(config);
         let (roster, state) = (self.around.roster.clone(), self.around.state.clone());
         blocking(move || {
             let fixed = roster::fixed(&config, &state);
@@ -148,6 +185,13 @@ impl Reloader {
         }
         let settings = change::settings(&self.in_force, &config, Holds::Now);
         let mut lines = change::tenants(self.around.roster.now().fixed(), members.fixed());
+        let before = self.around.roster.now().clone();
+        lines.extend(members.uncovered(&before).map(|name| Line {
+            action: "add",
+            tenant: name.to_string(),
+            detail:
+                "made with `moe2 tenant add` before; its key and settings hold again".to_owned(),
+        }));
         if !settings.is_empty() {
             lines.push(Line {
                 action: "set",
@@ -168,7 +212,6 @@ impl Reloader {
             tracing::info!(action, tenant, detail, "the configuration changed");
         }
         self.unwritten.push((books::now().0, lines));
-        self.audit().await;
         Ok(Reload::Applied)
     }
 

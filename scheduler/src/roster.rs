@@ -83,6 +83,12 @@ impl Members {
         &self.fixed
     }
 
+    /// Those made through the admin API whose name was the configuration's before, and is not any more.
+    pub(crate) fn uncovered<'m>(&'m self, before: &'m Self) -> impl Iterator<Item = &'m TenantId> {
+        let names = self.made.iter().map(|tenant| &tenant.name);
+        names.filter(|name| before.fixed.iter().any(|f| f.name == **name))
+    }
+
     /// Everyone's limits, for the engine.
     pub(crate) fn limits(&self) -> Vec<TenantLimits> {
         let shown = self.shown().into_iter();

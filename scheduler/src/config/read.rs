@@ -54,6 +54,17 @@ impl Faults {
     }
 }
 
+/// The text of the file, once more. A pipe gave all that it had the first time, and would now be empty or never
+/// end.
+pub(crate) fn again(path: &Path) -> Result<String, Faults> {
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let path = path.display();
+        let why = format!("{path} is no regular file and is read only once, at the start");
+        return Err(Faults::one(why));
+    }
+    text(path)
+}
+
 /// The text of the file.
 pub(crate) fn text(path: &Path) -> Result<String, Faults> {
     std::fs::read_to_string(path)

@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// Where the books are written meanwhile; by default the folder for temporary files.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Print JSON with every sample.
+    /// Print JSON, with the counts of all samples by microsecond.
     #[arg(long)]
     json: bool,
 }

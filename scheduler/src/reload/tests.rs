@@ -213,6 +213,79 @@ async fn a_key_is_one_tenants_wherever_tenants_are_made() {
 }
 
 #[tokio::test]
+async fn what_stands_in_a_files_way_is_told_once_and_it_is_taken_when_that_is_gone() {
+    let mut bench = Bench::new(&tenant("a", "sk-a", "")).await;
+    let made = Tenant {
+        name: named("m"),
+        key_sha256: state::hash("sk-m"),
+        settings: Settings::default(),
+    };
+    bench.tenants().add(&made, "config", 1).expect("added");
+    bench.write(&tenant("a", "sk-m", ""));
+    let looks = [
+        bench.look().await,
+        bench.look().await,
+        bench.look().await,
+        bench.look().await,
+    ];
+    assert_eq!(looks, [None, Some(Reload::Refused), None, None]);
+    assert!(bench.counted("refused", 1));
+    assert_eq!(bench.ask("sk-a").await, 503);
+    let removed = bench.tenants().remove(&made.name, "config", 2);
+    removed.expect("removed");
+    assert_eq!(bench.look().await, Some(Reload::Applied));
+    assert_eq!(
+        (bench.ask("sk-a").await, bench.ask("sk-m").await),
+        (401, 503)
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_has_lost_all_its_tenants_is_taken_only_if_somebody_says_so() {
+    let mut bench = Bench::new(&tenant("a", "sk-a", "")).await;
+    bench.write("");
+    let looks = [bench.look().await, bench.look().await, bench.look().await];
+    assert_eq!(looks, [None, Some(Reload::Refused), None]);
+    assert_eq!(bench.ask("sk-a").await, 503);
+    assert_eq!(bench.reload("").await, Some(Reload::Applied));
+    assert_eq!(bench.ask("sk-a").await, 401);
+}
+
+#[tokio::test]
+async fn what_is_no_regular_file_is_read_only_at_the_start() {
+    let mut bench = Bench::new(&tenant("a", "sk-a", "")).await;
+    bench.file.path = bench.dir.path().to_owned();
+    let (log, _guard) = Log::start();
+    assert_eq!(
+        (bench.look().await, bench.look().await),
+        (None, Some(Reload::Refused))
+    );
+    assert!(log.text().contains("no regular file"), "{}", log.text());
+    assert_eq!(bench.ask("sk-a").await, 503);
+}
+
+#[tokio::test]
+async fn a_tenant_that_a_name_in_the_file_covered_comes_back_in_the_audit_too() {
+    let (a, m) = (tenant("a", "sk-a", ""), tenant("m", "sk-new", ""));
+    let mut bench = Bench::new(&(a.clone() + &m)).await;
+    let made = Tenant {
+        name: named("m"),
+        key_sha256: state::hash("sk-m"),
+        settings: Settings::default(),
+    };
+    bench.tenants().add(&made, "config", 1).expect("added");
+    assert_eq!(bench.reload(&a).await, Some(Reload::Applied));
+    assert_eq!(
+        (bench.ask("sk-m").await, bench.ask("sk-new").await),
+        (503, 401)
+    );
+    let audit = bench.audit();
+    let last = audit.last().expect("there are lines");
+    assert_eq!((&last.0[..], &last.1[..]), ("add", "m"));
+    assert!(last.2.contains("hold again"), "{}", last.2);
+}
+
+#[tokio::test]
 async fn without_tenants_there_is_one_whose_key_is_kept() {
     let mut bench = Bench::new(&tenant("a", "sk-a", "")).await;
     assert_eq!(bench.reload("").await, Some(Reload::Applied));

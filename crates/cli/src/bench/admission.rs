@@ -3,6 +3,8 @@
 //! The coordinator does it, because its parts are private to it and a figure from outside would have
 //! sockets, an agent and a load generator in it; `overhead` has those.
 
+use std::path::PathBuf;
+
 use anyhow::bail;
 
 use crate::up::processes::binary;
@@ -18,7 +20,10 @@ pub(crate) struct Args {
     /// Experts, each on a node of its own.
     #[arg(long, default_value_t = 3)]
     experts: u32,
-    /// Print JSON with every sample.
+    /// Where the books are written meanwhile; by default the folder for temporary files, which may be in memory.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Print JSON, with the counts of all samples by microsecond.
     #[arg(long)]
     json: bool,
 }
@@ -30,6 +35,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .args(["--rate", &args.rate.to_string()])
         .args(["--seconds", &args.seconds.to_string()])
         .args(["--experts", &args.experts.to_string()]);
+    if let Some(dir) = &args.dir {
+        command.arg("--dir").arg(dir);
+    }
     if args.json {
         command.arg("--json");
     }

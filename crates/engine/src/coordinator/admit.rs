@@ -81,6 +81,7 @@ impl Engine {
             features,
             query: Arc::new(query),
             submitted: now,
+            limit: self.config.query_timeout,
             first_delta: None,
             prices,
             punctual,

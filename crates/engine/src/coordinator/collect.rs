@@ -345,7 +345,10 @@ impl Engine {
             self.finish(now, id, running);
             return;
         }
-        let limit = self.config.query_timeout.as_secs();
+        let Some(running) = self.queries.get(&id) else {
+            return;
+        };
+        let limit = running.limit.as_secs();
         let why = format!("no answer within {limit} s, the longest a query may take");
         self.refuse(now, id, plain(RefusalKind::DeadlineExceeded, why));
     }
@@ -388,7 +391,9 @@ impl Engine {
         self.cover_cut(now, running);
         if running.attempts.iter().any(|a| a.sent.is_some()) {
             let delay = now.seconds_since(running.submitted);
-            let late = running.was_late(now);
+            // What was cut off before its time was up would have been late or not, nobody knows.
+            let answered = running.attempts.iter().any(Attempt::answered);
+            let late = running.was_late(now).filter(|late| *late || answered);
             self.steering.ended(&running.query.tenant, delay, late);
             self.tell_price(&running.query.tenant);
         }

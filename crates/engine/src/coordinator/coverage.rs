@@ -24,7 +24,7 @@ const STEP: f64 = 0.1;
 const RANGE: (f64, f64) = (0.1, 30.0);
 /// Least distance that is widened, as a share of the mean: no factor widens an interval of nothing.
 const LEAST: f64 = 0.01;
-/// Tenants and topics that are kept apart; where anybody may ask, later ones have forecasts as they are.
+/// Tenants, topics and kinds of time that are kept apart; where anybody may ask, later ones have forecasts as they are.
 const MOST: usize = 4_096;
 
 /// A time that is forecast.

@@ -69,7 +69,7 @@ impl Engine {
             return;
         };
         let session = known.session;
-        let redispatch = running.redispatches > 0;
+        let (redispatch, limit) = (running.redispatches > 0, running.limit);
         let query = running.query.clone();
         let Some(attempt) = running.attempt_mut(dispatch) else {
             debug_assert!(false, "what waits is an attempt");
@@ -100,22 +100,21 @@ impl Engine {
             expert: job.expert,
             prompt: query.prompt.clone(),
             task,
-            deadline_ms: u32::try_from(self.config.query_timeout.as_millis()).unwrap_or(u32::MAX),
+            deadline_ms: u32::try_from(limit.as_millis()).unwrap_or(u32::MAX),
         };
         self.outputs.push_back(Output::Dispatch {
             dispatch,
             session,
             work: Box::new(work),
         });
-        let patience = self.patience(forecast.busy_p95().get());
+        let patience = self.patience(forecast.busy_p95().get(), limit);
         self.timers.arm(Timer::Stall(dispatch), now + patience);
         self.event(Event::Dispatched { expert, redispatch });
     }
 
     /// How long a dispatch may be silent. Five times the forecast, because a long prompt is silent
     /// for most of it and a forecast from the roofline may be several times off.
-    fn patience(&self, forecast_s: f64) -> Duration {
-        let cap = self.config.query_timeout;
+    fn patience(&self, forecast_s: f64, cap: Duration) -> Duration {
         let slack = Duration::try_from_secs_f64(forecast_s * 5.0).unwrap_or(cap);
         (self.config.stall_grace + slack).min(cap)
     }
@@ -126,15 +125,14 @@ impl Engine {
             return;
         };
         let query = open.query;
-        let Some(attempt) = self
-            .queries
-            .get_mut(&query)
-            .and_then(|running| running.attempt_mut(dispatch))
-        else {
+        let Some(running) = self.queries.get(&query) else {
+            return;
+        };
+        let Some(attempt) = running.attempt(dispatch) else {
             return;
         };
         let (spoke, forecast) = (attempt.last_progress, attempt.forecast.busy_p95().get());
-        let due = spoke + self.patience(forecast);
+        let due = spoke + self.patience(forecast, running.limit);
         if due > now {
             self.timers.arm(Timer::Stall(dispatch), due);
             return;

@@ -4,6 +4,7 @@
 //! attempt cannot be cancelled and a lost one has no usage to forget.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use moe2_gate::QueryFeatures;
 use moe2_model::{
@@ -130,6 +131,8 @@ pub(crate) struct Running {
     pub(crate) query: Arc<Query>,
     pub(crate) features: QueryFeatures,
     pub(crate) submitted: Time,
+    /// The longest it may take, as it was when it came.
+    pub(crate) limit: Duration,
     pub(crate) first_delta: Option<Time>,
     pub(crate) prices: Prices,
     /// What most answers stay within, all of it.

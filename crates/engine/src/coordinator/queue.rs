@@ -116,7 +116,12 @@ pub(super) fn waited_in_vain(now: Time, running: &Running) -> Option<Refusal> {
         let times = running.candidates.iter().map(|c| time(&c.forecast));
         times.min_by(|a, b| a.get().total_cmp(&b.get()))
     };
-    let first_token = (budgets.first_token, soonest(|f| f.first_token_p95));
+    // An answer in one piece begins when it ends.
+    let first = if running.query.in_one_piece() {
+        soonest(|f| f.delay_p95)
+    } else {
+        soonest(|f| f.first_token_p95)
+    };
     let kinds = [
         (
             "answer",
@@ -127,12 +132,12 @@ pub(super) fn waited_in_vain(now: Time, running: &Running) -> Option<Refusal> {
         (
             "first token",
             "first_token_budget_ms",
-            first_token.0,
-            first_token.1,
+            budgets.first_token,
+            first,
         ),
     ];
     let waited = now.seconds_since(running.submitted);
-    // That which is further off: a budget that still holds is no reason.
+    // That which is further off. Where the budgets still hold there is another reason, which is told instead.
     let kinds = kinds.into_iter().filter(|_| running.waited);
     let kinds = kinds.filter_map(|(what, field, budget, soonest)| {
         let (budget, soonest) = (budget?, soonest?);
@@ -144,6 +149,7 @@ pub(super) fn waited_in_vain(now: Time, running: &Running) -> Option<Refusal> {
             (waited + soonest).get() - budget.get(),
         ))
     });
+    let kinds = kinds.filter(|kind| kind.4 > 0.0);
     let (what, field, budget, soonest, _) = kinds.max_by(|a, b| a.4.total_cmp(&b.4))?;
     let message = format!(
         "after {:.1} s in line the soonest {what} is forecast in another {:.1} s (p95), beyond the budget of {:.1} s: the fleet is busy; ask again later, or with a larger {field}",

@@ -85,7 +85,7 @@ pub struct QueryRecord {
 
 impl QueryRecord {
     /// What files with a record begin with.
-    pub const FORMAT: &str = "moe2-explanation/2";
+    pub const FORMAT: &str = "moe2-explanation/3";
 
     /// Of a query that was refused before it was looked at.
     pub(super) fn unadmitted(id: QueryId, query: &Query, refusal: &Refusal) -> Self {

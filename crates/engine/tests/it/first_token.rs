@@ -236,3 +236,25 @@ fn its_percentile_widens_with_every_first_token_that_was_later_and_not_with_the_
         "{in_time:?} {begins_late:?}"
     );
 }
+
+#[test]
+fn the_planner_holds_only_streamed_prompts_to_it() {
+    let limits = TenantLimits {
+        first_token: BTreeMap::from([(Topic::Chat, Seconds::saturating(1e-4))]),
+        ..TenantLimits::unlimited(tenant())
+    };
+    let worthless = |query: Query| {
+        let plan = PlanLimits {
+            tenants: vec![limits.clone()],
+            ..PlanLimits::default()
+        };
+        let mut bench = Bench::planning(plan).joined();
+        bench.ask(query);
+        bench.join(4, "again", SMOL);
+        let problem = bench.problem().expect("a plan is asked for").problem;
+        let rows = 0..problem.row_count();
+        rows.filter(|&x| problem.row(x).iter().all(|u| *u == 0.0))
+            .count()
+    };
+    assert_eq!(worthless(question(HELLO)) + 1, worthless(streamed(HELLO)));
+}

@@ -1,11 +1,16 @@
 //! Work that waits for a place at its node.
 
-use moe2_engine::coordinator::{Config, Engine, Input, Output, PlanLimits, TenantLimits};
+use std::time::Duration;
+
+use moe2_engine::coordinator::{
+    Config, EnergyWindow, Engine, Input, Output, PlanLimits, Reply, Span, Spending, TenantLimits,
+};
 use moe2_gate::Gate;
 use moe2_model::{
-    Budgets, ExpertName, ExpertState, Query, RefusalKind, Seconds, SessionId, TenantId, Verdict,
+    Budgets, ExpertName, ExpertState, Joules, Query, RefusalKind, Seconds, SessionId, TenantId,
+    Verdict,
 };
-use moe2_wire::{FailureKind, FromAgent};
+use moe2_wire::{FailureKind, FromAgent, ToExpert};
 
 use crate::support::{Bench, GEMMA, SMOL, Sent, device, done, failed, offer, question, tenant};
 
@@ -262,4 +267,60 @@ fn settings_change_under_way_and_lose_nothing() {
     let sent = bench.ask_one(of(other()));
     bench.says(&sent, done(1.0));
     assert_eq!(bench.answer().explanation.prices.per_second, 0.25);
+}
+
+#[test]
+fn a_query_keeps_the_time_it_was_given_when_it_came() {
+    let mut bench = one_place();
+    let first = bench.ask_one(of(tenant()));
+    bench.ask(of(tenant()));
+    let mut live = Config::default().live();
+    live.query_timeout = Duration::from_secs(1);
+    bench.feed(Input::Settings(Box::new(live)));
+    bench.says(&first, done(1.0));
+    let given = bench.outputs.iter().find_map(|output| match output {
+        Output::Dispatch { work, .. } => match **work {
+            ToExpert::Work { deadline_ms, .. } => Some(deadline_ms),
+            ToExpert::Cancel => None,
+        },
+        _ => None,
+    });
+    assert!(given > Some(1_000), "{given:?} ms");
+}
+
+#[test]
+fn who_waited_and_is_refused_for_another_reason_is_told_that_one() {
+    let mut bench = one_place();
+    bench.join(2, "gemma", GEMMA);
+    for _ in 0..8 {
+        bench.ask(within(1e4));
+    }
+    bench.replies();
+    let poor = TenantLimits {
+        spending: Spending {
+            energy_windows: vec![EnergyWindow {
+                joules: Joules::saturating(1e-9),
+                per: Span::Day,
+                rolling: false,
+                soft: false,
+            }],
+            ..Spending::default()
+        },
+        ..TenantLimits::unlimited(tenant())
+    };
+    bench.feed(Input::Tenants(vec![poor]));
+    bench.agent(1, "smol", FromAgent::Draining);
+    let refused: Vec<RefusalKind> = bench
+        .replies()
+        .into_iter()
+        .filter_map(|reply| match reply {
+            Reply::Refused(refusal) => Some(refusal.kind),
+            _ => None,
+        })
+        .collect();
+    assert!(!refused.is_empty(), "some waited there");
+    assert!(
+        !refused.contains(&RefusalKind::DeadlineExceeded),
+        "{refused:?}"
+    );
 }

@@ -96,6 +96,11 @@ impl Books {
         *self.charges.entry(at.0 / MINUTE).or_default() += joules;
     }
 
+    /// Whether its tokens have a window.
+    pub(crate) fn counts_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
     /// Takes other limits. What a window of the same kind holds stays; a new one starts with what was
     /// charged in its time, and with `open`, the reservations of now.
     pub(crate) fn limit(&mut self, now: Wall, limits: &Spending, open: &[(Wall, f64)]) {

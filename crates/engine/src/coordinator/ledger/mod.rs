@@ -145,6 +145,13 @@ impl Ledger {
             let books = self.books.entry(tenant.clone()).or_default();
             books.limit(now, own, &[]);
         }
+        // A window that is made later must not be given back what was counted in one that is gone.
+        for entered in self.entered.values_mut() {
+            let books = self.books.get(&entered.tenant);
+            if !books.is_some_and(Books::counts_tokens) {
+                entered.tokens = None;
+            }
+        }
     }
 
     /// Joules reserved at or after a time and not settled yet.

@@ -411,3 +411,24 @@ fn a_window_made_later_counts_what_was_charged_until_the_end_of_its_minute() {
     // What is charged in the minute of now is not in the future.
     assert_eq!(left(6_000, 6_001), 75.0);
 }
+
+#[test]
+fn a_window_of_tokens_that_is_made_anew_is_not_given_back_what_the_old_one_counted() {
+    let tokens = |limit| Spending {
+        tokens_per_minute: limit,
+        ..Spending::default()
+    };
+    let mut ledger = limited(&tokens(Some(1_000)));
+    let enter = |ledger: &mut Ledger, query, tokens| {
+        ledger.enter(Wall(1), QueryId(query), &tenant(), tokens)
+    };
+    enter(&mut ledger, 1, 900.0).expect("it fits");
+    for limit in [None, Some(1_000)] {
+        let (tenant, spending) = (tenant(), tokens(limit));
+        ledger.limit(Wall(1), [(&tenant, &spending)].into_iter());
+    }
+    ledger.leave(Wall(2), QueryId(1));
+    enter(&mut ledger, 2, 1_000.0).expect("the window is new");
+    let more = enter(&mut ledger, 3, 1.0);
+    assert!(matches!(more, Err(Full::Tokens { .. })), "{more:?}");
+}

@@ -41,13 +41,27 @@ fn typical_prompts() -> [Prompt; 4] {
 pub(crate) struct Asked {
     pub(crate) features: QueryFeatures,
     pub(crate) shape: Shape,
+    /// Whether budgets on the first token count for it.
+    pub(crate) streamed: bool,
+    /// Whether its first token comes with its last.
+    pub(crate) in_one_piece: bool,
 }
 
 impl Asked {
-    fn of(query: &Query) -> Self {
+    fn of(query: &Query, features: QueryFeatures) -> Self {
         Self {
-            features: QueryFeatures::of(query),
+            features,
             shape: Shape::of(query),
+            streamed: query.stream,
+            in_one_piece: query.in_one_piece(),
+        }
+    }
+
+    /// Of a tenant that has not asked yet, which is taken to stream.
+    fn guessed(query: &Query) -> Self {
+        Self {
+            streamed: true,
+            ..Self::of(query, QueryFeatures::of(query))
         }
     }
 }
@@ -63,7 +77,7 @@ impl Default for Calibration {
     fn default() -> Self {
         Self {
             typical: typical_prompts()
-                .map(|prompt| Asked::of(&typical(prompt)))
+                .map(|prompt| Asked::guessed(&typical(prompt)))
                 .into(),
             asked: BTreeMap::new(),
         }
@@ -80,10 +94,7 @@ impl Calibration {
         if kept.len() == KEPT {
             kept.pop_front();
         }
-        kept.push_back(Asked {
-            features: features.clone(),
-            shape: Shape::of(query),
-        });
+        kept.push_back(Asked::of(query, features.clone()));
     }
 
     /// Tenants that have asked.

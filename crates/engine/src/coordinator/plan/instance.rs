@@ -80,10 +80,13 @@ pub(super) fn request(
             .budgets
             .delay
             .is_some_and(|limit| forecast.delay_p95 > limit);
-        let begins_late = row
-            .budgets
-            .first_token
-            .is_some_and(|limit| forecast.first_token_p95 > limit);
+        let first = if row.asked.in_one_piece {
+            forecast.delay_p95
+        } else {
+            forecast.first_token_p95
+        };
+        let begins_late =
+            row.asked.streamed && row.budgets.first_token.is_some_and(|limit| first > limit);
         let dear = row
             .budgets
             .energy
