@@ -7,6 +7,7 @@
 
 use moe2_model::{
     DispatchId, ExpertName, Forecast, NodeId, QueryId, RefusalKind, Seconds, TenantId, Time,
+    Verdict,
 };
 
 use super::collect::plain;
@@ -113,7 +114,10 @@ impl Engine {
 pub(super) fn waited_in_vain(now: Time, running: &Running) -> Option<Refusal> {
     let budgets = running.query.budgets;
     let soonest = |time: fn(&Forecast) -> Seconds| {
-        let times = running.candidates.iter().map(|c| time(&c.forecast));
+        // Of those that time alone rules out; another may be soon and have failed, or be too dear.
+        let slow = running.candidates.iter();
+        let slow = slow.filter(|c| c.verdict == Verdict::TooSlow);
+        let times = slow.map(|c| time(&c.forecast));
         times.min_by(|a, b| a.get().total_cmp(&b.get()))
     };
     // An answer in one piece begins when it ends.
