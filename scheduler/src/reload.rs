@@ -143,8 +143,7 @@ impl Reloader {
 
     /// Says what is wrong, unless it is what was said before.
     fn refuse(&mut self, refused: (Found, Faults), asked: bool) -> Option<Reload> {
-        let again = self.told.as_ref() == Some(&refused);
-        if again && !asked {
+        if !asked && self.told.as_ref() == Some(&refused) {
             return None;
         }
         let path = self.path.display();
@@ -184,8 +183,8 @@ impl Reloader {
             tracing::warn!(key, "changed in the file; it holds from the next start");
         }
         let settings = change::settings(&self.in_force, &config, Holds::Now);
-        let mut lines = change::tenants(self.around.roster.now().fixed(), members.fixed());
         let before = self.around.roster.now().clone();
+        let mut lines = change::tenants(before.fixed(), members.fixed());
         lines.extend(members.uncovered(&before).map(|name| Line {
             action: "add",
             tenant: name.to_string(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::books::TenantError;
-use crate::config::{Settings, Tenant};
+use crate::config::Settings;
 use crate::state;
 use bench::{Bench, Log, PAST, line, named, tenant};
 
@@ -180,12 +180,7 @@ async fn only_another_content_counts_and_only_one_that_stays() {
 #[tokio::test]
 async fn a_key_is_one_tenants_wherever_tenants_are_made() {
     let mut bench = Bench::new(&tenant("a", "sk-a", "")).await;
-    let made = Tenant {
-        name: named("m"),
-        key_sha256: state::hash("sk-m"),
-        settings: Settings::default(),
-    };
-    bench.tenants().add(&made, "config", 1).expect("added");
+    bench.made("m", "sk-m");
     let clash = tenant("a", "sk-m", "");
     let (log, _guard) = Log::start();
     assert_eq!(bench.reload(&clash).await, Some(Reload::Refused));
@@ -215,12 +210,7 @@ async fn a_key_is_one_tenants_wherever_tenants_are_made() {
 #[tokio::test]
 async fn what_stands_in_a_files_way_is_told_once_and_it_is_taken_when_that_is_gone() {
     let mut bench = Bench::new(&tenant("a", "sk-a", "")).await;
-    let made = Tenant {
-        name: named("m"),
-        key_sha256: state::hash("sk-m"),
-        settings: Settings::default(),
-    };
-    bench.tenants().add(&made, "config", 1).expect("added");
+    bench.made("m", "sk-m");
     bench.write(&tenant("a", "sk-m", ""));
     let looks = [
         bench.look().await,
@@ -231,7 +221,7 @@ async fn what_stands_in_a_files_way_is_told_once_and_it_is_taken_when_that_is_go
     assert_eq!(looks, [None, Some(Reload::Refused), None, None]);
     assert!(bench.counted("refused", 1));
     assert_eq!(bench.ask("sk-a").await, 503);
-    let removed = bench.tenants().remove(&made.name, "config", 2);
+    let removed = bench.tenants().remove(&named("m"), "config", 2);
     removed.expect("removed");
     assert_eq!(bench.look().await, Some(Reload::Applied));
     assert_eq!(
@@ -268,12 +258,7 @@ async fn what_is_no_regular_file_is_read_only_at_the_start() {
 async fn a_tenant_that_a_name_in_the_file_covered_comes_back_in_the_audit_too() {
     let (a, m) = (tenant("a", "sk-a", ""), tenant("m", "sk-new", ""));
     let mut bench = Bench::new(&(a.clone() + &m)).await;
-    let made = Tenant {
-        name: named("m"),
-        key_sha256: state::hash("sk-m"),
-        settings: Settings::default(),
-    };
-    bench.tenants().add(&made, "config", 1).expect("added");
+    bench.made("m", "sk-m");
     assert_eq!(bench.reload(&a).await, Some(Reload::Applied));
     assert_eq!(
         (bench.ask("sk-m").await, bench.ask("sk-new").await),

@@ -15,7 +15,7 @@ use tower::ServiceExt;
 use super::super::{Reloader, Surroundings};
 use crate::args::Overrides;
 use crate::books::{self, Tenants};
-use crate::config::read;
+use crate::config::{Settings, Tenant, read};
 use crate::http::tests::{device, fleet, hello};
 use crate::roster::{self, Roster};
 use crate::state::StateDir;
@@ -127,6 +127,16 @@ impl Bench {
     pub(super) async fn room(&self, name: &str) -> Room {
         let standing = self.file.around.engine.standing(named(name)).await;
         standing.expect("the engine lives").room
+    }
+
+    /// Makes a tenant as the admin API does, behind the coordinator's back.
+    pub(super) fn made(&self, name: &str, key: &str) {
+        let made = Tenant {
+            name: named(name),
+            key_sha256: state::hash(key),
+            settings: Settings::default(),
+        };
+        self.tenants().add(&made, "config", 1).expect("added");
     }
 
     pub(super) fn tenants(&self) -> &Tenants {

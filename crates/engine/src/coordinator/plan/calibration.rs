@@ -56,14 +56,6 @@ impl Asked {
             in_one_piece: query.in_one_piece(),
         }
     }
-
-    /// Of a tenant that has not asked yet, which is taken to stream.
-    fn guessed(query: &Query) -> Self {
-        Self {
-            streamed: true,
-            ..Self::of(query, QueryFeatures::of(query))
-        }
-    }
 }
 
 /// The last queries of each tenant.
@@ -77,7 +69,10 @@ impl Default for Calibration {
     fn default() -> Self {
         Self {
             typical: typical_prompts()
-                .map(|prompt| Asked::guessed(&typical(prompt)))
+                .map(|prompt| {
+                    let query = typical(prompt);
+                    Asked::of(&query, QueryFeatures::of(&query))
+                })
                 .into(),
             asked: BTreeMap::new(),
         }
@@ -136,7 +131,8 @@ fn typical(prompt: Prompt) -> Query {
         budgets: Budgets::default(),
         max_experts: 1,
         mode: Mode::Auto,
-        stream: false,
+        // A tenant that has not asked yet is taken to stream: budgets on the first token count.
+        stream: true,
     }
 }
 
