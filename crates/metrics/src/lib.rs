@@ -46,6 +46,7 @@ pub struct Metrics {
     first_token: Histogram,
     dispatch_seconds: Histogram,
     dispatches: IntCounterVec,
+    moves: IntCounterVec,
     dispatch_failures: IntCounterVec,
     tokens: IntCounterVec,
     energy: Energy,
@@ -102,6 +103,11 @@ impl Metrics {
                 "Work handed to experts.",
                 &["expert", "redispatch"],
             )?,
+            moves: counts(
+                "moe2_moves_total",
+                "Work taken over from another node's line, by who took it.",
+                &["expert"],
+            )?,
             dispatch_failures: counts(
                 "moe2_dispatch_failures_total",
                 "Work that came to nothing.",
@@ -157,6 +163,7 @@ impl Metrics {
         registry.register(Box::new(self.first_token.clone()))?;
         registry.register(Box::new(self.dispatch_seconds.clone()))?;
         registry.register(Box::new(self.dispatches.clone()))?;
+        registry.register(Box::new(self.moves.clone()))?;
         registry.register(Box::new(self.dispatch_failures.clone()))?;
         registry.register(Box::new(self.tokens.clone()))?;
         self.energy.register(registry)?;
@@ -253,6 +260,10 @@ impl Metrics {
                 }
             }
             priced @ Event::Priced { .. } => self.prices.fold(priced),
+            Event::Moved { to, .. } => {
+                let to = to.to_string();
+                self.moves.with_label_values(&[to.as_str()]).inc();
+            }
             Event::EarlyExit { .. } => self.early_exits.inc(),
             Event::Saved { energy } => self.saved_joules.inc_by(energy.get()),
             Event::DispatchFailed { expert } => {

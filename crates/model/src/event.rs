@@ -103,6 +103,13 @@ pub enum Event {
         /// Not the first attempt at its query.
         redispatch: bool,
     },
+    /// Work that waited for one expert was handed to another that had come free.
+    Moved {
+        /// Where it waited.
+        from: ExpertId,
+        /// Where it begins.
+        to: ExpertId,
+    },
     /// An expert reported what a dispatch used.
     Used {
         /// Who.

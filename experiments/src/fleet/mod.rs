@@ -129,6 +129,8 @@ struct Done {
     forecasts: (u64, u64, u64),
     losses: u64,
     redispatches: u64,
+    /// Work taken over by a machine that had come free.
+    moves: u64,
     rows: Vec<Row>,
 }
 
@@ -236,6 +238,7 @@ impl World {
             forecasts: played.forecasts,
             losses: played.losses,
             redispatches: played.redispatches,
+            moves: played.moves,
             rows: self.judged(policy, &asked, &played),
         }
     }

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use moe2_gate::{FusionGain, Topic};
 use moe2_model::{
-    Budgets, Event, ExpertId, ExpertState, Job, Joules, Mode, Outcome, Query, QueryId, RefusalKind,
-    Seconds, Target, Task, Time, Verdict,
+    Budgets, Event, ExpertId, ExpertState, Job, Joules, Mode, NodeId, Outcome, Query, QueryId,
+    RefusalKind, Seconds, Target, Task, TenantId, Time, Verdict,
 };
 
 use super::decision::{Decision, Grounds, decide};
 use super::fleet::{Expert, Node};
 use super::forecast::{Shape, forecast};
 use super::ledger::{Binding, EnergyWindow, Full};
+use super::line::Whose;
 use super::query::{Round, Running};
 use super::queue::waited_in_vain;
 use super::record::QueryRecord;
@@ -114,7 +115,7 @@ impl Engine {
 
     /// Routes a query and dispatches it, or refuses it if nobody can take it.
     pub(super) fn send_to_best(&mut self, now: Time, id: QueryId) {
-        let Some((route, grounds, budgets)) = self.choose(now, id) else {
+        let Some((route, grounds, budgets)) = self.choose(now, id, None) else {
             return;
         };
         let refusal = (route.chosen == 0).then(|| {
@@ -148,8 +149,13 @@ impl Engine {
         }
     }
 
-    /// Who should answer, and what is left of the query's own budgets.
-    fn choose(&self, now: Time, id: QueryId) -> Option<(Route, Grounds, Budgets)> {
+    /// Who should answer, of everyone or of those on two nodes, and what is left of the query's own budgets.
+    pub(super) fn choose(
+        &self,
+        now: Time,
+        id: QueryId,
+        among: Option<[&NodeId; 2]>,
+    ) -> Option<(Route, Grounds, Budgets)> {
         let running = self.queries.get(&id)?;
         let again = !running.attempts.is_empty();
         let mode = running.query.mode;
@@ -184,7 +190,7 @@ impl Engine {
                 _ => self.gate.fusion(),
             },
         };
-        let route = decide(self.contenders(now, running), &grounds);
+        let route = decide(self.contenders(now, (id, running), among), &grounds);
         // What a client can change is its own.
         let own = Budgets {
             energy: running.energy_left(),
@@ -225,18 +231,31 @@ impl Engine {
         most.min(running.query.max_experts.max(1) as usize)
     }
 
-    /// Everyone who hosts what is asked for and could start now.
-    pub(super) fn contenders(&self, now: Time, running: &Running) -> Vec<Contender> {
+    pub(super) fn whose<'a>(&self, query: QueryId, tenant: &'a TenantId) -> Whose<'a> {
+        Whose {
+            tenant,
+            weight: self.weight(tenant),
+            query,
+        }
+    }
+
+    /// Everyone who hosts what is asked for and could start now; of two nodes, if they are given.
+    pub(super) fn contenders(
+        &self,
+        now: Time,
+        (id, running): (QueryId, &Running),
+        among: Option<[&NodeId; 2]>,
+    ) -> Vec<Contender> {
         let query = &running.query;
         let admitted: Vec<_> = self
             .fleet
-            .experts()
+            .experts_at(|node| among.is_none_or(|nodes| nodes.contains(&node)))
             .filter(|(id, _, _)| query.target.admits(id))
             .collect();
         let names: Vec<_> = admitted.iter().map(|(id, _, _)| id.name.clone()).collect();
         let forecasts = self.gate.forecast(&running.features, &names);
         let shape = Shape::of(query);
-        let whose = (&query.tenant, self.weight(&query.tenant));
+        let whose = self.whose(id, &query.tenant);
         let topic = running.features.topic();
         let mut contenders = Vec::with_capacity(admitted.len());
         let ready: Vec<_> = admitted
@@ -256,7 +275,7 @@ impl Engine {
             let forecast = forecast(shape, &expert.cost, &quality, |busy| {
                 node.wait(now, expert, whose, busy)
             });
-            let mut forecast = self.coverage.corrected((whose.0, topic), forecast);
+            let mut forecast = self.coverage.corrected((whose.tenant, topic), forecast);
             if query.in_one_piece() {
                 forecast.first_token = forecast.delay;
                 forecast.first_token_p95 = forecast.delay_p95;

@@ -15,7 +15,7 @@ use super::coverage::Span;
 use super::fuse;
 use super::ledger::Entry;
 use super::prices::PriceView;
-use super::query::{Attempt, Progress, Round, Running};
+use super::query::{Progress, Round, Running};
 use super::record::{Ending, QueryRecord};
 use super::reply::{Refusal, Reply};
 use super::{Engine, Open, Output, Timer};
@@ -228,7 +228,7 @@ impl Engine {
         let Some(running) = self.queries.get_mut(&id) else {
             return;
         };
-        if running.attempts.iter().any(Attempt::answered) {
+        if running.has_answer() {
             self.conclude(now, id);
         } else if running.active().next().is_some() {
             // One of the others may still answer.
@@ -337,8 +337,7 @@ impl Engine {
 
     /// Whoever is still at work is not waited for any longer; what the others said is an answer.
     pub(super) fn time_out(&mut self, now: Time, id: QueryId) {
-        let answered = |running: &Running| running.attempts.iter().any(Attempt::answered);
-        if self.queries.get(&id).is_some_and(answered)
+        if self.queries.get(&id).is_some_and(Running::has_answer)
             && let Some(mut running) = self.queries.remove(&id)
         {
             self.cancel_rest(now, &mut running);
@@ -392,8 +391,8 @@ impl Engine {
         if running.attempts.iter().any(|a| a.sent.is_some()) {
             let delay = now.seconds_since(running.submitted);
             // What was cut off before its time was up would have been late or not, nobody knows.
-            let answered = running.attempts.iter().any(Attempt::answered);
-            let late = running.was_late(now).filter(|late| *late || answered);
+            let late = running.was_late(now);
+            let late = late.filter(|late| *late || running.has_answer());
             self.steering.ended(&running.query.tenant, delay, late);
             self.tell_price(&running.query.tenant);
         }
@@ -450,7 +449,7 @@ impl Engine {
             let took = usage.prefill + usage.decode;
             line.correct(&tenant, took.get() - busy.get());
         }
-        self.pump(now, &open.expert.node);
+        self.freed(now, &open.expert.node);
         Some(open)
     }
 

@@ -7,6 +7,7 @@ use moe2_wire::ToExpert;
 
 use super::line::Waiting;
 use super::query::{Attempt, Progress};
+use super::waits::Wait;
 use super::{Engine, Open, Output, Timer};
 
 impl Engine {
@@ -50,7 +51,12 @@ impl Engine {
             busy: forecast.busy(),
         };
         line.push(&tenant, weight, waiting);
-        self.waiting.insert(dispatch, expert.node.clone());
+        let wait = Wait {
+            node: expert.node.clone(),
+            query: id,
+            tenant: tenant.clone(),
+        };
+        self.waiting.insert(dispatch, wait);
         if let Some(begin) = begin.filter(|_| !self.prefers_late(&tenant)) {
             let latest = Duration::try_from_secs_f64(begin.get()).unwrap_or(Duration::MAX);
             self.timers.arm(Timer::Late(dispatch), now + latest);
@@ -61,7 +67,7 @@ impl Engine {
     /// Sends work whose turn it is.
     pub(super) fn send(&mut self, now: Time, node: &NodeId, job: Waiting) {
         let (dispatch, id) = (job.dispatch, job.query);
-        self.waiting.remove(&dispatch);
+        self.waiting.remove(dispatch);
         self.timers.disarm(Timer::Late(dispatch));
         let (Some(running), Some(known)) = (self.queries.get_mut(&id), self.fleet.node(node))
         else {

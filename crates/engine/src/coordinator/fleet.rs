@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use moe2_cost::ExpertCost;
 use moe2_model::{
     DeviceInfo, DispatchId, ExpertId, ExpertName, ExpertOffer, ExpertState, NodeId, Seconds,
-    SessionId, TenantId, Time,
+    SessionId, Time,
 };
 
-use super::line::{Line, Waiting};
+use super::line::{Line, Waiting, Whose};
 use super::view::{ExpertView, NodeState, NodeView};
 
 /// One expert of the fleet.
@@ -53,6 +53,11 @@ impl Node {
         self.state == NodeState::Ready && self.running() < self.places()
     }
 
+    /// Whether it could begin with something now, and nothing waits for it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.line.is_empty() && self.has_place()
+    }
+
     /// Experts that could not begin with anything now.
     pub(crate) fn full(&self) -> BTreeSet<ExpertName> {
         let full = self.experts.iter().filter(|(_, expert)| {
@@ -80,17 +85,17 @@ impl Node {
         wait
     }
 
-    /// How long work of a tenant that keeps an expert `busy` for so long has to wait for it.
+    /// How long work that keeps an expert `busy` for so long has to wait for it, or has still to wait if it does.
     pub(crate) fn wait(
         &self,
         now: Time,
         expert: &Expert,
-        (tenant, weight): (&TenantId, f64),
+        whose: Whose<'_>,
         busy: Seconds,
     ) -> Seconds {
         // As many at once as work now: places that nobody uses do not shorten a line.
         let at_once = self.running().clamp(1, self.places()) as f64;
-        let line = self.line.ahead(tenant, weight, busy);
+        let line = self.line.ahead(whose, busy);
         self.next_place(expert, now) + line * (1.0 / at_once)
     }
 }
@@ -209,11 +214,24 @@ impl Fleet {
         self.nodes.get_mut(&id.node)?.experts.get_mut(&id.name)
     }
 
+    /// All nodes.
+    pub(crate) fn names(&self) -> Vec<NodeId> {
+        self.nodes.keys().cloned().collect()
+    }
+
     /// All experts of nodes that are not gone, in a fixed order.
     pub(crate) fn experts(&self) -> impl Iterator<Item = (ExpertId, &Node, &Expert)> {
+        self.experts_at(|_| true)
+    }
+
+    /// The same of some nodes.
+    pub(crate) fn experts_at(
+        &self,
+        admits: impl Fn(&NodeId) -> bool,
+    ) -> impl Iterator<Item = (ExpertId, &Node, &Expert)> {
         self.nodes
             .iter()
-            .filter(|(_, node)| node.state != NodeState::Gone)
+            .filter(move |(name, node)| node.state != NodeState::Gone && admits(name))
             .flat_map(|(name, node)| {
                 node.experts.values().map(move |expert| {
                     let id = ExpertId {

@@ -25,6 +25,14 @@ pub(crate) struct Waiting {
     pub(crate) busy: Seconds,
 }
 
+/// Whose work it is that a wait is forecast for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Whose<'a> {
+    pub(crate) tenant: &'a TenantId,
+    pub(crate) weight: f64,
+    pub(crate) query: QueryId,
+}
+
 /// One tenant's work in a line.
 #[derive(Debug, Clone)]
 struct Lane {
@@ -38,6 +46,12 @@ struct Lane {
 impl Lane {
     fn seconds(&self) -> f64 {
         self.jobs.iter().map(|job| job.busy.get()).sum()
+    }
+
+    /// Seconds before a query's turn within the lane: all of them if it is not there yet.
+    fn seconds_before(&self, query: QueryId) -> f64 {
+        let before = self.jobs.iter().take_while(|job| job.query != query);
+        before.map(|job| job.busy.get()).sum()
     }
 
     /// The first job whose expert is free.
@@ -156,14 +170,15 @@ impl Line {
         }
     }
 
-    /// Device-seconds of this line that come before a new piece of work of a tenant, as the fluid limit of
-    /// the turns has it: all of its own, and of each other lane what its weight lets through meanwhile.
-    pub(crate) fn ahead(&self, tenant: &TenantId, weight: f64, busy: Seconds) -> Seconds {
-        let weight = weight.max(LEAST_WEIGHT);
-        let own = self.lanes.iter().find(|lane| lane.tenant == *tenant);
-        let own = own.map_or(0.0, Lane::seconds);
+    /// Device-seconds of this line that come before a piece of work, new or waiting in it, as the fluid limit of
+    /// the turns has it: of its tenant's own what is before it, and of each other lane what its weight lets
+    /// through meanwhile.
+    pub(crate) fn ahead(&self, whose: Whose<'_>, busy: Seconds) -> Seconds {
+        let weight = whose.weight.max(LEAST_WEIGHT);
+        let own = self.lanes.iter().find(|lane| lane.tenant == *whose.tenant);
+        let own = own.map_or(0.0, |lane| lane.seconds_before(whose.query));
         let share = (own + busy.get()) / weight;
-        let others = self.lanes.iter().filter(|lane| lane.tenant != *tenant);
+        let others = self.lanes.iter().filter(|l| l.tenant != *whose.tenant);
         let others = others.map(|lane| lane.seconds().min(share * lane.weight));
         Seconds::saturating(own + others.sum::<f64>())
     }
@@ -197,6 +212,14 @@ mod tests {
             query: QueryId(n),
             expert: ExpertName::new(expert).expect("a valid name"),
             busy: Seconds::saturating(seconds),
+        }
+    }
+
+    fn whose(tenant: &TenantId, weight: f64, query: u64) -> Whose<'_> {
+        Whose {
+            tenant,
+            weight,
+            query: QueryId(query),
         }
     }
 
@@ -235,12 +258,29 @@ mod tests {
         line.push(&tenant(1), 0.5, job(2, 10.0));
         line.push(&tenant(2), 4.0, job(3, 1.0));
         let ahead = |weight: f64| {
-            line.ahead(&tenant(0), weight, Seconds::saturating(5.0))
+            let of = tenant(0);
+            line.ahead(whose(&of, weight, 9), Seconds::saturating(5.0))
                 .get()
         };
         // Its own 3 s; while its 8 s pass, 8 / 2 · 0.5 = 2 s of the second, and all of the third.
         assert!((ahead(2.0) - 6.0).abs() < 1e-12);
         assert!((ahead(4.0) - 5.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn ahead_of_work_that_waits_is_neither_itself_nor_what_its_tenant_has_behind_it() {
+        let mut line = Line::default();
+        let of = tenant(0);
+        (1..=3).for_each(|n| line.push(&of, 1.0, job(n, 2.0)));
+        line.push(&tenant(1), 1.0, job(4, 10.0));
+        let ahead = |query| {
+            line.ahead(whose(&of, 1.0, query), Seconds::saturating(2.0))
+                .get()
+        };
+        // What is before it, and as much of the other's as passes until it is done.
+        assert!((ahead(1) - 2.0).abs() < 1e-12, "{}", ahead(1));
+        assert!((ahead(2) - 6.0).abs() < 1e-12, "{}", ahead(2));
+        assert!((ahead(9) - 14.0).abs() < 1e-12, "{}", ahead(9));
     }
 
     #[test]
@@ -360,7 +400,8 @@ mod tests {
             for (n, (who, seconds)) in jobs.iter().enumerate() {
                 line.push(&tenant(*who), 1.0, job(n as u64, *seconds));
             }
-            let forecast = line.ahead(&tenant(0), 1.0, Seconds::saturating(busy)).get();
+            let of = tenant(0);
+            let forecast = line.ahead(whose(&of, 1.0, u64::MAX), Seconds::saturating(busy)).get();
             line.push(&tenant(0), 1.0, job(1_000, busy));
             let before = std::iter::from_fn(|| line.next(&none()))
                 .take_while(|j| j.dispatch != DispatchId(1_000));

@@ -38,9 +38,12 @@ impl Engine {
             return;
         };
         known.last_heard = now;
+        // What heartbeats say changes nobody's choice, and there are many.
+        let mut news = !matches!(message, FromAgent::Heartbeat { .. });
         if known.state == NodeState::Suspect {
             known.state = NodeState::Ready;
             known.reason = None;
+            news = true;
         }
         match message {
             FromAgent::Heartbeat { standing, .. } => {
@@ -79,7 +82,11 @@ impl Engine {
         }
         self.timers
             .arm(Timer::Silence(session), now + self.config.suspect_after);
-        self.pump(now, &node);
+        if news {
+            self.freed(now, &node);
+        } else {
+            self.pump(now, &node);
+        }
     }
 
     fn first_message(&mut self, now: Time, session: SessionId, node: NodeId, message: FromAgent) {

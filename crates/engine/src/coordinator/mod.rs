@@ -3,8 +3,8 @@
 //! [`Engine::handle`] takes one [`Input`] with the time it happened at and changes the state;
 //! [`Engine::poll_output`] hands out what is to be done. It never waits, reads a clock or touches a
 //! socket, so the simulator drives it through any order of events, and the driver in `scheduler` is
-//! one loop. The file split follows the way of a query: `admit`, `route`, `dispatch`, `queue`, `collect`,
-//! `rounds`, `fuse`, `answer`, with `fleet`, `line`, `ledger`, `plan` and `timers` beside it.
+//! one loop. The file split follows the way of a query: `admit`, `route`, `dispatch`, `queue`, `moving`,
+//! `collect`, `rounds`, `fuse`, `answer`, with `fleet`, `line`, `waits`, `ledger`, `plan` and `timers` beside it.
 
 mod admit;
 mod answer;
@@ -21,6 +21,7 @@ mod input;
 mod ledger;
 mod line;
 mod membership;
+mod moving;
 mod plan;
 mod prices;
 mod query;
@@ -30,12 +31,13 @@ mod reply;
 mod rounds;
 mod route;
 mod view;
+mod waits;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use moe2_gate::Gate;
-use moe2_model::{DispatchId, Event, ExpertId, Joules, NodeId, QueryId, SessionId, TenantId, Time};
+use moe2_model::{DispatchId, Event, ExpertId, Joules, QueryId, SessionId, TenantId, Time};
 
 pub use config::{Config, Live};
 pub use decision::{Decision, Grounds};
@@ -57,6 +59,7 @@ use ledger::Ledger;
 use plan::{Calibration, Pace};
 use prices::Steering;
 use query::Running;
+use waits::Waits;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
@@ -100,8 +103,7 @@ pub struct Engine {
     timers: Timers<Timer>,
     queries: HashMap<QueryId, Running>,
     open: BTreeMap<DispatchId, Open>,
-    /// Dispatches that wait for a place, and where.
-    waiting: BTreeMap<DispatchId, NodeId>,
+    waiting: Waits,
     next_dispatch: u64,
     generation: u64,
     calibration: Calibration,
@@ -130,7 +132,7 @@ impl Engine {
             timers: Timers::default(),
             queries: HashMap::new(),
             open: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            waiting: Waits::default(),
             generation: 0,
             calibration: Calibration::default(),
             asked_for: None,
@@ -190,7 +192,10 @@ impl Engine {
                 solution,
                 prices,
                 took,
-            } => self.planned(*request, (*solution, &prices), took),
+            } => {
+                self.planned(*request, (*solution, &prices), took);
+                self.all_freed(now);
+            }
             Input::Proven { generation, cases } => self.proven(generation, cases),
             Input::PlanFailed { generation, reason } => self.plan_failed(generation, reason),
             Input::GateLoaded(gate) => self.take_gate(now, *gate),

@@ -168,6 +168,21 @@ impl Running {
         self.attempts.iter_mut().find(|a| a.dispatch == dispatch)
     }
 
+    /// Whether somebody's answer is there.
+    pub(crate) fn has_answer(&self) -> bool {
+        self.attempts.iter().any(Attempt::answered)
+    }
+
+    /// The place among the attempts of work that waits, if all there is of the query is that it waits to be
+    /// answered by one expert.
+    pub(crate) fn waits_alone(&self, dispatch: DispatchId) -> Option<usize> {
+        let place = self.attempts.iter().position(|a| a.dispatch == dispatch)?;
+        let attempt = &self.attempts[place];
+        let waits = attempt.job == Job::Answer && attempt.sent.is_none();
+        let alone = self.active().count() == 1 && !self.has_answer();
+        (waits && attempt.is_active() && alone).then_some(place)
+    }
+
     /// Attempts that came to nothing.
     pub(crate) fn given_up(&self) -> usize {
         let lost =

@@ -12,7 +12,7 @@ use moe2_model::{
 
 use super::collect::plain;
 use super::line::Waiting;
-use super::query::{Attempt, Running};
+use super::query::Running;
 use super::reply::Refusal;
 use super::{Engine, Output, Timer};
 
@@ -57,7 +57,7 @@ impl Engine {
 
     /// Takes work out of its line and gives back what was reserved for it. Nothing if it does not wait.
     pub(super) fn unqueue(&mut self, now: Time, dispatch: DispatchId) -> Option<Waiting> {
-        let node = self.waiting.remove(&dispatch)?;
+        let node = self.waiting.remove(dispatch)?.node;
         self.timers.disarm(Timer::Late(dispatch));
         let wall = self.wall(now);
         let entry = self.ledger.release(wall, dispatch);
@@ -102,7 +102,7 @@ impl Engine {
         };
         running.attempts.retain(|a| a.dispatch != dispatch);
         running.waited = true;
-        if running.attempts.iter().any(Attempt::answered) {
+        if running.has_answer() {
             self.conclude(now, id);
         } else if running.active().next().is_none() {
             self.send_to_best(now, id);

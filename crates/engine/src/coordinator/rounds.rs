@@ -70,7 +70,7 @@ impl Engine {
         let running = self.queries.get(&id)?;
         let first = running.attempts.iter().find(|a| a.answered())?;
         let confidence = self.confidence(running, first);
-        let contenders = self.contenders(now, running);
+        let contenders = self.contenders(now, (id, running), None);
         let energy = self.energy_left(now, running);
         let terms = Terms {
             prices: running.prices,
@@ -156,7 +156,7 @@ impl Engine {
                 uncertainty: 0.0,
             };
             let tenant = &running.query.tenant;
-            let whose = (tenant, self.weight(tenant));
+            let whose = self.whose(id, tenant);
             let forecast = forecast(shape, &known.cost, &quality, |busy| {
                 node.wait(now, known, whose, busy)
             });

@@ -82,6 +82,8 @@ pub struct Played {
     pub losses: u64,
     /// Work moved to another expert after a loss.
     pub redispatches: u64,
+    /// Work that a machine which had come free took over from another's line.
+    pub moves: u64,
     /// Tenants whose mean budgets no mix of experts was forecast to keep, when all had joined.
     pub hopeless: Vec<String>,
 }
@@ -320,6 +322,7 @@ impl<'a> World<'a> {
             Output::Event(Event::Dispatched {
                 redispatch: true, ..
             }) => self.played.redispatches += 1,
+            Output::Event(Event::Moved { .. }) => self.played.moves += 1,
             _ => {}
         }
     }
