@@ -66,6 +66,12 @@ impl Forecast {
         self.without_wait(self.delay, self.delay_p95)
     }
 
+    /// The mean time to the first token if it begins at once.
+    #[must_use]
+    pub fn first_token_busy(&self) -> Seconds {
+        self.first_token - self.waiting
+    }
+
     /// The time to the first token that it stays under 95 times in 100 if it begins at once.
     #[must_use]
     pub fn first_token_busy_p95(&self) -> Seconds {

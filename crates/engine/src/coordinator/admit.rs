@@ -3,6 +3,7 @@
 //! Refusals are decided here, before anything is spent, and each says what would help: another
 //! model name, waiting, or a budget that is feasible now.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,15 @@ const RETRY_NO_EXPERT: Duration = Duration::from_secs(2);
 const RETRY_BOOKS: Duration = Duration::from_secs(10);
 /// How long a client should wait when too many queries are under way.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
+
+/// Who is asked whether it would answer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Scope<'a> {
+    /// Only those on these nodes.
+    pub(super) nodes: Option<[&'a NodeId; 2]>,
+    /// A node where the query would begin now, before what waits there.
+    pub(super) free: Option<&'a NodeId>,
+}
 
 impl Engine {
     pub(super) fn submit(&mut self, now: Time, id: QueryId, mut query: Query) {
@@ -115,7 +125,7 @@ impl Engine {
 
     /// Routes a query and dispatches it, or refuses it if nobody can take it.
     pub(super) fn send_to_best(&mut self, now: Time, id: QueryId) {
-        let Some((route, grounds, budgets)) = self.choose(now, id, None) else {
+        let Some((route, grounds, budgets)) = self.choose(now, id, Scope::default()) else {
             return;
         };
         let refusal = (route.chosen == 0).then(|| {
@@ -149,12 +159,12 @@ impl Engine {
         }
     }
 
-    /// Who should answer, of everyone or of those on two nodes, and what is left of the query's own budgets.
+    /// Who should answer, and what is left of the query's own budgets.
     pub(super) fn choose(
         &self,
         now: Time,
         id: QueryId,
-        among: Option<[&NodeId; 2]>,
+        scope: Scope<'_>,
     ) -> Option<(Route, Grounds, Budgets)> {
         let running = self.queries.get(&id)?;
         let again = !running.attempts.is_empty();
@@ -190,7 +200,7 @@ impl Engine {
                 _ => self.gate.fusion(),
             },
         };
-        let route = decide(self.contenders(now, (id, running), among), &grounds);
+        let route = decide(self.contenders(now, (id, running), scope), &grounds);
         // What a client can change is its own.
         let own = Budgets {
             energy: running.energy_left(),
@@ -239,17 +249,17 @@ impl Engine {
         }
     }
 
-    /// Everyone who hosts what is asked for and could start now; of two nodes, if they are given.
+    /// Everyone who hosts what is asked for and could start now.
     pub(super) fn contenders(
         &self,
         now: Time,
         (id, running): (QueryId, &Running),
-        among: Option<[&NodeId; 2]>,
+        scope: Scope<'_>,
     ) -> Vec<Contender> {
         let query = &running.query;
         let admitted: Vec<_> = self
             .fleet
-            .experts_at(|node| among.is_none_or(|nodes| nodes.contains(&node)))
+            .experts_at(|node| scope.nodes.is_none_or(|nodes| nodes.contains(&node)))
             .filter(|(id, _, _)| query.target.admits(id))
             .collect();
         let names: Vec<_> = admitted.iter().map(|(id, _, _)| id.name.clone()).collect();
@@ -271,9 +281,19 @@ impl Engine {
         let some_hold = ready.iter().any(|((_, _, expert), _)| {
             holds(expert) && (expert.selected || query.target != Target::Auto)
         });
+        let mut held = BTreeMap::new();
         for ((id, node, expert), quality) in ready {
+            let (hold, others) = held.entry(node.kind.clone()).or_insert_with(|| {
+                let hold = self.hold(now, &id.node, whose.tenant);
+                (hold, self.held_at(now, &id.node))
+            });
+            let at_once = scope.free == Some(&id.node);
             let forecast = forecast(shape, &expert.cost, &quality, |busy| {
-                node.wait(now, expert, whose, busy)
+                if at_once {
+                    return node.next_place(expert, now);
+                }
+                let own = hold.map_or(Seconds::ZERO, |hold| hold.wait(busy));
+                node.wait(now, expert, (whose, others), busy).max(own)
             });
             let mut forecast = self.coverage.corrected((whose.tenant, topic), forecast);
             if query.in_one_piece() {

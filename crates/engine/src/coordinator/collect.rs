@@ -434,22 +434,25 @@ impl Engine {
         let open = self.open.remove(&dispatch)?;
         let (wall, work) = (self.wall(now), (open.query, &open.expert));
         let entry = self.ledger.settle(wall, dispatch, work, usage);
-        let mut tenant = None;
         if let Some(Entry::Settled(settled)) = &entry {
             self.steering.used(&settled.tenant, settled.energy);
-            tenant = Some(settled.tenant.clone());
         }
         self.outputs.extend(entry.map(Output::Ledger));
         self.timers.disarm(Timer::Stall(dispatch));
         let expert = self.fleet.expert_mut(&open.expert);
         let sent = expert.and_then(|expert| expert.in_flight.remove(&dispatch));
-        if let (Some((_, busy)), Some(usage), Some(tenant)) = (sent, usage, tenant)
+        if let (Some((_, busy)), Some(usage)) = (sent, usage)
             && let Some(line) = self.fleet.line_mut(&open.expert.node)
         {
             let took = usage.prefill + usage.decode;
-            line.correct(&tenant, took.get() - busy.get());
+            line.correct(&open.tenant, took.get() - busy.get());
         }
+        self.shares.ends(now, &open.kind, &open.tenant);
         self.freed(now, &open.expert.node);
+        // Who was held may begin with more elsewhere.
+        for node in self.fleet.could_begin(&open.kind) {
+            self.pump(now, &node);
+        }
         Some(open)
     }
 

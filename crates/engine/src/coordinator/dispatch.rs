@@ -13,11 +13,22 @@ use super::{Engine, Open, Output, Timer};
 impl Engine {
     /// Asks an expert, or has the work wait for it.
     pub(super) fn dispatch(&mut self, now: Time, id: QueryId, candidate: &Candidate, job: Job) {
+        if self.enqueue(now, id, candidate, job).is_some() {
+            self.pump(now, &candidate.expert.node);
+        }
+    }
+
+    /// Puts work into its expert's line.
+    pub(super) fn enqueue(
+        &mut self,
+        now: Time,
+        id: QueryId,
+        candidate: &Candidate,
+        job: Job,
+    ) -> Option<DispatchId> {
         let dispatch = DispatchId(self.next_dispatch);
         let (expert, forecast) = (&candidate.expert, candidate.forecast);
-        let Some(running) = self.queries.get_mut(&id) else {
-            return;
-        };
+        let running = self.queries.get_mut(&id)?;
         self.next_dispatch += 1;
         running.attempts.push(Attempt {
             dispatch,
@@ -35,46 +46,52 @@ impl Engine {
         });
         let tenant = running.query.tenant.clone();
         let begin = running.begin_within(now, &forecast);
+        let begin_by = running.begin_by(now, &forecast);
         let wall = self.wall(now);
         let bound = forecast.energy_p95;
         let entry = self.ledger.reserve(wall, dispatch, &tenant, bound);
         self.outputs.push_back(Output::Ledger(entry));
         let weight = self.weight(&tenant);
-        let Some(line) = self.fleet.line_mut(&expert.node) else {
+        let Some(node) = self.fleet.named(&expert.node) else {
             debug_assert!(false, "who was routed to is there");
-            return;
+            return None;
         };
+        let kind = node.kind.clone();
         let waiting = Waiting {
             dispatch,
             query: id,
             expert: expert.name.clone(),
             busy: forecast.busy(),
         };
-        line.push(&tenant, weight, waiting);
+        node.line.push(&tenant, weight, waiting);
         let wait = Wait {
             node: expert.node.clone(),
             query: id,
+            kind,
+            busy: forecast.busy(),
+            begin_by,
             tenant: tenant.clone(),
         };
+        let whose = (&tenant, weight);
+        self.shares.waits(now, &wait.kind, whose, wait.busy);
         self.waiting.insert(dispatch, wait);
         if let Some(begin) = begin.filter(|_| !self.prefers_late(&tenant)) {
             let latest = Duration::try_from_secs_f64(begin.get()).unwrap_or(Duration::MAX);
             self.timers.arm(Timer::Late(dispatch), now + latest);
         }
-        self.pump(now, &expert.node);
+        Some(dispatch)
     }
 
     /// Sends work whose turn it is.
     pub(super) fn send(&mut self, now: Time, node: &NodeId, job: Waiting) {
         let (dispatch, id) = (job.dispatch, job.query);
-        self.waiting.remove(dispatch);
-        self.timers.disarm(Timer::Late(dispatch));
+        self.stops_waiting(now, dispatch);
         let (Some(running), Some(known)) = (self.queries.get_mut(&id), self.fleet.node(node))
         else {
             debug_assert!(false, "what waits belongs to a query and a node");
             return;
         };
-        let session = known.session;
+        let (session, kind) = (known.session, known.kind.clone());
         let (redispatch, limit) = (running.redispatches > 0, running.limit);
         let query = running.query.clone();
         let Some(attempt) = running.attempt_mut(dispatch) else {
@@ -91,11 +108,14 @@ impl Engine {
         if let Some(known) = self.fleet.expert_mut(&expert) {
             known.in_flight.insert(dispatch, (now, job.busy));
         }
+        self.shares.begins(now, &kind, &query.tenant);
         self.open.insert(
             dispatch,
             Open {
                 query: id,
+                tenant: query.tenant.clone(),
                 expert: expert.clone(),
+                kind: kind.clone(),
                 choice: matches!(task, Task::Choice { .. }),
                 prompt_bytes: query.prompt.text_bytes(),
                 spared: None,

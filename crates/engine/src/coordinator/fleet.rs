@@ -12,7 +12,8 @@ use moe2_model::{
     SessionId, Time,
 };
 
-use super::line::{Line, Waiting, Whose};
+use super::line::{Barred, Held, Line, Waiting, Whose};
+use super::shares::Kind;
 use super::view::{ExpertView, NodeState, NodeView};
 
 /// One expert of the fleet.
@@ -34,9 +35,13 @@ pub(crate) struct Node {
     pub(crate) reason: Option<String>,
     pub(crate) last_heard: Time,
     pub(crate) device: DeviceInfo,
+    /// What else does the same work in the same time.
+    pub(crate) kind: Kind,
     pub(crate) experts: BTreeMap<ExpertName, Expert>,
     /// What waits for it here.
     pub(crate) line: Line,
+    /// Whether the last place went to work from elsewhere although something waited for it here.
+    pub(crate) lent: bool,
 }
 
 impl Node {
@@ -44,7 +49,7 @@ impl Node {
         self.experts.values().map(|e| e.in_flight.len()).sum()
     }
 
-    fn places(&self) -> usize {
+    pub(crate) fn places(&self) -> usize {
         self.device.parallel.max(1) as usize
     }
 
@@ -53,9 +58,14 @@ impl Node {
         self.state == NodeState::Ready && self.running() < self.places()
     }
 
-    /// Whether it could begin with something now, and nothing waits for it.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.line.is_empty() && self.has_place()
+    /// Whether it has a free place and something in line.
+    pub(crate) fn could_begin(&self) -> bool {
+        !self.line.is_empty() && self.has_place()
+    }
+
+    /// Whether it has a free place that is not owed to what waits for it.
+    pub(crate) fn takes_from_elsewhere(&self) -> bool {
+        self.has_place() && (!self.lent || self.line.is_empty())
     }
 
     /// Experts that could not begin with anything now.
@@ -68,7 +78,7 @@ impl Node {
     }
 
     /// Until a place is forecast to be free, for an expert of this node.
-    fn next_place(&self, expert: &Expert, now: Time) -> Seconds {
+    pub(crate) fn next_place(&self, expert: &Expert, now: Time) -> Seconds {
         let soonest = |works: &mut dyn Iterator<Item = &(Time, Seconds)>| {
             let left = works.map(|(sent, busy)| left_of(*busy, now.seconds_since(*sent)));
             left.min_by(|a, b| a.get().total_cmp(&b.get()))
@@ -90,12 +100,12 @@ impl Node {
         &self,
         now: Time,
         expert: &Expert,
-        whose: Whose<'_>,
+        (whose, held): (Whose<'_>, &Held),
         busy: Seconds,
     ) -> Seconds {
         // As many at once as work now: places that nobody uses do not shorten a line.
         let at_once = self.running().clamp(1, self.places()) as f64;
-        let line = self.line.ahead(whose, busy);
+        let line = self.line.ahead(whose, busy, held);
         self.next_place(expert, now) + line * (1.0 / at_once)
     }
 }
@@ -104,6 +114,13 @@ impl Node {
 /// work that should be over is as likely to go on, and a node that is late must not look free.
 fn left_of(busy: Seconds, elapsed: Seconds) -> Seconds {
     (busy - elapsed).max(busy * 0.5)
+}
+
+/// By what is said of the machine: whoever says the same is taken to be alike.
+fn kind_of(device: &DeviceInfo) -> Kind {
+    let gpus = device.gpus.iter().map(|gpu| gpu.name.as_str());
+    let names: Vec<&str> = std::iter::once(device.model.as_str()).chain(gpus).collect();
+    Kind::from(names.join(" + "))
 }
 
 /// All nodes by name.
@@ -157,9 +174,11 @@ impl Fleet {
                 state: NodeState::Ready,
                 reason: None,
                 last_heard: now,
+                kind: kind_of(&device),
                 device,
                 experts,
                 line: Line::default(),
+                lent: false,
             },
         );
         replaced
@@ -196,13 +215,34 @@ impl Fleet {
     }
 
     /// Takes what a node should begin with next out of its line, if it can begin with anything.
-    pub(crate) fn next_job(&mut self, node: &NodeId) -> Option<Waiting> {
+    /// These tenants get nothing there.
+    pub(crate) fn next_job(&mut self, node: &NodeId, held: Held) -> Option<Waiting> {
         let node = self.nodes.get_mut(node)?;
-        if node.line.is_empty() || !node.has_place() {
-            return None;
-        }
-        let full = node.full();
-        node.line.next(&full)
+        let barred = Barred {
+            experts: node.full(),
+            tenants: held,
+        };
+        node.line.next(&barred)
+    }
+
+    /// Places of all nodes of a kind that take work and have something active.
+    pub(crate) fn places(&self, kind: &str) -> usize {
+        let alike = self.nodes.values().filter(|n| *n.kind == *kind);
+        let active = |n: &Node| n.experts.values().any(|expert| expert.selected);
+        let alike = alike.filter(|n| n.state == NodeState::Ready && active(n));
+        alike.map(Node::places).sum()
+    }
+
+    /// Nodes of a kind that have both a free place and something in line.
+    pub(crate) fn could_begin(&self, kind: &str) -> Vec<NodeId> {
+        let could = |n: &Node| *n.kind == *kind && n.could_begin();
+        let nodes = self.nodes.iter().filter(|(_, n)| could(n));
+        nodes.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// A node, to change it.
+    pub(crate) fn named(&mut self, node: &NodeId) -> Option<&mut Node> {
+        self.nodes.get_mut(node)
     }
 
     /// What waits for a node; nothing of a node that is not there.

@@ -33,6 +33,9 @@ pub(crate) struct Whose<'a> {
     pub(crate) query: QueryId,
 }
 
+/// Tenants that have as much as they may: their work is passed by.
+pub(crate) type Held = BTreeSet<TenantId>;
+
 /// One tenant's work in a line.
 #[derive(Debug, Clone)]
 struct Lane {
@@ -54,8 +57,12 @@ impl Lane {
         before.map(|job| job.busy.get()).sum()
     }
 
-    /// The first job whose expert is free.
-    fn first(&self, full: &BTreeSet<ExpertName>) -> Option<(usize, f64)> {
+    /// The first job that may begin.
+    fn first(&self, barred: &Barred) -> Option<(usize, f64)> {
+        if barred.tenants.contains(&self.tenant) {
+            return None;
+        }
+        let full = &barred.experts;
         let place = self.jobs.iter().position(|j| !full.contains(&j.expert))?;
         Some((place, self.jobs[place].busy.get()))
     }
@@ -63,6 +70,15 @@ impl Lane {
     fn turn(&self) -> f64 {
         QUANTUM_S * self.weight
     }
+}
+
+/// What may not begin now.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Barred {
+    /// Experts without a free place.
+    pub(crate) experts: BTreeSet<ExpertName>,
+    /// Tenants that have as much as they may.
+    pub(crate) tenants: Held,
 }
 
 /// Everything that waits for a node.
@@ -92,13 +108,13 @@ impl Line {
         }
     }
 
-    /// Takes the work whose turn it is out of the line; experts that are `full` take none.
-    pub(crate) fn next(&mut self, full: &BTreeSet<ExpertName>) -> Option<Waiting> {
-        self.skip_rounds(full)?;
+    /// Takes the work whose turn it is out of the line.
+    pub(crate) fn next(&mut self, barred: &Barred) -> Option<Waiting> {
+        self.skip_rounds(barred)?;
         // Ends: after the rounds skipped, some lane can start within its next turn.
         loop {
             let lane = self.lanes.front_mut()?;
-            if let Some((place, seconds)) = lane.first(full) {
+            if let Some((place, seconds)) = lane.first(barred) {
                 if !self.visited {
                     lane.deficit += lane.turn();
                     self.visited = true;
@@ -118,10 +134,10 @@ impl Line {
     }
 
     /// Gives everyone as many quanta at once as pass before anybody can start. `None` if nobody can.
-    fn skip_rounds(&mut self, full: &BTreeSet<ExpertName>) -> Option<()> {
+    fn skip_rounds(&mut self, barred: &Barred) -> Option<()> {
         let visited = self.visited;
         let rounds = |(place, lane): (usize, &Lane)| {
-            let (_, seconds) = lane.first(full)?;
+            let (_, seconds) = lane.first(barred)?;
             let needed = ((seconds - lane.deficit) / lane.turn()).ceil().max(0.0);
             // Its turn of this round is over already.
             let had = visited && place == 0 && needed > 0.0;
@@ -132,7 +148,7 @@ impl Line {
         let skipped = (fewest - 1.0).max(0.0);
         if skipped > 0.0 {
             for (place, lane) in self.lanes.iter_mut().enumerate() {
-                if lane.first(full).is_some() {
+                if lane.first(barred).is_some() {
                     let had = visited && place == 0;
                     let turns = if had { skipped - 1.0 } else { skipped };
                     lane.deficit += turns.max(0.0) * lane.turn();
@@ -172,13 +188,14 @@ impl Line {
 
     /// Device-seconds of this line that come before a piece of work, new or waiting in it, as the fluid limit of
     /// the turns has it: of its tenant's own what is before it, and of each other lane what its weight lets
-    /// through meanwhile.
-    pub(crate) fn ahead(&self, whose: Whose<'_>, busy: Seconds) -> Seconds {
+    /// through meanwhile. Nothing of tenants that are held.
+    pub(crate) fn ahead(&self, whose: Whose<'_>, busy: Seconds, held: &Held) -> Seconds {
         let weight = whose.weight.max(LEAST_WEIGHT);
         let own = self.lanes.iter().find(|lane| lane.tenant == *whose.tenant);
         let own = own.map_or(0.0, |lane| lane.seconds_before(whose.query));
         let share = (own + busy.get()) / weight;
         let others = self.lanes.iter().filter(|l| l.tenant != *whose.tenant);
+        let others = others.filter(|lane| !held.contains(&lane.tenant));
         let others = others.map(|lane| lane.seconds().min(share * lane.weight));
         Seconds::saturating(own + others.sum::<f64>())
     }
@@ -223,8 +240,8 @@ mod tests {
         }
     }
 
-    fn none() -> BTreeSet<ExpertName> {
-        BTreeSet::new()
+    fn none() -> Barred {
+        Barred::default()
     }
 
     #[test]
@@ -244,7 +261,10 @@ mod tests {
         line.push(&tenant(0), 1.0, on(1, 1.0, "full"));
         line.push(&tenant(0), 1.0, on(2, 1.0, "free"));
         line.push(&tenant(1), 1.0, on(3, 1.0, "full"));
-        let full = BTreeSet::from([ExpertName::new("full").expect("a valid name")]);
+        let full = Barred {
+            experts: BTreeSet::from([ExpertName::new("full").expect("a valid name")]),
+            ..none()
+        };
         let first = line.next(&full).map(|j| j.dispatch);
         assert_eq!(first, Some(DispatchId(2)));
         assert_eq!(line.next(&full), None);
@@ -259,8 +279,12 @@ mod tests {
         line.push(&tenant(2), 4.0, job(3, 1.0));
         let ahead = |weight: f64| {
             let of = tenant(0);
-            line.ahead(whose(&of, weight, 9), Seconds::saturating(5.0))
-                .get()
+            line.ahead(
+                whose(&of, weight, 9),
+                Seconds::saturating(5.0),
+                &Held::new(),
+            )
+            .get()
         };
         // Its own 3 s; while its 8 s pass, 8 / 2 · 0.5 = 2 s of the second, and all of the third.
         assert!((ahead(2.0) - 6.0).abs() < 1e-12);
@@ -274,13 +298,38 @@ mod tests {
         (1..=3).for_each(|n| line.push(&of, 1.0, job(n, 2.0)));
         line.push(&tenant(1), 1.0, job(4, 10.0));
         let ahead = |query| {
-            line.ahead(whose(&of, 1.0, query), Seconds::saturating(2.0))
-                .get()
+            line.ahead(
+                whose(&of, 1.0, query),
+                Seconds::saturating(2.0),
+                &Held::new(),
+            )
+            .get()
         };
         // What is before it, and as much of the other's as passes until it is done.
         assert!((ahead(1) - 2.0).abs() < 1e-12, "{}", ahead(1));
         assert!((ahead(2) - 6.0).abs() < 1e-12, "{}", ahead(2));
         assert!((ahead(9) - 14.0).abs() < 1e-12, "{}", ahead(9));
+    }
+
+    #[test]
+    fn who_is_held_is_passed_by_and_not_waited_for() {
+        let mut line = Line::default();
+        line.push(&tenant(0), 1.0, job(1, 2.0));
+        line.push(&tenant(1), 1.0, job(2, 2.0));
+        let barred = Barred {
+            tenants: Held::from([tenant(0)]),
+            ..none()
+        };
+        let of = tenant(2);
+        let ahead = line.ahead(
+            whose(&of, 1.0, 9),
+            Seconds::saturating(2.0),
+            &barred.tenants,
+        );
+        assert!((ahead.get() - 2.0).abs() < 1e-12, "{ahead:?}");
+        assert_eq!(line.next(&barred).map(|job| job.query), Some(QueryId(2)));
+        assert_eq!(line.next(&barred), None);
+        assert_eq!(line.next(&none()).map(|job| job.query), Some(QueryId(1)));
     }
 
     #[test]
@@ -401,7 +450,7 @@ mod tests {
                 line.push(&tenant(*who), 1.0, job(n as u64, *seconds));
             }
             let of = tenant(0);
-            let forecast = line.ahead(whose(&of, 1.0, u64::MAX), Seconds::saturating(busy)).get();
+            let forecast = line.ahead(whose(&of, 1.0, u64::MAX), Seconds::saturating(busy), &Held::new()).get();
             line.push(&tenant(0), 1.0, job(1_000, busy));
             let before = std::iter::from_fn(|| line.next(&none()))
                 .take_while(|j| j.dispatch != DispatchId(1_000));

@@ -4,7 +4,7 @@
 //! [`Engine::poll_output`] hands out what is to be done. It never waits, reads a clock or touches a
 //! socket, so the simulator drives it through any order of events, and the driver in `scheduler` is
 //! one loop. The file split follows the way of a query: `admit`, `route`, `dispatch`, `queue`, `moving`,
-//! `collect`, `rounds`, `fuse`, `answer`, with `fleet`, `line`, `waits`, `ledger`, `plan` and `timers` beside it.
+//! `collect`, `rounds`, `fuse`, `answer`, with `fleet`, `line`, `waits`, `shares`, `ledger`, `plan` and `timers` beside it.
 
 mod admit;
 mod answer;
@@ -30,6 +30,7 @@ mod record;
 mod reply;
 mod rounds;
 mod route;
+mod shares;
 mod view;
 mod waits;
 
@@ -59,6 +60,7 @@ use ledger::Ledger;
 use plan::{Calibration, Pace};
 use prices::Steering;
 use query::Running;
+use shares::{Kind, Shares};
 use waits::Waits;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,7 +85,10 @@ enum Timer {
 #[derive(Debug)]
 struct Open {
     query: QueryId,
+    tenant: TenantId,
     expert: ExpertId,
+    /// What machine it was sent to.
+    kind: Kind,
     choice: bool,
     /// Bytes of prompt text, from which token counts are forecast.
     prompt_bytes: usize,
@@ -104,6 +109,7 @@ pub struct Engine {
     queries: HashMap<QueryId, Running>,
     open: BTreeMap<DispatchId, Open>,
     waiting: Waits,
+    shares: Shares,
     next_dispatch: u64,
     generation: u64,
     calibration: Calibration,
@@ -133,6 +139,7 @@ impl Engine {
             queries: HashMap::new(),
             open: BTreeMap::new(),
             waiting: Waits::default(),
+            shares: Shares::default(),
             generation: 0,
             calibration: Calibration::default(),
             asked_for: None,
@@ -257,6 +264,11 @@ impl Engine {
             self.open.len() + self.waiting.len(),
             self.ledger.open(),
             "what is open or waits is reserved"
+        );
+        debug_assert_eq!(
+            self.open.len(),
+            self.shares.running(),
+            "what is open is somebody's"
         );
         self.open.len()
     }

@@ -1,25 +1,31 @@
 //! Work that waits in one node's line while another node comes free.
 //!
 //! A line is chosen by forecast, and forecasts err: one line grows while another empties. So a node that has a
-//! place and nobody in its line looks at what waits elsewhere, and takes over the first that the router would
-//! rather have there now: the same choice as at the start, with what is left of the budgets and what is still
-//! ahead of it where it waits. It begins at once, so nothing is moved twice for one place, and nothing is
-//! refused by looking: what is not better off here stays where it is, in its turn.
+//! place again looks at what waits elsewhere and is more pressing than what waits for it, and begins with the
+//! first that the router would rather have there now: the same choice as at the start, with what is left of the
+//! budgets and what is still ahead of it where it waits. Where something waits for the node itself, only every
+//! second place goes to work from elsewhere, so turns hold on the others and nobody in line is
+//! starved. Nothing is refused by looking: what is not better off here stays where it is.
 
-use moe2_model::{DispatchId, Event, Job, NodeId, Time};
+use moe2_model::{DispatchId, Event, ExpertName, Job, NodeId, TenantId, Time};
 
+use super::Engine;
+use super::admit::Scope;
 use super::decision::Decision;
-use super::{Engine, fleet::Node};
+use super::fleet::Node;
 
 /// Most pieces of work that a node which has come free looks at: in a crowd most of what waits may not be
 /// for it, and looking is on the way of every answer's end.
 const LOOK: usize = 16;
 
 impl Engine {
-    /// Has a node that has come free begin with what waits: for it, then elsewhere.
+    /// Has a node that has come free begin with what waits, for it or elsewhere.
     pub(super) fn freed(&mut self, now: Time, node: &NodeId) {
+        // Ends: every turn but the last fills a place.
+        while self.takes_over(now, node) {}
         self.pump(now, node);
-        while self.take_over(now, node) {}
+        // A place that nothing in line could use.
+        while self.takes_over(now, node) {}
     }
 
     /// The same for every node, after others became active.
@@ -32,20 +38,27 @@ impl Engine {
         }
     }
 
-    fn take_over(&mut self, now: Time, node: &NodeId) -> bool {
-        if self.waiting.is_empty() || !self.fleet.node(node).is_some_and(Node::is_idle) {
+    /// Has a node with a free place begin with the most pressing work that is better off there. False if there is
+    /// none.
+    fn takes_over(&mut self, now: Time, node: &NodeId) -> bool {
+        let free = self
+            .fleet
+            .node(node)
+            .is_some_and(Node::takes_from_elsewhere);
+        if self.waiting.is_empty() || !free {
             return false;
         }
-        // Who has least under way for its weight is first: a burst does not take every place that comes free.
-        let load = |t: &_| f64::from(self.ledger.under_way(t)) / self.weight(t);
-        let looked = self.waiting.in_turn(LOOK, load);
-        looked
+        let admits = |tenant: &TenantId| !self.is_held(now, node, tenant);
+        let urgent = self.waiting.by_urgency(now, LOOK, admits);
+        let elsewhere = |d: &DispatchId| self.waiting.get(*d).is_some_and(|w| w.node != *node);
+        let urgent: Vec<DispatchId> = urgent.into_iter().take_while(elsewhere).collect();
+        urgent
             .into_iter()
-            .any(|dispatch| self.moved(now, dispatch, node))
+            .any(|dispatch| self.moves(now, dispatch, node))
     }
 
     /// Moves work to a free node if it is better off there.
-    fn moved(&mut self, now: Time, dispatch: DispatchId, to: &NodeId) -> bool {
+    fn moves(&mut self, now: Time, dispatch: DispatchId, to: &NodeId) -> bool {
         let Some(wait) = self.waiting.get(dispatch) else {
             return false;
         };
@@ -66,8 +79,8 @@ impl Engine {
             running.attempts.insert(place, attempt);
             return false;
         };
-        let candidate = decision.candidates[0].clone();
         running.candidates.clone_from(&decision.candidates);
+        let candidate = decision.candidates[0].clone();
         if self.config.records {
             running.decisions.push(decision);
         }
@@ -76,8 +89,27 @@ impl Engine {
             from: attempt.expert,
             to: candidate.expert.clone(),
         });
-        self.dispatch(now, id, &candidate, Job::Answer);
+        if let Some(dispatch) = self.enqueue(now, id, &candidate, Job::Answer) {
+            self.out_of_turn(now, dispatch, to);
+        }
         true
+    }
+
+    /// Begins with work before its turn, and counts it as if it had been.
+    fn out_of_turn(&mut self, now: Time, dispatch: DispatchId, node: &NodeId) {
+        let Some(wait) = self.waiting.get(dispatch) else {
+            return;
+        };
+        let (tenant, busy) = (wait.tenant.clone(), wait.busy);
+        let Some(known) = self.fleet.named(node) else {
+            return;
+        };
+        let job = known.line.remove(dispatch);
+        known.line.correct(&tenant, busy.get());
+        known.lent = !known.line.is_empty();
+        if let Some(job) = job {
+            self.send(now, node, job);
+        }
     }
 
     /// The choice that has waiting work begin at a free node rather than stay, if that is the choice.
@@ -89,17 +121,19 @@ impl Engine {
     ) -> Option<Decision> {
         let id = self.waiting.get(dispatch)?.query;
         let full = self.fleet.node(to)?.full();
-        // Between the two first, which is cheap and mostly says no.
-        let here = |among| {
-            let (route, grounds, _) = self.choose(now, id, among)?;
+        let begins = |node: &NodeId, expert: &ExpertName| node == to && !full.contains(expert);
+        let there = |nodes| {
+            let free = Some(to);
+            let (route, grounds, _) = self.choose(now, id, Scope { nodes, free })?;
             let [chosen] = route.chosen() else {
                 return None;
             };
-            let begins = chosen.expert.node == *to && !full.contains(&chosen.expert.name);
-            begins.then_some((route, grounds))
+            let expert = &chosen.expert;
+            begins(&expert.node, &expert.name).then_some((route, grounds))
         };
-        here(Some([from, to]))?;
-        let (route, grounds) = here(None)?;
+        // Between the two first, which is cheap and mostly says no.
+        there(Some([from, to]))?;
+        let (route, grounds) = there(None)?;
         let submitted = self.queries.get(&id)?.submitted;
         Some(Decision {
             at: now.seconds_since(submitted),

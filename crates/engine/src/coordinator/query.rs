@@ -15,6 +15,9 @@ use moe2_model::{
 use super::decision::Decision;
 use super::route::Punctual;
 
+/// How long a query without any budget of time may take before others' are less pressing.
+const UNHURRIED: Seconds = Seconds::saturating(60.0);
+
 /// How far an attempt got.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Progress {
@@ -246,6 +249,23 @@ impl Running {
         let first = self.first_token_left(now);
         let first = first.map(|left| left - forecast.first_token_busy_p95());
         soonest([end, first])
+    }
+
+    /// When work has to begin at the latest, as forecast, for all its times to hold: its budgets in 95 of 100
+    /// cases, its tenant's percentiles in the mean.
+    pub(crate) fn begin_by(&self, now: Time, forecast: &Forecast) -> Time {
+        let budgets = self.begin_within(now, forecast);
+        let left = self.punctual_left(now);
+        let end = left.and_then(|left| left.within);
+        let end = end.map(|left| left - forecast.busy());
+        let first = left.and_then(|left| left.first_token);
+        let first = first.map(|left| left - forecast.first_token_busy());
+        let within = soonest([budgets, soonest([end, first])]);
+        let within = within.unwrap_or_else(|| {
+            let waited = now.seconds_since(self.submitted);
+            UNHURRIED - waited - forecast.busy()
+        });
+        now + Duration::try_from_secs_f64(within.get()).unwrap_or_default()
     }
 
     /// What is left of the energy budget.

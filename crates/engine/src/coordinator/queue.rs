@@ -11,9 +11,12 @@ use moe2_model::{
 };
 
 use super::collect::plain;
-use super::line::Waiting;
+use super::fleet::Node;
+use super::line::{Held, Waiting};
 use super::query::Running;
 use super::reply::Refusal;
+use super::shares::Hold;
+use super::waits::Wait;
 use super::{Engine, Output, Timer};
 
 /// Queries under way that a tenant of weight 1 may have for each that could still be taken. The more are
@@ -50,19 +53,60 @@ impl Engine {
 
     /// Sends a node as much as it can begin with.
     pub(super) fn pump(&mut self, now: Time, node: &NodeId) {
-        while let Some(job) = self.fleet.next_job(node) {
+        while self.fleet.node(node).is_some_and(Node::could_begin) {
+            let held = self.held_at(now, node);
+            let job = self.fleet.next_job(node, held);
+            // It was asked, whether it could make use of the place or not.
+            if let Some(known) = self.fleet.named(node) {
+                known.lent = false;
+            }
+            let Some(job) = job else {
+                return;
+            };
             self.send(now, node, job);
         }
     }
 
+    /// What a tenant is held to on machines like a node.
+    pub(super) fn hold(&self, now: Time, node: &NodeId, tenant: &TenantId) -> Option<Hold> {
+        let kind = &self.fleet.node(node)?.kind;
+        let places = self.fleet.places(kind);
+        self.shares.hold(now, (kind, places), tenant)
+    }
+
+    /// Whether a tenant has as much as it may on machines like a node.
+    pub(super) fn is_held(&self, now: Time, node: &NodeId, tenant: &TenantId) -> bool {
+        let hold = self.hold(now, node, tenant);
+        hold.is_some_and(|hold| hold.full)
+    }
+
+    /// Tenants whose work waits, and that have as much as they may on machines like a node.
+    pub(super) fn held_at(&self, now: Time, node: &NodeId) -> Held {
+        let Some(node) = self.fleet.node(node) else {
+            return Held::new();
+        };
+        let places = self.fleet.places(&node.kind);
+        self.shares.held(now, (&node.kind, places))
+    }
+
     /// Takes work out of its line and gives back what was reserved for it. Nothing if it does not wait.
     pub(super) fn unqueue(&mut self, now: Time, dispatch: DispatchId) -> Option<Waiting> {
-        let node = self.waiting.remove(dispatch)?.node;
-        self.timers.disarm(Timer::Late(dispatch));
+        let wait = self.stops_waiting(now, dispatch)?;
         let wall = self.wall(now);
         let entry = self.ledger.release(wall, dispatch);
         self.outputs.extend(entry.map(Output::Ledger));
-        self.fleet.line_mut(&node)?.remove(dispatch)
+        self.fleet.line_mut(&wait.node)?.remove(dispatch)
+    }
+
+    /// Forgets that something waits.
+    pub(super) fn stops_waiting(&mut self, now: Time, dispatch: DispatchId) -> Option<Wait> {
+        let wait = self.waiting.remove(dispatch)?;
+        let Wait {
+            kind, tenant, busy, ..
+        } = &wait;
+        self.shares.waits_no_more(now, kind, tenant, *busy);
+        self.timers.disarm(Timer::Late(dispatch));
+        Some(wait)
     }
 
     /// Takes out all that waits for a node, or for one expert of it.

@@ -13,7 +13,7 @@ use moe2_gate::{FusionGain, Quality};
 use moe2_model::{Budgets, Candidate, Cascade, Job, Joules, QueryId, Seconds, Task, Time, Verdict};
 
 use super::Engine;
-use super::admit::takes_work;
+use super::admit::{Scope, takes_work};
 use super::answer::{answers, probabilities};
 use super::committee::{Committee, pool};
 use super::forecast::{Shape, forecast};
@@ -70,7 +70,7 @@ impl Engine {
         let running = self.queries.get(&id)?;
         let first = running.attempts.iter().find(|a| a.answered())?;
         let confidence = self.confidence(running, first);
-        let contenders = self.contenders(now, (id, running), None);
+        let contenders = self.contenders(now, (id, running), Scope::default());
         let energy = self.energy_left(now, running);
         let terms = Terms {
             prices: running.prices,
@@ -157,8 +157,9 @@ impl Engine {
             };
             let tenant = &running.query.tenant;
             let whose = self.whose(id, tenant);
+            let held = self.held_at(now, &expert.node);
             let forecast = forecast(shape, &known.cost, &quality, |busy| {
-                node.wait(now, known, whose, busy)
+                node.wait(now, known, (whose, &held), busy)
             });
             let fits = delay_left.is_none_or(|left| forecast.delay_p95 <= left)
                 && energy_left.is_none_or(|left| forecast.energy_p95 <= left);

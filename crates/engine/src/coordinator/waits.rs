@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use moe2_model::{DispatchId, NodeId, QueryId, TenantId};
+use moe2_model::{DispatchId, NodeId, QueryId, Seconds, TenantId, Time};
+
+use super::shares::Kind;
 
 /// Where a dispatch waits, and for whom.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,27 +12,32 @@ pub(crate) struct Wait {
     pub(crate) node: NodeId,
     pub(crate) query: QueryId,
     pub(crate) tenant: TenantId,
+    /// What machine it waits for, and for how long that is forecast to be at work on it.
+    pub(crate) kind: Kind,
+    pub(crate) busy: Seconds,
+    /// When it has to begin to be in time.
+    pub(crate) begin_by: Time,
 }
 
 /// Dispatches that wait for a place at their node.
 #[derive(Debug, Default)]
 pub(crate) struct Waits {
     waits: BTreeMap<DispatchId, Wait>,
-    /// The same by tenant, the oldest first.
-    tenants: BTreeMap<TenantId, BTreeSet<DispatchId>>,
+    /// The same by tenant, the most pressing first.
+    tenants: BTreeMap<TenantId, BTreeSet<(Time, DispatchId)>>,
 }
 
 impl Waits {
     pub(crate) fn insert(&mut self, dispatch: DispatchId, wait: Wait) {
         let own = self.tenants.entry(wait.tenant.clone()).or_default();
-        own.insert(dispatch);
+        own.insert((wait.begin_by, dispatch));
         self.waits.insert(dispatch, wait);
     }
 
     pub(crate) fn remove(&mut self, dispatch: DispatchId) -> Option<Wait> {
         let wait = self.waits.remove(&dispatch)?;
         if let Some(own) = self.tenants.get_mut(&wait.tenant) {
-            own.remove(&dispatch);
+            own.remove(&(wait.begin_by, dispatch));
             if own.is_empty() {
                 self.tenants.remove(&wait.tenant);
             }
@@ -50,74 +57,117 @@ impl Waits {
         self.waits.is_empty()
     }
 
-    /// At most so many of them, in turns between tenants: those with the least `load` first, of each the
-    /// oldest; then the second of each.
-    pub(crate) fn in_turn(&self, most: usize, load: impl Fn(&TenantId) -> f64) -> Vec<DispatchId> {
-        let lanes = self.tenants.iter().map(|(tenant, own)| (load(tenant), own));
-        let mut lanes: Vec<_> = lanes.map(|(load, own)| (load, own.iter())).collect();
-        lanes.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-        let mut turns = Vec::with_capacity(most.min(self.len()));
-        while turns.len() < most && !lanes.is_empty() {
-            lanes.retain_mut(|(_, lane)| {
-                lane.next().is_some_and(|next| {
-                    turns.push(*next);
-                    true
-                })
-            });
-        }
-        turns.truncate(most);
-        turns
+    /// At most so many, of the tenants that are admitted: first what can still be in time, by when it has to
+    /// begin (earliest deadline first; Liu and Layland, 1973), then what is late anyhow, the least late first.
+    pub(crate) fn by_urgency(
+        &self,
+        now: Time,
+        most: usize,
+        admits: impl Fn(&TenantId) -> bool,
+    ) -> Vec<DispatchId> {
+        let lanes = self.tenants.iter().filter(|(tenant, _)| admits(tenant));
+        let lanes: Vec<_> = lanes.map(|(_, own)| own).collect();
+        let border = (now, DispatchId(0));
+        let in_time = lanes.iter().map(|own| own.range(border..)).collect();
+        let mut urgent = merged(in_time, most, |a, b| a < b);
+        let late = lanes.iter().map(|own| own.range(..border).rev()).collect();
+        urgent.extend(merged(late, most - urgent.len(), |a, b| a > b));
+        urgent
     }
+}
+
+/// The first `most` of sorted lanes, in the same order.
+fn merged<'a>(
+    lanes: Vec<impl Iterator<Item = &'a (Time, DispatchId)>>,
+    most: usize,
+    before: impl Fn(&(Time, DispatchId), &(Time, DispatchId)) -> bool,
+) -> Vec<DispatchId> {
+    let mut lanes: Vec<_> = lanes.into_iter().map(Iterator::peekable).collect();
+    let mut merged = Vec::new();
+    while merged.len() < most {
+        let heads = lanes.iter_mut().filter_map(|lane| {
+            let head = *lane.peek()?;
+            Some((head, lane))
+        });
+        let first = heads.reduce(|a, b| if before(b.0, a.0) { b } else { a });
+        let Some(((_, dispatch), lane)) = first else {
+            break;
+        };
+        merged.push(*dispatch);
+        lane.next();
+    }
+    merged
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    fn tenant(name: &str) -> TenantId {
-        TenantId::new(name).expect("a valid name")
+    fn tenant(n: u64) -> TenantId {
+        TenantId::new(&format!("t{n}")).expect("a valid name")
     }
 
-    fn wait(name: &str, query: u64) -> Wait {
+    fn wait(n: u64, begin_by: u64) -> Wait {
         Wait {
             node: NodeId::new("n").expect("a valid name"),
-            query: QueryId(query),
-            tenant: tenant(name),
+            query: QueryId(n),
+            tenant: tenant(n),
+            kind: Kind::from("k"),
+            busy: Seconds::ZERO,
+            begin_by: Time::from_micros(begin_by),
         }
     }
 
-    fn waits() -> Waits {
-        let mut waits = Waits::default();
-        for n in [5, 1, 3] {
-            waits.insert(DispatchId(n), wait("many", n));
-        }
-        waits.insert(DispatchId(9), wait("few", 9));
-        waits
-    }
-
-    fn turns(waits: &Waits, most: usize) -> Vec<u64> {
-        let load = |of: &TenantId| if *of == tenant("many") { 3.0 } else { 1.0 };
-        let turns = waits.in_turn(most, load);
-        turns.into_iter().map(|dispatch| dispatch.0).collect()
+    fn urgent(waits: &Waits, now: u64, most: usize) -> Vec<u64> {
+        let admits = |of: &TenantId| *of != tenant(9);
+        let urgent = waits.by_urgency(Time::from_micros(now), most, admits);
+        urgent.into_iter().map(|dispatch| dispatch.0).collect()
     }
 
     #[test]
-    fn whoever_has_least_is_first_and_of_each_the_oldest() {
-        let waits = waits();
-        assert_eq!(turns(&waits, 16), [9, 1, 3, 5]);
-        assert_eq!(turns(&waits, 2), [9, 1]);
-        assert_eq!(turns(&waits, 0), [0; 0]);
+    fn what_can_still_be_in_time_is_first_and_then_what_is_least_late() {
+        let mut waits = Waits::default();
+        for (dispatch, of, begin_by) in [(1, 0, 30), (2, 0, 10), (3, 1, 20), (4, 1, 40), (5, 9, 25)]
+        {
+            waits.insert(DispatchId(dispatch), wait(of, begin_by));
+        }
+        assert_eq!(urgent(&waits, 0, 16), [2, 3, 1, 4]);
+        assert_eq!(urgent(&waits, 20, 16), [3, 1, 4, 2]);
+        assert_eq!(urgent(&waits, 35, 16), [4, 1, 3, 2]);
+        assert_eq!(urgent(&waits, 20, 2), [3, 1]);
+        assert_eq!(urgent(&waits, 20, 0), [0; 0]);
     }
 
     #[test]
     fn what_is_taken_out_is_gone_with_its_tenant() {
-        let mut waits = waits();
+        let mut waits = Waits::default();
+        waits.insert(DispatchId(1), wait(0, 30));
         assert_eq!(
-            waits.remove(DispatchId(9)).map(|w| w.query),
-            Some(QueryId(9))
+            waits.remove(DispatchId(1)).map(|w| w.query),
+            Some(QueryId(0))
         );
-        assert_eq!(waits.remove(DispatchId(9)), None);
-        assert_eq!(turns(&waits, 16), [1, 3, 5]);
-        assert_eq!((waits.len(), waits.tenants.len()), (3, 1));
+        assert_eq!(waits.remove(DispatchId(1)), None);
+        assert!(waits.is_empty() && waits.tenants.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_is_that_of_sorting_everything(
+            own in prop::collection::vec((0..5_u64, 0..50_u64), 0..40),
+            now in 0..50_u64,
+            most in 0..20_usize,
+        ) {
+            let mut waits = Waits::default();
+            for (dispatch, (of, begin_by)) in own.iter().enumerate() {
+                waits.insert(DispatchId(dispatch as u64), wait(*of, *begin_by));
+            }
+            let mut all: Vec<(u64, u64)> = own.iter().zip(0..).map(|((_, by), n)| (*by, n)).collect();
+            all.sort_unstable();
+            let (mut late, in_time): (Vec<_>, Vec<_>) = all.into_iter().partition(|(by, _)| *by < now);
+            late.reverse();
+            let sorted = in_time.into_iter().chain(late).map(|(_, n)| n).take(most);
+            prop_assert_eq!(urgent(&waits, now, most), sorted.collect::<Vec<_>>());
+        }
     }
 }

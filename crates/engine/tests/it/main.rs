@@ -9,6 +9,8 @@ mod fusion;
 mod limits;
 mod losses;
 mod membership;
+mod moving;
 mod plan;
 mod queue;
+mod shares;
 mod support;

@@ -294,6 +294,17 @@ impl Bench {
         }
     }
 
+    /// Lets seconds pass while these nodes, in sessions from 1 on, show that they are alive.
+    pub(crate) fn live_all(&mut self, seconds: u64, nodes: &[&str]) {
+        for sequence in 1..=2 * seconds {
+            self.pass(Duration::from_millis(500));
+            for (session, node) in (1..).zip(nodes) {
+                let standing = moe2_model::Figure::NONE;
+                self.agent(session, node, FromAgent::Heartbeat { sequence, standing });
+            }
+        }
+    }
+
     /// What was dispatched since this was last called.
     pub(crate) fn sent(&mut self) -> Vec<Sent> {
         let mut sent = Vec::new();

@@ -168,3 +168,57 @@ fn a_tenant_that_floods_the_fleet_delays_others_by_a_turn() {
     let longest = calm.map(|o| o.delay.get()).fold(0.0, f64::max);
     assert!(longest < 4.0, "{longest}");
 }
+
+/// Requests at random, so many in a second of each tenant, for a quarter of an hour; and whose each is.
+fn at_random(rates: &[(&'static str, f64)]) -> (Vec<Request>, Vec<&'static str>) {
+    let mut all = Vec::new();
+    for (n, (name, rate)) in rates.iter().enumerate() {
+        let mut rng = Rng::new(n as u64 + 1);
+        let mut at = Time::from_micros(1_000_000);
+        while at < Time::from_micros(900_000_000) {
+            at = at + rng.gap(Duration::from_secs_f64(1.0 / rate));
+            all.push((at, *name));
+        }
+    }
+    all.sort_unstable();
+    let request = |(at, _): &(Time, &str)| Request {
+        at: *at,
+        ..every(0.0, 1)[0]
+    };
+    let requests = all.iter().map(request).collect();
+    (requests, all.into_iter().map(|(_, name)| name).collect())
+}
+
+/// p95 of the delays of the tenants that are calm, s, once the plan and what counts as lately have had time
+/// to follow.
+fn calm_p95(rates: &[(&'static str, f64)]) -> f64 {
+    let limits = rates
+        .iter()
+        .map(|(name, _)| TenantLimits::unlimited(tenant(name)));
+    let mut setup = setup(12);
+    setup.config.plan = PlanLimits {
+        tenants: limits.collect(),
+        ..PlanLimits::default()
+    };
+    let (requests, whose) = at_random(rates);
+    let played = play(&setup, &requests, &|n| query(tenant(whose[n])));
+    let settled = Time::from_micros(300_000_000);
+    let calm = |n: usize| whose[n] != "flood" && requests[n].at > settled;
+    let calm = played.outcomes.iter().filter(|o| calm(o.request));
+    let mut delays: Vec<f64> = calm.map(|o| o.delay.get()).collect();
+    delays.sort_unstable_by(f64::total_cmp);
+    delays[delays.len() * 95 / 100]
+}
+
+#[test]
+fn a_flood_leaves_others_the_machines_that_they_use() {
+    // A quarter of what twelve machines can do; the flood alone is nearly twice as much as they can.
+    let calm = [("a", 1.0), ("b", 1.0), ("c", 1.0)];
+    let before = calm_p95(&calm);
+    let [a, b, c] = calm;
+    let beside = calm_p95(&[a, b, c, ("flood", 20.0)]);
+    assert!(
+        beside < 1.1 * before,
+        "{beside} s beside a flood, {before} s without"
+    );
+}

@@ -385,9 +385,10 @@ proptest! {
         for job in busy.keys() {
             bills.extend(accountant.end(DispatchId(*job)));
         }
-        if let Some((_, before)) = last {
+        if let Some((then, before)) = last {
             total += 1.0;
-            read(&mut accountant, now + 1, total);
+            // After the last reading, and not a silence after it.
+            read(&mut accountant, now.max(then + 1), total);
             booked += total - before;
         }
         bills.extend(accountant.take_settled().into_iter().map(|(_, bill)| bill));
