@@ -65,7 +65,7 @@ impl Engine {
         };
         node.line.push(&tenant, weight, waiting);
         let wait = Wait {
-            node: expert.node.clone(),
+            expert: expert.clone(),
             query: id,
             kind,
             busy: forecast.busy(),

@@ -345,3 +345,36 @@ fn expert_view((name, node): (&NodeId, &Node), expert: &Expert) -> ExpertView {
         samples: expert.cost.samples(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moe2_model::{Bytes, DeviceKind, EnergySource, GpuInfo, Watts};
+
+    #[test]
+    fn machines_are_alike_by_processor_and_graphics() {
+        let with = |gpus: &[&str]| DeviceInfo {
+            kind: DeviceKind::Gpu,
+            model: "cpu".to_owned(),
+            threads: 1,
+            parallel: 1,
+            memory: Bytes(0),
+            gpus: gpus
+                .iter()
+                .map(|name| GpuInfo {
+                    name: (*name).to_owned(),
+                    driver: "any".to_owned(),
+                    software: false,
+                })
+                .collect(),
+            cpu: None,
+            gpu: None,
+            energy_source: EnergySource::Modelled,
+            idle_power: Watts::ZERO,
+            busy_power: Watts::ZERO,
+        };
+        assert_eq!(kind_of(&with(&["a"])), kind_of(&with(&["a"])));
+        assert_ne!(kind_of(&with(&["a"])), kind_of(&with(&["b"])));
+        assert_ne!(kind_of(&with(&["a"])), kind_of(&with(&[])));
+    }
+}

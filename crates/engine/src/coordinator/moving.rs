@@ -12,7 +12,6 @@ use moe2_model::{DispatchId, Event, ExpertName, Job, NodeId, TenantId, Time};
 use super::Engine;
 use super::admit::Scope;
 use super::decision::Decision;
-use super::fleet::Node;
 
 /// Most pieces of work that a node which has come free looks at: in a crowd most of what waits may not be
 /// for it, and looking is on the way of every answer's end.
@@ -41,18 +40,23 @@ impl Engine {
     /// Has a node with a free place begin with the most pressing work that is better off there. False if there is
     /// none.
     fn takes_over(&mut self, now: Time, node: &NodeId) -> bool {
-        let free = self
-            .fleet
-            .node(node)
-            .is_some_and(Node::takes_from_elsewhere);
-        if self.waiting.is_empty() || !free {
+        let known = self.fleet.node(node);
+        let Some(known) = known.filter(|n| n.takes_from_elsewhere() && !self.waiting.is_empty())
+        else {
             return false;
-        }
+        };
+        let full = known.full();
         let admits = |tenant: &TenantId| !self.is_held(now, node, tenant);
         let urgent = self.waiting.by_urgency(now, LOOK, admits);
-        let elsewhere = |d: &DispatchId| self.waiting.get(*d).is_some_and(|w| w.node != *node);
-        let urgent: Vec<DispatchId> = urgent.into_iter().take_while(elsewhere).collect();
-        urgent
+        let urgent = urgent.into_iter().filter_map(|dispatch| {
+            let expert = &self.waiting.get(dispatch)?.expert;
+            let own = expert.node == *node;
+            // What waits here and cannot begin is in nobody's way.
+            (!own || !full.contains(&expert.name)).then_some((dispatch, own))
+        });
+        let before = urgent.take_while(|(_, own)| !own);
+        let before: Vec<DispatchId> = before.map(|(dispatch, _)| dispatch).collect();
+        before
             .into_iter()
             .any(|dispatch| self.moves(now, dispatch, node))
     }
@@ -62,7 +66,7 @@ impl Engine {
         let Some(wait) = self.waiting.get(dispatch) else {
             return false;
         };
-        let (id, from) = (wait.query, wait.node.clone());
+        let (id, from) = (wait.query, wait.expert.node.clone());
         let Some(running) = self.queries.get_mut(&id) else {
             return false;
         };

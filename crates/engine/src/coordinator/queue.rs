@@ -95,7 +95,7 @@ impl Engine {
         let wall = self.wall(now);
         let entry = self.ledger.release(wall, dispatch);
         self.outputs.extend(entry.map(Output::Ledger));
-        self.fleet.line_mut(&wait.node)?.remove(dispatch)
+        self.fleet.line_mut(&wait.expert.node)?.remove(dispatch)
     }
 
     /// Forgets that something waits.

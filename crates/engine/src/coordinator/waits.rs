@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use moe2_model::{DispatchId, NodeId, QueryId, Seconds, TenantId, Time};
+use moe2_model::{DispatchId, ExpertId, QueryId, Seconds, TenantId, Time};
 
 use super::shares::Kind;
 
 /// Where a dispatch waits, and for whom.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Wait {
-    pub(crate) node: NodeId,
+    pub(crate) expert: ExpertId,
     pub(crate) query: QueryId,
     pub(crate) tenant: TenantId,
     /// What machine it waits for, and for how long that is forecast to be at work on it.
@@ -102,6 +102,7 @@ fn merged<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use moe2_model::{ExpertName, NodeId};
     use proptest::prelude::*;
 
     fn tenant(n: u64) -> TenantId {
@@ -110,7 +111,10 @@ mod tests {
 
     fn wait(n: u64, begin_by: u64) -> Wait {
         Wait {
-            node: NodeId::new("n").expect("a valid name"),
+            expert: ExpertId {
+                name: ExpertName::new("m").expect("a valid name"),
+                node: NodeId::new("n").expect("a valid name"),
+            },
             query: QueryId(n),
             tenant: tenant(n),
             kind: Kind::from("k"),

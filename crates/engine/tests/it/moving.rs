@@ -7,11 +7,12 @@ use moe2_engine::coordinator::{
 };
 use moe2_gate::{Gate, Topic};
 use moe2_model::{
-    Budgets, Event, ExpertId, ExpertName, NodeId, Query, QueryId, Seconds, Target, TenantId,
+    Budgets, DeviceInfo, Event, ExpertId, ExpertName, ExpertState, NodeId, Query, QueryId, Seconds,
+    Target, TenantId,
 };
-use moe2_wire::FromAgent;
+use moe2_wire::{FromAgent, PROTOCOL_VERSION};
 
-use crate::support::{Bench, SMOL, Sent, done, question, tenant};
+use crate::support::{Bench, GEMMA, SMOL, Sent, device, done, offer, question, tenant};
 
 fn named(name: &str) -> TenantId {
     TenantId::new(name).expect("a valid name")
@@ -292,4 +293,98 @@ fn the_other_answers_of_a_query_keep_it_where_it_is() {
     assert_eq!(waiting, [1, 1], "two are to answer");
     busy.bench.says(&third, done(1.0));
     assert_eq!((moves(&busy.bench), busy.waiting()), (0, waiting));
+}
+
+#[test]
+fn a_place_for_another_expert_is_not_one_for_it() {
+    let mut bench = Bench::empty();
+    bench.join(1, "a", SMOL);
+    let wide = DeviceInfo {
+        parallel: 2,
+        ..device()
+    };
+    bench.join_on(wide, 2, "b", SMOL);
+    bench.settle();
+    bench.plan();
+    bench.ask_one(at("a", tenant()));
+    bench.ask_one(at("b", tenant()));
+    bench.ask(at("b", tenant()));
+    bench.ask(of(tenant()));
+    let name = ExpertName::new(SMOL).expect("a valid name");
+    let state = ExpertState::Ready;
+    bench.agent(2, "b", FromAgent::Expert { name, state });
+    assert!(bench.sent().is_empty(), "one at a time is what it can");
+    assert_eq!(moves(&bench), 0);
+}
+
+#[test]
+fn a_place_that_the_line_cannot_use_is_for_others() {
+    let mut bench = Bench::empty();
+    let wide = DeviceInfo {
+        parallel: 2,
+        ..device()
+    };
+    let experts = [SMOL, GEMMA].map(|name| (offer(name), ExpertState::Ready));
+    let hello = FromAgent::Hello {
+        min_version: PROTOCOL_VERSION,
+        max_version: PROTOCOL_VERSION,
+        software: "test".to_owned(),
+        device: wide,
+        experts: experts.into(),
+    };
+    bench.agent(1, "b", hello);
+    bench.join(2, "a", GEMMA);
+    bench.settle();
+    bench.plan();
+    let smol = bench.ask_one(at("b", tenant()));
+    let on = |node, text: &str| Query {
+        target: Target::Expert(ExpertId {
+            name: ExpertName::new(GEMMA).expect("a valid name"),
+            node: NodeId::new(node).expect("a valid name"),
+        }),
+        ..question(text)
+    };
+    let gemma = bench.ask_one(on("b", "Hello, how are you?"));
+    bench.ask_one(on("a", "Hello, how are you?"));
+    let lasting = Query {
+        budgets: Budgets {
+            delay: Some(Seconds::saturating(6_000.0)),
+            ..Budgets::default()
+        },
+        ..at("b", tenant())
+    };
+    // Two in a line whose expert is at work; the other place is free when its work ends.
+    bench.ask(at("b", tenant()));
+    bench.ask(lasting);
+    let any = Query {
+        target: Target::Model(ExpertName::new(GEMMA).expect("a valid name")),
+        ..of(tenant())
+    };
+    bench.ask(any);
+    assert!(bench.sent().is_empty());
+    bench.says(&gemma, done(1.0));
+    let sent = bench.sent();
+    assert!(
+        matches!(sent.as_slice(), [sent] if sent.expert == GEMMA),
+        "{sent:?}"
+    );
+    drop(smol);
+}
+
+#[test]
+fn who_reads_along_is_pressing_by_the_first_token() {
+    let reads = TenantLimits {
+        first_token_p95: BTreeMap::from(
+            Topic::ALL.map(|topic| (topic, Seconds::saturating(600.0))),
+        ),
+        ..TenantLimits::unlimited(named("reads"))
+    };
+    let mut busy = busy(vec![hurried("lax", 1_000.0), reads]);
+    busy.bench.ask(of(named("lax")));
+    let reads = busy.bench.ask(Query {
+        stream: true,
+        ..of(named("reads"))
+    });
+    let first = busy.ends(false).expect("one begins");
+    assert_eq!(query_of(&busy.bench, &first), reads);
 }

@@ -1,9 +1,12 @@
 //! A tenant that has had more than its share of alike machines, and others that keep theirs.
 
+use moe2_engine::coordinator::Input;
 use moe2_model::{
     Budgets, ExpertId, ExpertName, NodeId, Query, QueryId, RefusalKind, Seconds, Target, TenantId,
     Time,
 };
+
+use moe2_wire::FromAgent;
 
 use crate::support::{Bench, SMOL, Sent, done, question};
 
@@ -47,11 +50,13 @@ struct Scene {
 
 fn scene() -> Scene {
     let mut bench = Bench::empty();
-    for (session, node) in (1..).zip(NODES) {
+    for (session, node) in (1..).zip(NODES.into_iter().chain(["leaving"])) {
         bench.join(session, node, SMOL);
     }
     bench.settle();
     bench.plan();
+    // Its place counts for nothing.
+    bench.agent(7, "leaving", FromAgent::Draining);
     let names = ["x", "y", "z", "flood", "flood", "flood"];
     let mut sent: Vec<Sent> = names.iter().map(|name| bench.ask_one(of(name))).collect();
     for _ in 0..120 {
@@ -105,6 +110,16 @@ fn who_had_too_much_waits_although_a_machine_is_free_and_others_find_it() {
 }
 
 #[test]
+fn what_waits_elsewhere_is_not_taken_over_by_a_place_that_is_kept_for_others() {
+    let mut scene = scene();
+    let theirs = scene.bench.ask_one(of("x"));
+    scene.bench.ask(of("flood"));
+    assert_eq!(scene.ends(&theirs), []);
+    let others = scene.bench.ask(of("z"));
+    assert_eq!(scene.begins(), [others]);
+}
+
+#[test]
 fn what_waits_for_a_free_node_begins_there_when_its_tenant_has_a_place_again() {
     let mut scene = scene();
     let named = Query {
@@ -122,6 +137,8 @@ fn what_waits_for_a_free_node_begins_there_when_its_tenant_has_a_place_again() {
 #[test]
 fn a_forecast_counts_the_wait_for_ones_own_places() {
     let mut scene = scene();
+    let query = scene.waits;
+    scene.bench.feed(Input::ClientGone { query });
     scene.bench.ask(quick("y", 1e-3));
     let (_, refusal) = scene.bench.refusal();
     let alone = refusal.smallest.delay.expect("delay is the reason").get();
