@@ -24,6 +24,11 @@ use super::{Engine, Open, Output, Timer};
 /// its tokens can hold is broken or hostile, and its text is not kept.
 const MAX_TOKEN_BYTES: usize = 512;
 
+/// How far above zero a log-probability may be.
+const ROUNDING: f64 = 1e-3;
+/// Longest reason of an expert that is kept and told, in characters.
+const MAX_REASON: usize = 512;
+
 /// An expert's word that it has no answer.
 struct Failure {
     kind: FailureKind,
@@ -46,6 +51,7 @@ impl Engine {
                 message,
                 usage,
             } => {
+                let message = message.chars().take(MAX_REASON).collect();
                 self.failed(
                     now,
                     dispatch,
@@ -79,7 +85,7 @@ impl Engine {
             Job::Score => 0,
         };
         if attempt.text.len() + text.len() > limit {
-            self.outputs.push_back(Output::Cancel { dispatch });
+            self.cancel(now, dispatch);
             self.dispatch_failed(now, dispatch, "it sent more text than was asked for");
             return;
         }
@@ -117,7 +123,8 @@ impl Engine {
             return;
         };
         let wanted = wanted[usize::from(attempt.job == Job::Score)];
-        let valid = logprobs.len() == wanted && logprobs.iter().all(|l| !l.is_nan());
+        // Nobody can be surer than sure: what is beyond would decide every mixture it is in.
+        let valid = logprobs.len() == wanted && logprobs.iter().all(|l| *l <= ROUNDING);
         attempt.last_progress = now;
         if valid {
             attempt.options = Some(logprobs);
@@ -422,10 +429,7 @@ impl Engine {
             if self.unqueue(now, attempt.dispatch).is_some() {
                 continue;
             }
-            self.timers.disarm(Timer::Stall(attempt.dispatch));
-            self.outputs.push_back(Output::Cancel {
-                dispatch: attempt.dispatch,
-            });
+            self.cancel(now, attempt.dispatch);
         }
     }
 
@@ -439,6 +443,7 @@ impl Engine {
         }
         self.outputs.extend(entry.map(Output::Ledger));
         self.timers.disarm(Timer::Stall(dispatch));
+        self.timers.disarm(Timer::Unheard(dispatch));
         let expert = self.fleet.expert_mut(&open.expert);
         let sent = expert.and_then(|expert| expert.in_flight.remove(&dispatch));
         if let (Some((_, busy)), Some(usage)) = (sent, usage)

@@ -43,6 +43,9 @@ pub struct Config {
     pub query_timeout: Duration,
     /// Silence of a dispatch beyond five times its forecast after which its expert counts as stuck.
     pub stall_grace: Duration,
+    /// Time for work that was told to stop to say what it has used; then its place is free again and its joules
+    /// are unknown. Agents kill a worker that does not stop within 15 s.
+    pub cancel_grace: Duration,
     /// Attempts at one query, the first included.
     pub max_attempts: u32,
     /// Microseconds from 1970-01-01 UTC to the driver's zero: budgets of a day begin at midnight.
@@ -97,6 +100,7 @@ impl Default for Config {
             max_queries: 1_024,
             query_timeout: Duration::from_secs(300),
             stall_grace: Duration::from_secs(10),
+            cancel_grace: Duration::from_secs(60),
             max_attempts: 4,
             epoch: 0,
             past: Past::default(),

@@ -145,6 +145,14 @@ impl Engine {
         (self.config.stall_grace + slack).min(cap)
     }
 
+    /// Tells an expert to stop. It is given a while to say what it has used.
+    pub(super) fn cancel(&mut self, now: Time, dispatch: DispatchId) {
+        self.outputs.push_back(Output::Cancel { dispatch });
+        self.timers.disarm(Timer::Stall(dispatch));
+        let last = now + self.config.cancel_grace;
+        self.timers.arm(Timer::Unheard(dispatch), last);
+    }
+
     /// A dispatch that has been silent for too long is given up; one that spoke is looked at later.
     pub(super) fn check_stall(&mut self, now: Time, dispatch: DispatchId) {
         let Some(open) = self.open.get(&dispatch) else {
@@ -163,7 +171,7 @@ impl Engine {
             self.timers.arm(Timer::Stall(dispatch), due);
             return;
         }
-        self.outputs.push_back(Output::Cancel { dispatch });
+        self.cancel(now, dispatch);
         self.dispatch_failed(
             now,
             dispatch,

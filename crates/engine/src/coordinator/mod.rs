@@ -69,6 +69,8 @@ enum Timer {
     Silence(SessionId),
     /// A dispatch may be stuck.
     Stall(DispatchId),
+    /// A dispatch that was told to stop has not said that it has.
+    Unheard(DispatchId),
     /// A dispatch that waits has to begin now to be in time.
     Late(DispatchId),
     /// A node has been gone for long.
@@ -284,6 +286,9 @@ impl Engine {
                 }
                 Timer::Silence(session) => self.check_silence(now, session),
                 Timer::Stall(dispatch) => self.check_stall(now, dispatch),
+                Timer::Unheard(dispatch) => {
+                    self.dispatch_lost(now, dispatch, "it did not stop when it was told to");
+                }
                 Timer::Late(dispatch) => self.too_late(now, dispatch),
                 Timer::Forget(session) => self.forget(session),
                 Timer::Timeout(query) => self.time_out(now, query),

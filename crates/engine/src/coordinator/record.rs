@@ -63,7 +63,7 @@ pub struct QueryRecord {
     pub target: Target,
     /// How many experts were wanted.
     pub mode: Mode,
-    /// What the gate saw; nothing of a query that was not looked at.
+    /// What it was about, as the gate saw it; nothing of a query that was not looked at.
     pub topic: Option<String>,
     /// Its own budgets and its tenant's, whichever are tighter.
     pub budgets: Budgets,
@@ -119,7 +119,7 @@ impl QueryRecord {
             tenant: running.query.tenant.clone(),
             target: running.query.target.clone(),
             mode: running.query.mode,
-            topic: Some(running.features.explain()),
+            topic: Some(running.features.topic().as_str().to_owned()),
             budgets: running.query.budgets,
             decisions: std::mem::take(&mut running.decisions),
             participants,

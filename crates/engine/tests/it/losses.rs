@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use moe2_engine::coordinator::{Input, NodeState, Output, Reply};
-use moe2_model::{RefusalKind, SessionId};
-use moe2_wire::{FailureKind, FromAgent};
+use moe2_model::{Query, RefusalKind, SessionId, Task};
+use moe2_wire::{FailureKind, FromAgent, FromExpert};
 
-use crate::support::{Bench, QWEN, SMOL, done, failed, question, streamed};
+use crate::support::{Bench, QWEN, SMOL, done, failed, question, streamed, tenant};
 
 #[test]
 fn a_worker_lost_before_the_first_delta_is_replaced_unseen() {
@@ -193,4 +193,69 @@ fn an_expert_that_says_nothing_for_too_long_is_given_up_and_cancelled() {
     }
     assert_eq!(bench.cancels(), [first.dispatch]);
     assert_eq!(bench.sent().len(), 1, "another expert is asked");
+}
+
+#[test]
+fn who_does_not_stop_when_told_to_keeps_neither_its_place_nor_the_joules() {
+    let mut bench = Bench::empty();
+    bench.join(1, "smol", SMOL);
+    let query = bench.ask(question("Hello, how are you?"));
+    let sent = bench.sent().remove(0);
+    bench.feed(Input::ClientGone { query });
+    assert_eq!(bench.cancels(), [sent.dispatch]);
+    bench.ask(question("And you?"));
+    bench.live_all(55, &["smol"]);
+    assert!(bench.sent().is_empty(), "it may still be at work");
+    assert!(bench.engine.account(&tenant()).reserved.get() > 0.0);
+    bench.live_all(10, &["smol"]);
+    let next = bench.sent().remove(0);
+    bench.says(&sent, done(7.0));
+    bench.says(&next, done(1.0));
+    assert!(
+        (bench.settled() - 1.0).abs() < 1e-9,
+        "what comes too late is nobody's"
+    );
+}
+
+#[test]
+fn scores_beyond_certainty_are_no_scores() {
+    for (score, answers) in [
+        (0.0, true),
+        (1e-4, true),
+        (0.1, false),
+        (f64::INFINITY, false),
+        (f64::NAN, false),
+    ] {
+        let mut bench = Bench::empty();
+        bench.join(1, "smol", SMOL);
+        let choice = Query {
+            task: Task::Choice {
+                options: vec!["yes".to_owned(), "no".to_owned()],
+            },
+            ..question("Is it?")
+        };
+        let sent = bench.ask_one(choice);
+        bench.says(&sent, FromExpert::Options(vec![score, f64::NEG_INFINITY]));
+        bench.says(&sent, done(1.0));
+        let answered = matches!(bench.replies().as_slice(), [Reply::Finished(_)]);
+        assert_eq!(answered, answers, "{score}");
+    }
+}
+
+#[test]
+fn a_long_reason_is_cut() {
+    let mut bench = Bench::empty();
+    bench.join(1, "smol", SMOL);
+    let sent = bench.ask_one(question("Hello, how are you?"));
+    let message = "x".repeat(1 << 20);
+    let kind = FailureKind::Rejected;
+    bench.says(
+        &sent,
+        FromExpert::Failed {
+            kind,
+            message,
+            usage: None,
+        },
+    );
+    assert!(bench.refusal().1.message.len() < 1_000);
 }
