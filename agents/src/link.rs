@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use moe2_engine::agent::{Input, Work};
 use moe2_model::{DispatchId, NodeId};
 use moe2_net::{
-    CoordinatorConnection, FrameReceiver, FrameSender, Identity, JoinError, JoinToken, connect,
-    enrol,
+    ConnectError, CoordinatorConnection, FrameReceiver, FrameSender, Identity, JoinError,
+    JoinToken, connect, enrol, renew,
 };
 use moe2_wire::{FromAgent, FromExpert, ToAgent, ToExpert};
 use tokio::sync::mpsc;
@@ -19,6 +19,10 @@ use tokio::time::sleep;
 
 /// Between attempts with a join token that was refused; a new token file is noticed by then.
 const REFUSED_RETRY: Duration = Duration::from_secs(30);
+/// Longest that a due renewal may stay unnoticed.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(3_600);
+/// Shortest time between attempts to renew.
+const RENEW_RETRY: Duration = Duration::from_secs(60);
 /// What dialling needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Dial {
@@ -61,7 +65,16 @@ pub(crate) async fn run(dial: Dial, to: mpsc::Sender<FromLink>) {
 
 async fn serve(dial: &Dial, to: &mpsc::Sender<FromLink>) -> anyhow::Result<String> {
     let identity = identity(dial).await?;
-    let connection = connect(&dial.coordinator, &identity, SystemTime::now()).await?;
+    let connected = connect(&dial.coordinator, &identity, SystemTime::now()).await;
+    let (connection, identity) = match connected {
+        // The operator has given it a new token, or has not.
+        Err(ConnectError::Revoked) if dial.join_token_file.is_some() => {
+            let identity = join(dial).await?;
+            let connection = connect(&dial.coordinator, &identity, SystemTime::now()).await?;
+            (connection, identity)
+        }
+        connected => (connected?, identity),
+    };
     let (sender, receiver) = connection.open_control().await?;
     tracing::info!(coordinator = dial.coordinator, "connected");
     let (control, said) = mpsc::unbounded_channel();
@@ -70,6 +83,7 @@ async fn serve(dial: &Dial, to: &mpsc::Sender<FromLink>) -> anyhow::Result<Strin
         reason = converse(sender, receiver, said, to) => reason,
         reason = take_work(&connection, to) => reason,
         reason = connection.closed() => reason,
+        never = keep_identity(dial, identity) => match never {},
     };
     connection.close(&reason);
     Ok(reason)
@@ -92,6 +106,50 @@ async fn identity(dial: &Dial) -> anyhow::Result<Identity> {
             return Ok(identity);
         }
     }
+    join(dial).await
+}
+
+/// Renews the certificate whenever two thirds of its life are over. The connection stays: it was admitted with
+/// the one before.
+async fn keep_identity(dial: &Dial, mut identity: Identity) -> std::convert::Infallible {
+    loop {
+        let now = SystemTime::now();
+        let due = identity.renew_at().duration_since(now).unwrap_or_default();
+        // Clocks that are set while this machine sleeps are noticed within the hour.
+        if !due.is_zero() {
+            sleep(due.min(LOOK_AT_CLOCK)).await;
+            continue;
+        }
+        match renewed(dial, &identity).await {
+            Ok(new) => {
+                tracing::info!(node = %dial.node, "certificate renewed");
+                identity = new;
+            }
+            Err(error) => {
+                let left = identity.not_after().duration_since(now).unwrap_or_default();
+                let days = left.as_secs() / 86_400;
+                let reason = format!("{error:#}");
+                tracing::warn!(reason, days, "the certificate was not renewed; tried again");
+                sleep((left / 16).clamp(RENEW_RETRY, LOOK_AT_CLOCK)).await;
+            }
+        }
+    }
+}
+
+async fn renewed(dial: &Dial, identity: &Identity) -> anyhow::Result<Identity> {
+    let new = renew(&dial.coordinator, identity).await?;
+    save(dial, &new)?;
+    Ok(new)
+}
+
+fn save(dial: &Dial, identity: &Identity) -> anyhow::Result<()> {
+    let dir = &dial.identity_dir;
+    let saved = identity.save(dir);
+    saved.with_context(|| format!("cannot save the certificate in {}", dir.display()))
+}
+
+/// A new identity for the join token.
+async fn join(dial: &Dial) -> anyhow::Result<Identity> {
     let file = dial.join_token_file.as_ref().context(
         "this agent has no certificate yet: make a token with `moe2 join-token create` and name its file as `join_token_file`",
     )?;
@@ -99,12 +157,7 @@ async fn identity(dial: &Dial) -> anyhow::Result<Identity> {
         .with_context(|| format!("cannot read the join token {}", file.display()))?;
     let token: JoinToken = text.trim().parse()?;
     let identity = enrol(&dial.coordinator, &token, &dial.node).await?;
-    identity.save(&dial.identity_dir).with_context(|| {
-        format!(
-            "cannot save the certificate in {}",
-            dial.identity_dir.display()
-        )
-    })?;
+    save(dial, &identity)?;
     tracing::info!(node = %dial.node, "enrolled");
     Ok(identity)
 }

@@ -1,6 +1,6 @@
 //! What only the operator may do, behind a credential of its own.
 //!
-//! `GET /admin/v1/fleet`, `GET /admin/v1/plan`, `POST /admin/v1/join-tokens`, `GET /metrics`. Errors have the same envelope as
+//! `GET /admin/v1/fleet`, `POST /admin/v1/fleet/{node}/revoke`, `GET /admin/v1/plan`, `POST /admin/v1/join-tokens`, `GET /metrics`. Errors have the same envelope as
 //! the rest of the API.
 
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -31,7 +31,7 @@ use crate::store::NewToken;
 mod explanations;
 mod tenants;
 
-/// Longest life of a join token: it is typed or pasted within the hour, or made again.
+/// Longest life of a join token: for machines that are set up days before they are connected.
 const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// What the admin routes need.
@@ -54,6 +54,7 @@ pub(crate) struct Admin {
 pub(crate) fn router(admin: Admin) -> Router {
     Router::new()
         .route("/admin/v1/fleet", get(fleet))
+        .route("/admin/v1/fleet/{node}/revoke", post(revoke))
         .route("/admin/v1/plan", get(plan))
         .route("/admin/v1/plan/instance", get(plan_instance))
         .route("/admin/v1/join-tokens", post(create_token))
@@ -82,6 +83,34 @@ fn given<T>(parameters: Result<Query<T>, QueryRejection>) -> Result<T, ApiError>
 
 async fn fleet(State(admin): State<Admin>) -> Response {
     Json(admin.engine.fleet().as_ref()).into_response()
+}
+
+/// Takes a node's certificates and unused join tokens back.
+async fn revoke(State(admin): State<Admin>, Path(node): Path<String>) -> Response {
+    let Ok(node) = NodeId::new(&node) else {
+        return ApiError::bad_request(Some("node"), "this is no node's name").into_response();
+    };
+    let named = node.clone();
+    let taken = tokio::task::spawn_blocking(move || admin.registrar.revoke(&named)).await;
+    match taken {
+        Ok(Ok(Some(taken))) => {
+            let (certificates, tokens) = (taken.serials.len(), taken.tokens);
+            tracing::info!(%node, certificates, tokens, "revoked");
+            let taken = json!({ "node": node, "certificates": certificates, "tokens": tokens });
+            Json(taken).into_response()
+        }
+        Ok(Ok(None)) => {
+            let message = format!(
+                "the node `{node}` has never joined; GET /admin/v1/fleet lists those that are there"
+            );
+            ApiError::invalid(StatusCode::NOT_FOUND, message).into_response()
+        }
+        Ok(Err(error)) => {
+            tracing::error!(%error, "nothing was revoked");
+            ApiError::internal().into_response()
+        }
+        Err(_) => ApiError::internal().into_response(),
+    }
 }
 
 #[derive(Deserialize)]

@@ -1,12 +1,13 @@
 //! Letting new agents in, and renewing the certificates of old ones.
 
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use moe2_model::NodeId;
-use moe2_net::{Authority, JoinConnection, hash_secret};
+use moe2_net::{Authority, JoinConnection, Revoked, hash_secret};
 use moe2_wire::{EnrolError, EnrolReply, EnrolRequest};
 
-use crate::store::Store;
+use crate::store::{Store, Taken};
 
 /// What enrolment needs.
 #[derive(Debug)]
@@ -14,6 +15,9 @@ pub(crate) struct Registrar {
     pub(crate) authority: Authority,
     pub(crate) store: Store,
     pub(crate) lifetime: Duration,
+    pub(crate) revoked: Revoked,
+    /// Held while certificates are issued or revoked, so that none is issued for one that is being revoked.
+    pub(crate) issuing: Mutex<()>,
 }
 
 impl Registrar {
@@ -27,7 +31,7 @@ impl Registrar {
                 return;
             }
         };
-        let peer = connection.peer_node();
+        let peer = connection.peer_node().zip(connection.peer_serial());
         // A stranger's words go to the log only once they are known to be a name.
         let node = NodeId::new(&request.node).map_or_else(|_| "?".to_owned(), |n| n.to_string());
         let decided =
@@ -50,7 +54,7 @@ impl Registrar {
     fn decide(
         &self,
         request: &EnrolRequest,
-        peer: Option<&NodeId>,
+        peer: Option<&(NodeId, String)>,
     ) -> Result<EnrolReply, EnrolError> {
         let now = SystemTime::now();
         let node = NodeId::new(&request.node).map_err(|_| EnrolError::BadRequest)?;
@@ -62,8 +66,13 @@ impl Registrar {
                 tracing::warn!(%error, "signing request refused");
                 EnrolError::BadRequest
             })?;
+        let _issuing = self.issuing.lock();
         // A node that shows its own still valid certificate is renewing and needs no token.
-        if peer != Some(&node) {
+        if let Some((_, serial)) = peer.filter(|(shown, _)| *shown == node) {
+            if self.revoked.contains(serial) {
+                return Err(EnrolError::Invalid);
+            }
+        } else {
             let hash = hash_secret(&request.secret);
             self.store
                 .take_token((&request.token_id, &hash), node.as_str(), now)
@@ -76,6 +85,18 @@ impl Registrar {
             certificate_der: issued.certificate_der,
             ca_der: self.authority.ca_der().to_vec(),
         })
+    }
+}
+
+impl Registrar {
+    /// Takes a node's certificates and unused tokens back; its connections end. `None` if it never had any.
+    pub(crate) fn revoke(&self, node: &NodeId) -> rusqlite::Result<Option<Taken>> {
+        let _issuing = self.issuing.lock();
+        let taken = self.store.revoke(node, SystemTime::now())?;
+        if let Some(taken) = &taken {
+            self.revoked.revoke(taken.serials.iter().cloned());
+        }
+        Ok(taken)
     }
 }
 

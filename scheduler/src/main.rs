@@ -24,7 +24,7 @@ mod store;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -32,7 +32,7 @@ use axum::serve::ListenerExt;
 use clap::Parser;
 use moe2_engine::coordinator::Engine;
 use moe2_metrics::Metrics;
-use moe2_net::{Accepted, Listener};
+use moe2_net::{Accepted, Listener, Revoked};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -130,7 +130,9 @@ async fn serve(config: Config, (args, text): (Args, String)) -> Result<()> {
             config.http
         )
     })?;
-    let quic_listener = Listener::bind(config.quic, &authority, SystemTime::now())?;
+    let revoked = Revoked::new(store.revoked(SystemTime::now())?);
+    let quic_listener =
+        Listener::bind(config.quic, &authority, SystemTime::now(), revoked.clone())?;
     let (http_addr, quic_addr) = (http_listener.local_addr()?, quic_listener.local_addr());
     let advertise = config
         .advertise
@@ -158,6 +160,8 @@ async fn serve(config: Config, (args, text): (Args, String)) -> Result<()> {
         authority,
         store,
         lifetime,
+        revoked,
+        issuing: Mutex::default(),
     });
     tokio::spawn(accept_agents(
         quic_listener,

@@ -18,6 +18,9 @@ const SCHEMA: &str = "
         expires_at INTEGER NOT NULL, used_at INTEGER);
     CREATE TABLE IF NOT EXISTS certificate (
         serial TEXT PRIMARY KEY, node TEXT NOT NULL, issued_at INTEGER NOT NULL,
+        not_after INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS revoked (
+        serial TEXT PRIMARY KEY, node TEXT NOT NULL, revoked_at INTEGER NOT NULL,
         not_after INTEGER NOT NULL);";
 
 /// The database file.
@@ -105,6 +108,45 @@ impl Store {
         })
     }
 
+    /// Takes a node's certificates and unused tokens back. `None` if it never had any.
+    pub(crate) fn revoke(&self, node: &NodeId, now: SystemTime) -> rusqlite::Result<Option<Taken>> {
+        let mut database = connect(&self.path)?;
+        let transaction = database.transaction()?;
+        let (node, now) = (node.as_str(), unix(now));
+        let known = transaction.query_row(
+            "SELECT EXISTS (SELECT 1 FROM certificate WHERE node = ?1)
+                 OR EXISTS (SELECT 1 FROM join_token WHERE node = ?1)",
+            [node],
+            |row| row.get::<_, bool>(0),
+        )?;
+        if !known {
+            return Ok(None);
+        }
+        let mut statement = transaction.prepare(
+            "INSERT INTO revoked (serial, node, revoked_at, not_after)
+                 SELECT serial, node, ?2, not_after FROM certificate
+                 WHERE node = ?1 AND not_after > ?2 AND serial NOT IN (SELECT serial FROM revoked)
+                 RETURNING serial",
+        )?;
+        let serials = statement.query_map(params![node, now], |row| row.get(0))?;
+        let serials = serials.collect::<rusqlite::Result<_>>()?;
+        drop(statement);
+        let tokens = transaction.execute(
+            "UPDATE join_token SET used_at = ?2 WHERE node = ?1 AND used_at IS NULL AND expires_at > ?2",
+            params![node, now],
+        )?;
+        transaction.commit()?;
+        Ok(Some(Taken { serials, tokens }))
+    }
+
+    /// Serial numbers of all certificates that are revoked and would be good otherwise.
+    pub(crate) fn revoked(&self, now: SystemTime) -> rusqlite::Result<Vec<String>> {
+        let database = connect(&self.path)?;
+        let mut statement = database.prepare("SELECT serial FROM revoked WHERE not_after > ?1")?;
+        let serials = statement.query_map([unix(now)], |row| row.get(0))?;
+        serials.collect()
+    }
+
     pub(crate) fn add_certificate(
         &self,
         (serial, node): (&str, &NodeId),
@@ -117,6 +159,15 @@ impl Store {
         )?;
         Ok(())
     }
+}
+
+/// What was taken from a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Serial numbers of certificates that were good until now.
+    pub(crate) serials: Vec<String>,
+    /// Join tokens that nobody had used.
+    pub(crate) tokens: usize,
 }
 
 /// A connection of its own; it waits a while for others that write.
@@ -176,5 +227,49 @@ mod tests {
         assert_eq!(take("id", [7; 32], "n1", late), Err(EnrolError::Expired));
         assert_eq!(take("id", [7; 32], "n1", now), Ok(()));
         assert_eq!(take("id", [7; 32], "n1", now), Err(EnrolError::Used));
+    }
+
+    #[test]
+    fn what_is_revoked_is_so_until_it_would_have_expired_and_only_a_nodes_own() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, now) = store(&dir, Duration::from_secs(60));
+        let node = |name| NodeId::new(name).expect("a valid name");
+        let hour = Duration::from_secs(3_600);
+        for (serial, of, end) in [
+            ("a", "n1", now + hour),
+            ("b", "n1", now),
+            ("c", "n2", now + hour),
+        ] {
+            store
+                .add_certificate((serial, &node(of)), now, end)
+                .expect("stored");
+        }
+        assert_eq!(store.revoke(&node("n3"), now).expect("asked"), None);
+        let taken = store.revoke(&node("n1"), now).expect("revoked");
+        let serials = vec!["a".to_owned()];
+        assert_eq!(
+            taken,
+            Some(Taken {
+                serials: serials.clone(),
+                tokens: 1
+            })
+        );
+        let token = store
+            .take_token(("id", &[7; 32]), "n1", now)
+            .expect("asked");
+        assert_eq!(token, Err(EnrolError::Used));
+        assert_eq!(store.revoked(now).expect("read"), serials);
+        assert_eq!(
+            store.revoked(now + hour).expect("read"),
+            Vec::<String>::new()
+        );
+        let again = store.revoke(&node("n1"), now).expect("revoked");
+        assert_eq!(
+            again,
+            Some(Taken {
+                serials: Vec::new(),
+                tokens: 0
+            })
+        );
     }
 }

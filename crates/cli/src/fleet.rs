@@ -1,14 +1,21 @@
 //! `moe2 fleet`: nodes, experts, what they are doing and where their joules come from.
 
 use moe2_engine::coordinator::{FleetView, NodeView};
+use moe2_model::NodeId;
 
+use crate::BadInput;
 use crate::client::{Credential, Where};
 use crate::out;
 use crate::table::{Table, shorten};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  moe2 fleet\n  moe2 fleet --json")]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  moe2 fleet\n  moe2 fleet --json\n  moe2 fleet revoke orin-1"
+)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -16,7 +23,45 @@ pub(crate) struct Args {
     place: Where,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Take a machine's certificates and unused join tokens back: it is cut off, and comes back with a new token
+    /// only.
+    Revoke {
+        /// The machine's name in the fleet.
+        node: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Where,
+    },
+}
+
+fn revoke(node: &str, json: bool, place: &Where) -> anyhow::Result<()> {
+    // It becomes a part of the path.
+    let node = NodeId::new(node).map_err(|error| BadInput(error.to_string()))?;
+    let client = place.client(Credential::Admin)?;
+    let path = format!("/admin/v1/fleet/{node}/revoke");
+    let taken = client.post(&path, &serde_json::json!({}))?;
+    if json {
+        out::json(&taken)?;
+        return Ok(());
+    }
+    let (certificates, tokens) = (&taken["certificates"], &taken["tokens"]);
+    out::data(&format!(
+        "{node}: certificates taken back: {certificates}, unused join tokens: {tokens}"
+    ));
+    out::note(&format!(
+        "To let it in again: moe2 join-token create --node {node}"
+    ));
+    Ok(())
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if let Some(Command::Revoke { node, json, place }) = &args.command {
+        return revoke(node, *json, place);
+    }
     let client = args.place.client(Credential::Admin)?;
     let fleet = client.get("/admin/v1/fleet")?;
     if args.json {

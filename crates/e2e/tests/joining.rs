@@ -88,6 +88,34 @@ fn a_token_for_another_node_is_refused() {
 }
 
 #[test]
+fn a_revoked_node_is_cut_off_until_it_has_a_new_token() {
+    let _alone = alone();
+    let mut system = System::empty();
+    let mut spec = stub("edge-1");
+    spec.token = Some(system.coordinator.token("edge-1", 600));
+    let spare = system.coordinator.token("edge-1", 600);
+    system.join(spec);
+    system.all_ready();
+    let taken = system.coordinator.moe2(&["fleet", "revoke", "edge-1"]);
+    assert_eq!(taken["certificates"], 1);
+    assert_eq!(taken["tokens"], 1, "{spare} is of no use any more");
+    until("the node is cut off", SAID_WITHIN, || {
+        !system.coordinator.is_ready("edge-1")
+    });
+    let log = &system.agents[0].process;
+    log.says("revoked", SAID_WITHIN);
+    // The token in its file let it in once.
+    log.says("the join token was used before", SAID_WITHIN);
+    let fresh = system.coordinator.token("edge-1", 600);
+    let file = system.dir().join("edge-1").join("join.token");
+    std::fs::write(file, fresh).expect("the temporary directory can be written");
+    // An agent whose token was refused waits for half a minute before it reads the file again.
+    until("it is back", Duration::from_secs(45), || {
+        system.coordinator.is_ready("edge-1")
+    });
+}
+
+#[test]
 fn an_expired_token_is_refused() {
     let _alone = alone();
     let mut system = System::empty();

@@ -42,6 +42,20 @@ pub(crate) fn not_after(der: &[u8]) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
+/// Serial number, lower-case hexadecimal.
+pub(crate) fn serial_of(der: &[u8]) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let bytes = certificate.raw_serial().iter();
+    Some(bytes.map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// When a certificate begins to be valid, whole seconds.
+pub(crate) fn not_before(der: &[u8]) -> Option<SystemTime> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let seconds = u64::try_from(certificate.validity().not_before.timestamp()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
 /// A certificate's subject public key info, DER.
 pub(crate) fn public_key_of(der: &[u8]) -> Option<Vec<u8>> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;

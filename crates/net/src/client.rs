@@ -8,7 +8,7 @@
 use std::time::{Duration, SystemTime};
 
 use moe2_model::NodeId;
-use moe2_wire::{EnrolError, EnrolReply, EnrolRequest};
+use moe2_wire::{ALPN, ALPN_JOIN, EnrolError, EnrolReply, EnrolRequest};
 use quinn::{Connection, ConnectionError, Endpoint, ReadExactError};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData as _};
 use rustls::AlertDescription;
@@ -68,7 +68,12 @@ pub enum ConnectError {
         "this agent's certificate has expired: enrol again with a token from `moe2 join-token create`"
     )]
     Expired,
-    /// The coordinator does not know our certificate's CA, or has revoked us.
+    /// The operator has revoked it.
+    #[error(
+        "this agent's certificate was revoked: enrol again with a token from `moe2 join-token create`"
+    )]
+    Revoked,
+    /// The coordinator does not know our certificate's CA.
     #[error(
         "the coordinator does not accept this agent's certificate ({0}): enrol again with a token from `moe2 join-token create`"
     )]
@@ -107,13 +112,40 @@ pub async fn enrol(
 ) -> Result<Identity, JoinError> {
     let (key, csr_der) = key_and_request(node).map_err(|e| JoinError::Key(e.to_string()))?;
     let config = tls::enrolling(token.ca_sha256).map_err(|e| JoinError::Key(e.to_string()))?;
-    let (endpoint, connection) = dial(coordinator, config).await.map_err(not_joined)?;
     let request = EnrolRequest {
         token_id: token.id.clone(),
         secret: token.secret().to_owned(),
         node: node.to_string(),
         csr_der,
     };
+    exchange((coordinator, config), request, (node, key), token.ca_sha256).await
+}
+
+/// A new certificate, for a new key, in exchange for one that is still valid.
+///
+/// # Errors
+/// [`JoinError`]; its message says what to do. The old identity stays good.
+pub async fn renew(coordinator: &str, identity: &Identity) -> Result<Identity, JoinError> {
+    let node = &identity.node;
+    let (key, csr_der) = key_and_request(node).map_err(|e| JoinError::Key(e.to_string()))?;
+    let config = tls::agent(identity, ALPN_JOIN).map_err(|e| JoinError::Key(e.to_string()))?;
+    let request = EnrolRequest {
+        token_id: String::new(),
+        secret: String::new(),
+        node: node.to_string(),
+        csr_der,
+    };
+    let ca = certificate::sha256(&identity.ca_der);
+    exchange((coordinator, config), request, (node, key), ca).await
+}
+
+async fn exchange(
+    (coordinator, config): (&str, quinn::ClientConfig),
+    request: EnrolRequest,
+    (node, key): (&NodeId, KeyPair),
+    ca_sha256: [u8; 32],
+) -> Result<Identity, JoinError> {
+    let (endpoint, connection) = dial(coordinator, config).await.map_err(not_joined)?;
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask(&connection, &request)).await;
     connection.close(CODE_DONE, b"");
     // Best effort: without it the coordinator learns the same a little later.
@@ -130,7 +162,7 @@ pub async fn enrol(
                 key_pkcs8_der: key.serialize_der(),
                 ca_der,
             };
-            check_issued(&identity, &key, token)?;
+            check_issued(&identity, &key, ca_sha256)?;
             Ok(identity)
         }
     }
@@ -154,12 +186,10 @@ async fn ask(connection: &Connection, request: &EnrolRequest) -> Result<EnrolRep
     recv.recv().await?.ok_or(StreamError::Missing)
 }
 
-fn check_issued(identity: &Identity, key: &KeyPair, token: &JoinToken) -> Result<(), JoinError> {
+fn check_issued(identity: &Identity, key: &KeyPair, ca_sha256: [u8; 32]) -> Result<(), JoinError> {
     let own = &identity.certificate_der;
-    if certificate::sha256(&identity.ca_der) != token.ca_sha256 {
-        return Err(JoinError::BadAnswer(
-            "its CA is not the one in the join token",
-        ));
+    if certificate::sha256(&identity.ca_der) != ca_sha256 {
+        return Err(JoinError::BadAnswer("its CA is not the one it should be"));
     }
     if certificate::node_of(own).as_ref() != Some(&identity.node) {
         return Err(JoinError::BadAnswer("the certificate names another node"));
@@ -198,7 +228,7 @@ pub async fn connect(
     if identity.not_after() <= now {
         return Err(ConnectError::Expired);
     }
-    let config = tls::agent(identity).map_err(|e| ConnectError::Identity(e.to_string()))?;
+    let config = tls::agent(identity, ALPN).map_err(|e| ConnectError::Identity(e.to_string()))?;
     let (endpoint, connection) = dial(coordinator, config).await.map_err(|e| match e {
         Refused::Dial(error) => error.into(),
         Refused::Handshake(error) => not_connected(&error),
@@ -236,6 +266,7 @@ fn not_connected(error: &ConnectionError) -> ConnectError {
             ConnectError::OtherCoordinator
         }
         Failure::OurAlert(alert) => ConnectError::CoordinatorCertificate(format!("{alert:?}")),
+        Failure::Revoked => ConnectError::Revoked,
         Failure::Closed(reason) => ConnectError::Refused(reason),
         Failure::Silent | Failure::Other(_) => ConnectError::Lost(crate::failure::describe(error)),
     }

@@ -7,8 +7,12 @@
 use quinn::{ConnectionError, TransportErrorCode};
 use rustls::AlertDescription;
 
+use crate::transport::CODE_REVOKED;
+
 /// QUIC's code for a TLS alert is this plus the alert (RFC 9001, section 4.8).
 const CRYPTO_ERROR: u64 = 0x100;
+/// What a revoked agent is told.
+pub(crate) const REVOKED: &str = "this node's certificate was revoked";
 /// Longest text of a peer that is passed on, in characters.
 const MAX_REASON: usize = 200;
 
@@ -24,6 +28,8 @@ pub(crate) enum Failure {
     OurAlert(AlertDescription),
     /// The peer takes no new connections now.
     Busy,
+    /// Our certificate was revoked.
+    Revoked,
     /// The peer's program closed the connection and said why.
     Closed(String),
     /// Anything else, described.
@@ -45,6 +51,9 @@ pub(crate) fn classify(error: &ConnectionError) -> Failure {
             None if close.error_code == TransportErrorCode::CONNECTION_REFUSED => Failure::Busy,
             None => Failure::Other(printable(&close.to_string())),
         },
+        ConnectionError::ApplicationClosed(close) if close.error_code == CODE_REVOKED => {
+            Failure::Revoked
+        }
         ConnectionError::ApplicationClosed(close) => {
             Failure::Closed(printable(&String::from_utf8_lossy(&close.reason)))
         }
@@ -65,6 +74,7 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
         Failure::TheirAlert(alert) => format!("the peer refused the handshake ({alert:?})"),
         Failure::OurAlert(_) => printable(&error.to_string()),
         Failure::Busy => "the peer takes no new connections now".to_owned(),
+        Failure::Revoked => REVOKED.to_owned(),
         Failure::Closed(reason) if reason.is_empty() => "the peer went away".to_owned(),
         Failure::Closed(reason) => format!("the peer closed the connection: {reason}"),
         Failure::Other(text) => text,

@@ -69,6 +69,16 @@ impl Identity {
         certificate::not_after(&self.certificate_der).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
+    /// When to ask for a new certificate: at two thirds of this one's life, so that a coordinator which is away for
+    /// long is no reason to enrol again.
+    #[must_use]
+    pub fn renew_at(&self) -> SystemTime {
+        let end = self.not_after();
+        let begin = certificate::not_before(&self.certificate_der).unwrap_or(end);
+        let life = end.duration_since(begin).unwrap_or_default();
+        end - life / 3
+    }
+
     /// Stores the identity in `dir`, which is made if need be and readable by its owner only.
     ///
     /// # Errors

@@ -19,11 +19,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use crate::authority::Authority;
-use crate::certificate::node_of;
-use crate::failure::describe;
+use crate::certificate::{node_of, serial_of};
+use crate::failure::{REVOKED, describe};
+use crate::revoked::Revoked;
 use crate::stream::{FrameReceiver, FrameSender, StreamError, accept, open};
 use crate::tls;
-use crate::transport::{CODE_DONE, CODE_NO_CERTIFICATE, CODE_PROTOCOL};
+use crate::transport::{CODE_DONE, CODE_NO_CERTIFICATE, CODE_PROTOCOL, CODE_REVOKED};
 
 /// Handshakes in progress at once. One holds some 50 kB: 13 MB at worst.
 const MAX_HANDSHAKES: usize = 256;
@@ -95,7 +96,7 @@ pub struct Listener {
 
 impl Listener {
     /// Opens the port and starts taking handshakes; `now` begins the validity of the coordinator's
-    /// own certificate. Must run inside a `tokio` runtime.
+    /// own certificate. Who shows a certificate that is `revoked` is turned away. Must run inside a `tokio` runtime.
     ///
     /// # Errors
     /// [`BindError`] when the port or the authority is not usable.
@@ -103,6 +104,7 @@ impl Listener {
         addr: SocketAddr,
         authority: &Authority,
         now: SystemTime,
+        revoked: Revoked,
     ) -> Result<Self, BindError> {
         let mut config =
             tls::coordinator(authority, now).map_err(|e| BindError::Authority(e.to_string()))?;
@@ -124,6 +126,7 @@ impl Listener {
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             joins: Arc::new(Semaphore::new(MAX_JOINS)),
             accepted: sender,
+            revoked,
         });
         tokio::spawn(door.keep(endpoint.clone()));
         Ok(Self {
@@ -162,6 +165,7 @@ struct Door {
     handshakes: Arc<Semaphore>,
     joins: Arc<Semaphore>,
     accepted: mpsc::Sender<Accepted>,
+    revoked: Revoked,
 }
 
 impl Door {
@@ -206,9 +210,14 @@ impl Door {
     async fn admit(&self, incoming: Incoming) -> Result<Accepted, String> {
         let connecting = incoming.accept().map_err(|e| describe(&e))?;
         let connection = connecting.await.map_err(|e| describe(&e))?;
-        let node = peer_node(&connection);
+        let shown = shown(&connection);
+        if let Some(shown) = &shown
+            && self.revoked.contains(&shown.serial)
+        {
+            return Err(turn_away(&connection, CODE_REVOKED, REVOKED));
+        }
         match protocol(&connection).as_deref() {
-            Some(ALPN) => admit_agent(connection, node).await,
+            Some(ALPN) => self.admit_agent(connection, shown).await,
             Some(ALPN_JOIN) => {
                 let Ok(place) = Arc::clone(&self.joins).try_acquire_owned() else {
                     let reason = "too many machines are joining at once: try again in a moment";
@@ -216,7 +225,7 @@ impl Door {
                 };
                 Ok(Accepted::Join(JoinConnection {
                     connection,
-                    node,
+                    shown,
                     answer: None,
                     _place: place,
                 }))
@@ -225,20 +234,26 @@ impl Door {
             _ => Err(turn_away(&connection, CODE_PROTOCOL, "unknown protocol")),
         }
     }
-}
 
-/// Lets an agent in and tells it with the one byte that its side waits for.
-async fn admit_agent(connection: Connection, node: Option<NodeId>) -> Result<Accepted, String> {
-    let Some(node) = node else {
-        let reason = "a client certificate that names a node is required: join with a token first";
-        return Err(turn_away(&connection, CODE_NO_CERTIFICATE, reason));
-    };
-    let (mut send, _recv) = connection.open_bi().await.map_err(|e| describe(&e))?;
-    send.write_all(&[1]).await.map_err(|e| e.to_string())?;
-    Ok(Accepted::Agent(AgentConnection {
-        connection,
-        node: Arc::new(node),
-    }))
+    /// Lets an agent in and tells it with the one byte that its side waits for.
+    async fn admit_agent(
+        &self,
+        connection: Connection,
+        shown: Option<Shown>,
+    ) -> Result<Accepted, String> {
+        let Some(shown) = shown else {
+            let reason =
+                "a client certificate that names a node is required: join with a token first";
+            return Err(turn_away(&connection, CODE_NO_CERTIFICATE, reason));
+        };
+        let (mut send, _recv) = connection.open_bi().await.map_err(|e| describe(&e))?;
+        send.write_all(&[1]).await.map_err(|e| e.to_string())?;
+        Ok(Accepted::Agent(AgentConnection {
+            connection,
+            shown: Arc::new(shown),
+            revoked: self.revoked.clone(),
+        }))
+    }
 }
 
 /// Closes with a reason that the peer sees, and hands the reason back for our log.
@@ -252,12 +267,24 @@ fn protocol(connection: &Connection) -> Option<Vec<u8>> {
     data.ok()?.protocol
 }
 
-/// The node in the verified client certificate, if one was shown.
-fn peer_node(connection: &Connection) -> Option<NodeId> {
+/// What a verified client certificate says.
+#[derive(Debug)]
+struct Shown {
+    node: NodeId,
+    serial: String,
+}
+
+/// The verified client certificate, if one that names a node was shown.
+fn shown(connection: &Connection) -> Option<Shown> {
     let chain = connection
         .peer_identity()?
         .downcast::<Vec<CertificateDer<'static>>>();
-    node_of(chain.ok()?.first()?)
+    let chain = chain.ok()?;
+    let leaf = chain.first()?;
+    Some(Shown {
+        node: node_of(leaf)?,
+        serial: serial_of(leaf)?,
+    })
 }
 
 /// A connection to an agent whose certificate was verified. Clones share it; it closes when the
@@ -265,14 +292,15 @@ fn peer_node(connection: &Connection) -> Option<NodeId> {
 #[derive(Debug, Clone)]
 pub struct AgentConnection {
     connection: Connection,
-    node: Arc<NodeId>,
+    shown: Arc<Shown>,
+    revoked: Revoked,
 }
 
 impl AgentConnection {
     /// The node its certificate names.
     #[must_use]
     pub fn node(&self) -> &NodeId {
-        &self.node
+        &self.shown.node
     }
 
     /// Where it is now; agents may move.
@@ -302,9 +330,14 @@ impl AgentConnection {
         self.connection.close(CODE_DONE, reason.as_bytes());
     }
 
-    /// Waits until the connection is gone and says why.
+    /// Waits until the connection is gone, also because its certificate is revoked, and says why.
     pub async fn closed(&self) -> String {
-        describe(&self.connection.closed().await)
+        tokio::select! {
+            error = self.connection.closed() => describe(&error),
+            () = self.revoked.until(&self.shown.serial) => {
+                turn_away(&self.connection, CODE_REVOKED, REVOKED)
+            }
+        }
     }
 }
 
@@ -312,7 +345,7 @@ impl AgentConnection {
 #[derive(Debug)]
 pub struct JoinConnection {
     connection: Connection,
-    node: Option<NodeId>,
+    shown: Option<Shown>,
     answer: Option<FrameSender>,
     /// Its place among the few that may enrol at once, given back when dropped.
     _place: OwnedSemaphorePermit,
@@ -339,7 +372,13 @@ impl JoinConnection {
     /// certificate must be for this node, whatever the request says.
     #[must_use]
     pub fn peer_node(&self) -> Option<NodeId> {
-        self.node.clone()
+        self.shown.as_ref().map(|shown| shown.node.clone())
+    }
+
+    /// The serial number of that certificate, lower-case hexadecimal.
+    #[must_use]
+    pub fn peer_serial(&self) -> Option<String> {
+        self.shown.as_ref().map(|shown| shown.serial.clone())
     }
 
     /// Where the request came from.

@@ -68,7 +68,8 @@ pub(crate) fn coordinator(
     Ok(config)
 }
 
-pub(crate) fn agent(identity: &Identity) -> Result<quinn::ClientConfig, TlsError> {
+/// For an agent's work, or to renew its certificate: `alpn` says which.
+pub(crate) fn agent(identity: &Identity, alpn: &[u8]) -> Result<quinn::ClientConfig, TlsError> {
     let ca = CertificateDer::from(identity.ca_der.clone());
     let verifier = WebPkiServerVerifier::builder_with_provider(roots(ca)?, provider()).build()?;
     let chain = vec![CertificateDer::from(identity.certificate_der.clone())];
@@ -77,7 +78,7 @@ pub(crate) fn agent(identity: &Identity) -> Result<quinn::ClientConfig, TlsError
         .with_protocol_versions(&[&TLS13])?
         .with_webpki_verifier(verifier)
         .with_client_auth_cert(chain, key.into())?;
-    client(tls, ALPN)
+    client(tls, alpn)
 }
 
 pub(crate) fn enrolling(ca_sha256: [u8; 32]) -> Result<quinn::ClientConfig, TlsError> {

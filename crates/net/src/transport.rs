@@ -23,6 +23,8 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 pub(crate) const CODE_DONE: VarInt = VarInt::from_u32(0);
 /// No certificate that names a node.
 pub(crate) const CODE_NO_CERTIFICATE: VarInt = VarInt::from_u32(1);
+/// A certificate that was revoked.
+pub(crate) const CODE_REVOKED: VarInt = VarInt::from_u32(3);
 /// What arrived is not the protocol.
 pub(crate) const CODE_PROTOCOL: VarInt = VarInt::from_u32(2);
 

@@ -102,7 +102,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/moe2"),
             usage_days: 90,
             explanations_mb: 256,
-            certificate_hours: 90 * 24,
+            certificate_hours: 30 * 24,
             gate: None,
             encoders: None,
             limits: Limits::default(),

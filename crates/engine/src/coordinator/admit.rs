@@ -281,11 +281,14 @@ impl Engine {
         let some_hold = ready.iter().any(|((_, _, expert), _)| {
             holds(expert) && (expert.selected || query.target != Target::Auto)
         });
+        let places = self.fleet.places_by_kind();
         let mut held = BTreeMap::new();
         for ((id, node, expert), quality) in ready {
             let (hold, others) = held.entry(node.kind.clone()).or_insert_with(|| {
-                let hold = self.hold(now, &id.node, whose.tenant);
-                (hold, self.held_at(now, &id.node))
+                let places = places.get(&node.kind).copied().unwrap_or_default();
+                let kind = (&*node.kind, places);
+                let hold = self.shares.hold(now, kind, whose.tenant);
+                (hold, self.shares.held(now, kind))
             });
             let at_once = scope.free == Some(&id.node);
             let forecast = forecast(shape, &expert.cost, &quality, |busy| {

@@ -58,6 +58,12 @@ impl Node {
         self.state == NodeState::Ready && self.running() < self.places()
     }
 
+    /// Whether it takes work and has something active.
+    fn is_active(&self) -> bool {
+        let active = self.experts.values().any(|expert| expert.selected);
+        self.state == NodeState::Ready && active
+    }
+
     /// Whether it has a free place and something in line.
     pub(crate) fn could_begin(&self) -> bool {
         !self.line.is_empty() && self.has_place()
@@ -227,10 +233,18 @@ impl Fleet {
 
     /// Places of all nodes of a kind that take work and have something active.
     pub(crate) fn places(&self, kind: &str) -> usize {
-        let alike = self.nodes.values().filter(|n| *n.kind == *kind);
-        let active = |n: &Node| n.experts.values().any(|expert| expert.selected);
-        let alike = alike.filter(|n| n.state == NodeState::Ready && active(n));
+        let alike = self.nodes.values();
+        let alike = alike.filter(|n| *n.kind == *kind && n.is_active());
         alike.map(Node::places).sum()
+    }
+
+    /// The same of all kinds.
+    pub(crate) fn places_by_kind(&self) -> BTreeMap<Kind, usize> {
+        let mut places = BTreeMap::new();
+        for node in self.nodes.values().filter(|node| node.is_active()) {
+            *places.entry(node.kind.clone()).or_default() += node.places();
+        }
+        places
     }
 
     /// Nodes of a kind that have both a free place and something in line.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use moe2_model::NodeId;
 use moe2_net::{
     Accepted, AgentConnection, Authority, CoordinatorConnection, Identity, JoinConnection,
-    Listener, connect,
+    Listener, Revoked, connect,
 };
 use quinn::crypto::rustls::QuicClientConfig;
 use rcgen::{CertificateParams, KeyPair};
@@ -74,17 +74,20 @@ pub(crate) fn stranger(
 pub(crate) struct Fleet {
     pub(crate) authority: Authority,
     pub(crate) listener: Listener,
+    pub(crate) revoked: Revoked,
     pub(crate) coordinator: String,
 }
 
 impl Fleet {
     pub(crate) fn new() -> Self {
         let authority = Authority::create(now()).unwrap();
-        let listener = Listener::bind(loopback(), &authority, now()).unwrap();
+        let revoked = Revoked::new([]);
+        let listener = Listener::bind(loopback(), &authority, now(), revoked.clone()).unwrap();
         Self {
             coordinator: listener.local_addr().to_string(),
             authority,
             listener,
+            revoked,
         }
     }
 

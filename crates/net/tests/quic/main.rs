@@ -8,4 +8,6 @@ mod flood;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod renewal;
+#[cfg(test)]
 mod round_trip;

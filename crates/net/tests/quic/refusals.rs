@@ -166,7 +166,7 @@ async fn a_certificate_shown_while_enrolling_names_who_renews() {
 async fn a_port_in_use_is_named() {
     let fleet = Fleet::new();
     let taken = fleet.listener.local_addr();
-    let error = Listener::bind(taken, &fleet.authority, now()).unwrap_err();
+    let error = Listener::bind(taken, &fleet.authority, now(), fleet.revoked.clone()).unwrap_err();
     assert!(matches!(error, BindError::InUse { addr } if addr == taken));
     assert!(error.to_string().contains(&taken.to_string()));
 }
