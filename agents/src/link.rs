@@ -51,6 +51,9 @@ pub(crate) async fn run(dial: Dial, to: mpsc::Sender<FromLink>) {
         Err(error) => {
             let join = error.downcast_ref::<JoinError>();
             let refused = matches!(join, Some(JoinError::Refused(_) | JoinError::WrongPin));
+            let connect = error.downcast_ref::<ConnectError>();
+            let over = matches!(connect, Some(ConnectError::Revoked | ConnectError::Expired));
+            let refused = refused || over;
             (format!("{error:#}"), refused)
         }
     };
@@ -124,6 +127,8 @@ async fn keep_identity(dial: &Dial, mut identity: Identity) -> std::convert::Inf
             Ok(new) => {
                 tracing::info!(node = %dial.node, "certificate renewed");
                 identity = new;
+                // Where clocks differ by much the new one may look due at once.
+                sleep(LOOK_AT_CLOCK).await;
             }
             Err(error) => {
                 let left = identity.not_after().duration_since(now).unwrap_or_default();

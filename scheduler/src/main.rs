@@ -24,7 +24,7 @@ mod store;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -32,7 +32,7 @@ use axum::serve::ListenerExt;
 use clap::Parser;
 use moe2_engine::coordinator::Engine;
 use moe2_metrics::Metrics;
-use moe2_net::{Accepted, Listener, Revoked};
+use moe2_net::{Accepted, Listener};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -130,9 +130,8 @@ async fn serve(config: Config, (args, text): (Args, String)) -> Result<()> {
             config.http
         )
     })?;
-    let revoked = Revoked::new(store.revoked(SystemTime::now())?);
-    let quic_listener =
-        Listener::bind(config.quic, &authority, SystemTime::now(), revoked.clone())?;
+    let registrar = Arc::new(Registrar::new(authority, store, config.certificate_life())?);
+    let quic_listener = registrar.listen(config.quic)?;
     let (http_addr, quic_addr) = (http_listener.local_addr()?, quic_listener.local_addr());
     let advertise = config
         .advertise
@@ -155,14 +154,6 @@ async fn serve(config: Config, (args, text): (Args, String)) -> Result<()> {
         let hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         tokio::spawn(file.watch(hangups));
     }
-    let lifetime = Duration::from_secs(u64::from(config.certificate_hours) * 3_600);
-    let registrar = Arc::new(Registrar {
-        authority,
-        store,
-        lifetime,
-        revoked,
-        issuing: Mutex::default(),
-    });
     tokio::spawn(accept_agents(
         quic_listener,
         engine.clone(),

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use moe2_model::NodeId;
 use moe2_net::constant_time_eq;
 use moe2_wire::EnrolError;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS join_token (
@@ -111,7 +111,9 @@ impl Store {
     /// Takes a node's certificates and unused tokens back. `None` if it never had any.
     pub(crate) fn revoke(&self, node: &NodeId, now: SystemTime) -> rusqlite::Result<Option<Taken>> {
         let mut database = connect(&self.path)?;
-        let transaction = database.transaction()?;
+        // Others write to this file all the time: waits for them, which a transaction that only reads at first
+        // would not.
+        let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (node, now) = (node.as_str(), unix(now));
         let known = transaction.query_row(
             "SELECT EXISTS (SELECT 1 FROM certificate WHERE node = ?1)
@@ -125,25 +127,26 @@ impl Store {
         let mut statement = transaction.prepare(
             "INSERT INTO revoked (serial, node, revoked_at, not_after)
                  SELECT serial, node, ?2, not_after FROM certificate
-                 WHERE node = ?1 AND not_after > ?2 AND serial NOT IN (SELECT serial FROM revoked)
+                 WHERE node = ?1 AND serial NOT IN (SELECT serial FROM revoked)
                  RETURNING serial",
         )?;
         let serials = statement.query_map(params![node, now], |row| row.get(0))?;
         let serials = serials.collect::<rusqlite::Result<_>>()?;
         drop(statement);
         let tokens = transaction.execute(
-            "UPDATE join_token SET used_at = ?2 WHERE node = ?1 AND used_at IS NULL AND expires_at > ?2",
+            "UPDATE join_token SET used_at = ?2 WHERE node = ?1 AND used_at IS NULL",
             params![node, now],
         )?;
         transaction.commit()?;
         Ok(Some(Taken { serials, tokens }))
     }
 
-    /// Serial numbers of all certificates that are revoked and would be good otherwise.
-    pub(crate) fn revoked(&self, now: SystemTime) -> rusqlite::Result<Vec<String>> {
+    /// Serial numbers of all certificates that are revoked. Also of those that have expired: connections outlive
+    /// the certificate they were made with, and clocks are set back.
+    pub(crate) fn revoked(&self) -> rusqlite::Result<Vec<String>> {
         let database = connect(&self.path)?;
-        let mut statement = database.prepare("SELECT serial FROM revoked WHERE not_after > ?1")?;
-        let serials = statement.query_map([unix(now)], |row| row.get(0))?;
+        let mut statement = database.prepare("SELECT serial FROM revoked")?;
+        let serials = statement.query_map([], |row| row.get(0))?;
         serials.collect()
     }
 
@@ -164,7 +167,7 @@ impl Store {
 /// What was taken from a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Taken {
-    /// Serial numbers of certificates that were good until now.
+    /// Serial numbers of certificates, those that have expired included.
     pub(crate) serials: Vec<String>,
     /// Join tokens that nobody had used.
     pub(crate) tokens: usize,
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_revoked_is_so_until_it_would_have_expired_and_only_a_nodes_own() {
+    fn what_is_revoked_is_all_that_a_node_has_and_nothing_of_others() {
         let dir = tempfile::tempdir().expect("a directory");
         let (store, now) = store(&dir, Duration::from_secs(60));
         let node = |name| NodeId::new(name).expect("a valid name");
@@ -246,7 +249,7 @@ mod tests {
         }
         assert_eq!(store.revoke(&node("n3"), now).expect("asked"), None);
         let taken = store.revoke(&node("n1"), now).expect("revoked");
-        let serials = vec!["a".to_owned()];
+        let serials = vec!["a".to_owned(), "b".to_owned()];
         assert_eq!(
             taken,
             Some(Taken {
@@ -258,11 +261,7 @@ mod tests {
             .take_token(("id", &[7; 32]), "n1", now)
             .expect("asked");
         assert_eq!(token, Err(EnrolError::Used));
-        assert_eq!(store.revoked(now).expect("read"), serials);
-        assert_eq!(
-            store.revoked(now + hour).expect("read"),
-            Vec::<String>::new()
-        );
+        assert_eq!(store.revoked().expect("read"), serials);
         let again = store.revoke(&node("n1"), now).expect("revoked");
         assert_eq!(
             again,

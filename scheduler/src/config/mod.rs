@@ -199,6 +199,11 @@ impl Config {
         }
     }
 
+    /// How long an agent's certificate is good for.
+    pub(crate) fn certificate_life(&self) -> Duration {
+        Duration::from_secs(u64::from(self.certificate_hours) * 3_600)
+    }
+
     /// How long the log of usage is kept.
     pub(crate) fn keep_usage(&self) -> Duration {
         Duration::from_secs(u64::from(self.usage_days) * 86_400)

@@ -41,6 +41,8 @@ pub(super) struct Scope<'a> {
     pub(super) nodes: Option<[&'a NodeId; 2]>,
     /// A node where the query would begin now, before what waits there.
     pub(super) free: Option<&'a NodeId>,
+    /// Of a query that waits: its tenant's work that is more pressing, and what is reserved for it.
+    pub(super) waits: Option<(Seconds, Joules)>,
 }
 
 impl Engine {
@@ -172,7 +174,7 @@ impl Engine {
         let budgets = Budgets {
             delay: running.delay_left(now),
             first_token: running.first_token_left(now),
-            energy: self.energy_left(now, running),
+            energy: self.energy_left(now, running, scope.waits.map(|(_, reserved)| reserved)),
         };
         // For choices only: nothing forecasts what fusing texts is worth, and where it was measured,
         // committees of small models mostly lost to their best member.
@@ -209,10 +211,16 @@ impl Engine {
         Some((route, grounds, own))
     }
 
-    /// What is left of a query's joules: its own, and its tenant's.
-    pub(super) fn energy_left(&self, now: Time, running: &Running) -> Option<Joules> {
+    /// What is left of a query's joules: its own, and its tenant's, once what is `returned` has come back.
+    pub(super) fn energy_left(
+        &self,
+        now: Time,
+        running: &Running,
+        returned: Option<Joules>,
+    ) -> Option<Joules> {
         let window = self.ledger.binding(self.wall(now), &running.query.tenant);
-        let left = [running.energy_left(), window.map(|window| window.left)];
+        let window = window.map(|window| window.left + returned.unwrap_or(Joules::ZERO));
+        let left = [running.energy_left(), window];
         let left = left.into_iter().flatten();
         left.min_by(|a, b| a.get().total_cmp(&b.get()))
     }
@@ -295,7 +303,10 @@ impl Engine {
                 if at_once {
                     return node.next_place(expert, now);
                 }
-                let own = hold.map_or(Seconds::ZERO, |hold| hold.wait(busy));
+                let own = hold.map_or(Seconds::ZERO, |hold| {
+                    let ahead = scope.waits.map_or(hold.seconds, |(ahead, _)| ahead);
+                    hold.wait(ahead, busy)
+                });
                 node.wait(now, expert, (whose, others), busy).max(own)
             });
             let mut forecast = self.coverage.corrected((whose.tenant, topic), forecast);

@@ -449,14 +449,21 @@ impl Engine {
         if let (Some((_, busy)), Some(usage)) = (sent, usage)
             && let Some(line) = self.fleet.line_mut(&open.expert.node)
         {
-            let took = usage.prefill + usage.decode;
-            line.correct(&open.tenant, took.get() - busy.get());
+            // An agent's word: an absurd one is not to keep its tenant from ever having a turn.
+            let most = self.config.query_timeout.as_secs_f64();
+            let took = (usage.prefill + usage.decode).get().min(most);
+            line.correct(&open.tenant, took - busy.get());
         }
         self.shares.ends(now, &open.kind, &open.tenant);
         self.freed(now, &open.expert.node);
         // Who was held may begin with more elsewhere.
         for node in self.fleet.could_begin(&open.kind) {
             self.pump(now, &node);
+        }
+        if !self.waiting.is_empty()
+            && let Some(idle) = self.fleet.idle(&open.kind)
+        {
+            self.freed(now, &idle);
         }
         Some(open)
     }

@@ -16,6 +16,9 @@ use super::line::{Barred, Held, Line, Waiting, Whose};
 use super::shares::Kind;
 use super::view::{ExpertView, NodeState, NodeView};
 
+/// Most places that a node is believed to have.
+const MOST_PLACES: usize = 256;
+
 /// One expert of the fleet.
 #[derive(Debug)]
 pub(crate) struct Expert {
@@ -50,7 +53,8 @@ impl Node {
     }
 
     pub(crate) fn places(&self) -> usize {
-        self.device.parallel.max(1) as usize
+        // An agent's word: an absurd one is not to count for a whole kind.
+        (self.device.parallel as usize).clamp(1, MOST_PLACES)
     }
 
     /// Whether it could begin with something now.
@@ -60,7 +64,9 @@ impl Node {
 
     /// Whether it takes work and has something active.
     fn is_active(&self) -> bool {
-        let active = self.experts.values().any(|expert| expert.selected);
+        // Of what is not active who names it may still be served.
+        let active = |expert: &Expert| expert.selected || !expert.in_flight.is_empty();
+        let active = self.experts.values().any(active);
         self.state == NodeState::Ready && active
     }
 
@@ -266,6 +272,25 @@ impl Fleet {
 
     pub(crate) fn expert_mut(&mut self, id: &ExpertId) -> Option<&mut Expert> {
         self.nodes.get_mut(&id.node)?.experts.get_mut(&id.name)
+    }
+
+    /// Experts of one node.
+    pub(crate) fn experts_on(&self, node: &NodeId) -> impl Iterator<Item = ExpertId> {
+        let known = self.nodes.get_key_value(node).into_iter();
+        known.flat_map(|(node, known)| {
+            known.experts.keys().map(|name| ExpertId {
+                name: name.clone(),
+                node: node.clone(),
+            })
+        })
+    }
+
+    /// A node of a kind that has a free place and nothing in line.
+    pub(crate) fn idle(&self, kind: &str) -> Option<NodeId> {
+        let idle = |n: &Node| *n.kind == *kind && n.line.is_empty() && n.has_place();
+        let mut nodes = self.nodes.iter();
+        let found = nodes.find(|(_, node)| idle(node));
+        found.map(|(name, _)| name.clone())
     }
 
     /// All nodes.

@@ -38,8 +38,8 @@ impl Engine {
             return;
         };
         known.last_heard = now;
-        // What heartbeats say changes nobody's choice, and there are many.
-        let mut news = !matches!(message, FromAgent::Heartbeat { .. });
+        // Only what changes somebody's choice is looked at again: agents may say much.
+        let mut news = false;
         if known.state == NodeState::Suspect {
             known.state = NodeState::Ready;
             known.reason = None;
@@ -57,6 +57,7 @@ impl Engine {
                 if let Some(expert) = known.experts.get_mut(&name)
                     && expert.state != state
                 {
+                    news = true;
                     let ready = state == ExpertState::Ready;
                     expert.state = state;
                     if !ready {

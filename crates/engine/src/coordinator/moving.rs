@@ -7,7 +7,7 @@
 //! second place goes to work from elsewhere, so turns hold on the others and nobody in line is
 //! starved. Nothing is refused by looking: what is not better off here stays where it is.
 
-use moe2_model::{DispatchId, Event, ExpertName, Job, NodeId, TenantId, Time};
+use moe2_model::{DispatchId, Event, ExpertName, Job, Joules, NodeId, Time};
 
 use super::Engine;
 use super::admit::Scope;
@@ -40,25 +40,45 @@ impl Engine {
     /// Has a node with a free place begin with the most pressing work that is better off there. False if there is
     /// none.
     fn takes_over(&mut self, now: Time, node: &NodeId) -> bool {
+        let pressing = self.pressing(now, node);
+        pressing
+            .into_iter()
+            .any(|dispatch| self.moves(now, dispatch, node))
+    }
+
+    /// What waits elsewhere, might go to a node and is more pressing than what could begin there by itself; the most
+    /// pressing first. Nothing if the node has no place for it.
+    fn pressing(&self, now: Time, node: &NodeId) -> Vec<DispatchId> {
         let known = self.fleet.node(node);
         let Some(known) = known.filter(|n| n.takes_from_elsewhere() && !self.waiting.is_empty())
         else {
-            return false;
+            return Vec::new();
         };
         let full = known.full();
-        let admits = |tenant: &TenantId| !self.is_held(now, node, tenant);
-        let urgent = self.waiting.by_urgency(now, LOOK, admits);
-        let urgent = urgent.into_iter().filter_map(|dispatch| {
+        let kind = (&*known.kind, self.fleet.places(&known.kind));
+        let held = self.shares.full(now, kind);
+        let urgent = self
+            .waiting
+            .by_urgency(now, 4 * LOOK, |tenant| !held(tenant));
+        let urgent = urgent.into_iter().filter(|d| self.may_go_to(*d, node));
+        let urgent = urgent.take(LOOK).filter_map(|dispatch| {
             let expert = &self.waiting.get(dispatch)?.expert;
             let own = expert.node == *node;
             // What waits here and cannot begin is in nobody's way.
             (!own || !full.contains(&expert.name)).then_some((dispatch, own))
         });
         let before = urgent.take_while(|(_, own)| !own);
-        let before: Vec<DispatchId> = before.map(|(dispatch, _)| dispatch).collect();
-        before
-            .into_iter()
-            .any(|dispatch| self.moves(now, dispatch, node))
+        before.map(|(dispatch, _)| dispatch).collect()
+    }
+
+    /// Whether work waits at a node, or might go there.
+    fn may_go_to(&self, dispatch: DispatchId, node: &NodeId) -> bool {
+        let wait = self.waiting.get(dispatch);
+        let query = wait.and_then(|wait| self.queries.get(&wait.query));
+        query.is_some_and(|running| {
+            let mut there = self.fleet.experts_on(node);
+            there.any(|id| running.query.target.admits(&id))
+        })
     }
 
     /// Moves work to a free node if it is better off there.
@@ -75,7 +95,8 @@ impl Engine {
         };
         // As if it had not been asked: an expert is asked once, and this one has not begun.
         let attempt = running.attempts.remove(place);
-        let better = self.better_at(now, dispatch, (&from, to));
+        let reserved = attempt.forecast.energy_p95;
+        let better = self.better_at(now, (dispatch, reserved), (&from, to));
         let Some(running) = self.queries.get_mut(&id) else {
             return false;
         };
@@ -120,15 +141,16 @@ impl Engine {
     fn better_at(
         &self,
         now: Time,
-        dispatch: DispatchId,
+        (dispatch, reserved): (DispatchId, Joules),
         (from, to): (&NodeId, &NodeId),
     ) -> Option<Decision> {
         let id = self.waiting.get(dispatch)?.query;
         let full = self.fleet.node(to)?.full();
+        let ahead = self.waiting.ahead(now, dispatch, 4 * LOOK);
         let begins = |node: &NodeId, expert: &ExpertName| node == to && !full.contains(expert);
         let there = |nodes| {
-            let free = Some(to);
-            let (route, grounds, _) = self.choose(now, id, Scope { nodes, free })?;
+            let (free, waits) = (Some(to), Some((ahead, reserved)));
+            let (route, grounds, _) = self.choose(now, id, Scope { nodes, free, waits })?;
             let [chosen] = route.chosen() else {
                 return None;
             };

@@ -15,7 +15,6 @@ use super::fleet::Node;
 use super::line::{Held, Waiting};
 use super::query::Running;
 use super::reply::Refusal;
-use super::shares::Hold;
 use super::waits::Wait;
 use super::{Engine, Output, Timer};
 
@@ -65,19 +64,6 @@ impl Engine {
             };
             self.send(now, node, job);
         }
-    }
-
-    /// What a tenant is held to on machines like a node.
-    pub(super) fn hold(&self, now: Time, node: &NodeId, tenant: &TenantId) -> Option<Hold> {
-        let kind = &self.fleet.node(node)?.kind;
-        let places = self.fleet.places(kind);
-        self.shares.hold(now, (kind, places), tenant)
-    }
-
-    /// Whether a tenant has as much as it may on machines like a node.
-    pub(super) fn is_held(&self, now: Time, node: &NodeId, tenant: &TenantId) -> bool {
-        let hold = self.hold(now, node, tenant);
-        hold.is_some_and(|hold| hold.full)
     }
 
     /// Tenants whose work waits, and that have as much as they may on machines like a node.

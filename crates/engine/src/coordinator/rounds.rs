@@ -71,7 +71,7 @@ impl Engine {
         let first = running.attempts.iter().find(|a| a.answered())?;
         let confidence = self.confidence(running, first);
         let contenders = self.contenders(now, (id, running), Scope::default());
-        let energy = self.energy_left(now, running);
+        let energy = self.energy_left(now, running, None);
         let terms = Terms {
             prices: running.prices,
             budgets: Budgets {
@@ -190,7 +190,7 @@ impl Engine {
             .map(|usage| usage.energy)
             .sum();
         let left = [
-            self.energy_left(now, running),
+            self.energy_left(now, running, None),
             planned.map(|limit| limit - used),
         ];
         left.into_iter()

@@ -82,6 +82,11 @@ impl Shared {
         self.tenants.values().map(|own| own.weight).sum()
     }
 
+    fn is_forgotten(&self, now: Time) -> bool {
+        let mut tenants = self.tenants.values();
+        self.all.running == 0 && tenants.all(|own| own.is_forgotten(now))
+    }
+
     /// Places that a tenant may have without being held, per weight.
     fn fair(&self, places: usize) -> f64 {
         TOLERATED * places as f64 / self.weights()
@@ -93,12 +98,16 @@ impl Shared {
             return None;
         }
         let others = (self.all.lately(now) - lately).max(0.0);
+        // Whoever is alone has nobody to leave anything to.
+        if others < FORGOTTEN {
+            return None;
+        }
         let left = places as f64 - others - SPARE * others.sqrt();
         let most = left.max(fair).round().max(1.0);
         Some(Hold {
             places: most,
             full: f64::from(own.running) >= most,
-            seconds: own.seconds,
+            seconds: Seconds::saturating(own.seconds),
         })
     }
 
@@ -115,15 +124,16 @@ pub(crate) struct Hold {
     /// Whether it has that many.
     pub(crate) full: bool,
     /// Device-seconds of its work that waits.
-    seconds: f64,
+    pub(crate) seconds: Seconds,
 }
 
 impl Hold {
-    /// How long work that takes `busy` has to wait for the tenant's own places.
-    pub(crate) fn wait(&self, busy: Seconds) -> Seconds {
+    /// How long work that takes `busy` has to wait for the tenant's own places, after so much of its own that
+    /// waits.
+    pub(crate) fn wait(&self, ahead: Seconds, busy: Seconds) -> Seconds {
         if self.full {
-            // What waits, and on average half of what is under way.
-            Seconds::saturating((self.seconds + busy.get() / 2.0) / self.places)
+            // And on average half of what is under way.
+            (ahead + busy * 0.5) * (1.0 / self.places)
         } else {
             Seconds::ZERO
         }
@@ -138,6 +148,10 @@ pub(crate) struct Shares {
 
 impl Shares {
     fn shared(&mut self, now: Time, kind: &Kind) -> &mut Shared {
+        if !self.kinds.contains_key(kind) {
+            // Kinds have names that agents give: those of machines that are gone do not stay.
+            self.kinds.retain(|_, shared| !shared.is_forgotten(now));
+        }
         let shared = self.kinds.entry(kind.clone());
         shared.or_insert_with(|| Shared {
             all: Use::new(now),
@@ -203,6 +217,23 @@ impl Shares {
             .values()
             .map(|shared| shared.all.running as usize);
         all.sum()
+    }
+
+    /// Whether tenants have as much as they may of a kind that has so many places.
+    pub(crate) fn full(
+        &self,
+        now: Time,
+        (kind, places): (&str, usize),
+    ) -> impl Fn(&TenantId) -> bool {
+        let shared = self.kinds.get(kind);
+        let shared = shared.map(|shared| (shared, shared.fair(places)));
+        move |tenant| {
+            let hold = shared.and_then(|(shared, fair)| {
+                let own = shared.tenants.get(tenant)?;
+                shared.hold(now, places, (own, fair))
+            });
+            hold.is_some_and(|hold| hold.full)
+        }
     }
 
     /// Tenants whose work waits for a kind that has so many places, and that have as much of it as they may.
@@ -325,7 +356,9 @@ mod tests {
         let mut shares = had(&[8, 1, 1, 2]);
         let busy = Seconds::saturating(3.0);
         (0..5).for_each(|_| shares.waits(at(3_600.0), &kind(), (&tenant(0), 1.0), busy));
-        let wait = |shares: &Shares| hold(shares, 3_600.0, 0).map(|held| held.wait(busy).get());
+        let wait = |shares: &Shares| {
+            hold(shares, 3_600.0, 0).map(|held| held.wait(held.seconds, busy).get())
+        };
         // 5 · 3 s and half of one's own 3 s, on 5 places.
         assert!((wait(&shares).expect("held") - 3.3).abs() < 1e-9);
         for _ in 0..4 {

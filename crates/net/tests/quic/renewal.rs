@@ -74,12 +74,11 @@ fn it_is_due_at_two_thirds_of_its_life() {
     );
 }
 
-fn revoke(fleet: &Fleet, revoked: &Revoked, identity: &moe2_net::Identity) {
+fn revoke(revoked: &Revoked, identity: &moe2_net::Identity) {
     let der = &identity.certificate_der;
     let (_, certificate) = x509_parser::parse_x509_certificate(der).unwrap();
     let serial = certificate.raw_serial().iter();
     revoked.revoke([serial.map(|byte| format!("{byte:02x}")).collect::<String>()]);
-    let _ = fleet;
 }
 
 #[tokio::test]
@@ -89,7 +88,7 @@ async fn who_is_revoked_is_cut_off_and_neither_connects_nor_renews() {
     let other = fleet.identity(Duration::ZERO);
     let agent = connect(&fleet.coordinator, &identity, now()).await.unwrap();
     let peer = fleet.accept_agent().await;
-    revoke(&fleet, &fleet.revoked, &identity);
+    revoke(&fleet.revoked, &identity);
     let reason = peer.closed().await;
     assert!(reason.contains("revoked"), "{reason}");
     assert!(agent.closed().await.contains("revoked"));

@@ -205,6 +205,10 @@ fn calm_p95(rates: &[(&'static str, f64)]) -> f64 {
     let settled = Time::from_micros(300_000_000);
     let calm = |n: usize| whose[n] != "flood" && requests[n].at > settled;
     let calm = played.outcomes.iter().filter(|o| calm(o.request));
+    assert!(
+        calm.clone().all(|o| o.end.is_ok()),
+        "nobody calm is refused"
+    );
     let mut delays: Vec<f64> = calm.map(|o| o.delay.get()).collect();
     delays.sort_unstable_by(f64::total_cmp);
     delays[delays.len() * 95 / 100]
