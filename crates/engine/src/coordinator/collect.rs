@@ -460,7 +460,7 @@ impl Engine {
         for node in self.fleet.could_begin(&open.kind) {
             self.pump(now, &node);
         }
-        if !self.waiting.is_empty()
+        if self.shares.is_awaited(&open.kind, &open.tenant)
             && let Some(idle) = self.fleet.idle(&open.kind)
         {
             self.freed(now, &idle);
