@@ -41,8 +41,8 @@ pub(super) struct Scope<'a> {
     pub(super) nodes: Option<[&'a NodeId; 2]>,
     /// A node where the query would begin now, before what waits there.
     pub(super) free: Option<&'a NodeId>,
-    /// Of a query that waits: what is reserved for it.
-    pub(super) reserved: Option<Joules>,
+    /// Of a query that waits: its tenant's work that is more pressing, and what is reserved for it.
+    pub(super) waits: Option<(Seconds, Joules)>,
 }
 
 impl Engine {
@@ -174,7 +174,7 @@ impl Engine {
         let budgets = Budgets {
             delay: running.delay_left(now),
             first_token: running.first_token_left(now),
-            energy: self.energy_left(now, running, scope.reserved),
+            energy: self.energy_left(now, running, scope.waits.map(|(_, reserved)| reserved)),
         };
         // For choices only: nothing forecasts what fusing texts is worth, and where it was measured,
         // committees of small models mostly lost to their best member.
@@ -303,7 +303,10 @@ impl Engine {
                 if at_once {
                     return node.next_place(expert, now);
                 }
-                let own = hold.map_or(Seconds::ZERO, |hold| hold.wait(busy));
+                let own = hold.map_or(Seconds::ZERO, |hold| {
+                    let ahead = scope.waits.map_or(hold.seconds, |(ahead, _)| ahead);
+                    hold.wait(ahead, busy)
+                });
                 node.wait(now, expert, (whose, others), busy).max(own)
             });
             let mut forecast = self.coverage.corrected((whose.tenant, topic), forecast);

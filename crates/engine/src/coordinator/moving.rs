@@ -146,18 +146,11 @@ impl Engine {
     ) -> Option<Decision> {
         let id = self.waiting.get(dispatch)?.query;
         let full = self.fleet.node(to)?.full();
+        let ahead = self.waiting.ahead(now, dispatch, 4 * LOOK);
         let begins = |node: &NodeId, expert: &ExpertName| node == to && !full.contains(expert);
         let there = |nodes| {
-            let (free, reserved) = (Some(to), Some(reserved));
-            let (route, grounds, _) = self.choose(
-                now,
-                id,
-                Scope {
-                    nodes,
-                    free,
-                    reserved,
-                },
-            )?;
+            let (free, waits) = (Some(to), Some((ahead, reserved)));
+            let (route, grounds, _) = self.choose(now, id, Scope { nodes, free, waits })?;
             let [chosen] = route.chosen() else {
                 return None;
             };

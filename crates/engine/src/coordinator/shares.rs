@@ -124,18 +124,16 @@ pub(crate) struct Hold {
     /// Whether it has that many.
     pub(crate) full: bool,
     /// Device-seconds of its work that waits.
-    seconds: Seconds,
+    pub(crate) seconds: Seconds,
 }
 
 impl Hold {
-    /// How long work that takes `busy` has to wait for the tenant's own places: for all of its own that waits, also
-    /// where it waits itself. That is too much for the most pressing, and sends it to other kinds of machines,
-    /// which is what a tenant that has too much of one is to do: counting only what is before it kept fewer
-    /// windows.
-    pub(crate) fn wait(&self, busy: Seconds) -> Seconds {
+    /// How long work that takes `busy` has to wait for the tenant's own places, after so much of its own that
+    /// waits.
+    pub(crate) fn wait(&self, ahead: Seconds, busy: Seconds) -> Seconds {
         if self.full {
             // And on average half of what is under way.
-            (self.seconds + busy * 0.5) * (1.0 / self.places)
+            (ahead + busy * 0.5) * (1.0 / self.places)
         } else {
             Seconds::ZERO
         }
@@ -365,7 +363,9 @@ mod tests {
         let mut shares = had(&[8, 1, 1, 2]);
         let busy = Seconds::saturating(3.0);
         (0..5).for_each(|_| shares.waits(at(3_600.0), &kind(), (&tenant(0), 1.0), busy));
-        let wait = |shares: &Shares| hold(shares, 3_600.0, 0).map(|held| held.wait(busy).get());
+        let wait = |shares: &Shares| {
+            hold(shares, 3_600.0, 0).map(|held| held.wait(held.seconds, busy).get())
+        };
         // 5 · 3 s and half of one's own 3 s, on 5 places.
         assert!((wait(&shares).expect("held") - 3.3).abs() < 1e-9);
         for _ in 0..4 {

@@ -1,6 +1,7 @@
 //! All work that waits for a place, wherever it does, and in which order it is looked at when a node comes free.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use moe2_model::{DispatchId, ExpertId, QueryId, Seconds, TenantId, Time};
 
@@ -55,6 +56,30 @@ impl Waits {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.waits.is_empty()
+    }
+
+    /// Device-seconds of the same tenant's work for the same kind of machine that are more pressing than a piece of it.
+    /// Looks at no more than `most` of them.
+    pub(crate) fn ahead(&self, now: Time, dispatch: DispatchId, most: usize) -> Seconds {
+        let own = self.waits.get(&dispatch).and_then(|wait| {
+            let own = self.tenants.get(&wait.tenant)?;
+            Some((wait, own))
+        });
+        let Some((wait, own)) = own else {
+            return Seconds::ZERO;
+        };
+        let (at, border) = ((wait.begin_by, dispatch), (now, DispatchId(0)));
+        let seconds = |(_, other): &(Time, DispatchId)| {
+            let other = self.waits.get(other)?;
+            (other.kind == wait.kind).then_some(other.busy)
+        };
+        if at >= border {
+            own.range(border..at).take(most).filter_map(seconds).sum()
+        } else {
+            let late = own.range((Bound::Excluded(at), Bound::Excluded(border)));
+            let before = own.range(border..).chain(late);
+            before.take(most).filter_map(seconds).sum()
+        }
     }
 
     /// At most so many, of the tenants that are admitted: first what can still be in time, by when it has to
