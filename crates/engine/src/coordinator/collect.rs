@@ -460,11 +460,6 @@ impl Engine {
         for node in self.fleet.could_begin(&open.kind) {
             self.pump(now, &node);
         }
-        if self.shares.is_awaited(&open.kind, &open.tenant)
-            && let Some(idle) = self.fleet.idle(&open.kind)
-        {
-            self.freed(now, &idle);
-        }
         Some(open)
     }
 

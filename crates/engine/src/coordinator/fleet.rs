@@ -285,14 +285,6 @@ impl Fleet {
         })
     }
 
-    /// A node of a kind that has a free place and nothing in line.
-    pub(crate) fn idle(&self, kind: &str) -> Option<NodeId> {
-        let idle = |n: &Node| *n.kind == *kind && n.line.is_empty() && n.has_place();
-        let mut nodes = self.nodes.iter();
-        let found = nodes.find(|(_, node)| idle(node));
-        found.map(|(name, _)| name.clone())
-    }
-
     /// All nodes.
     pub(crate) fn names(&self) -> Vec<NodeId> {
         self.nodes.keys().cloned().collect()

@@ -210,13 +210,6 @@ impl Shares {
         self.shared(now, kind).all.change(now, -1);
     }
 
-    /// Whether work of a tenant waits for a kind.
-    pub(crate) fn is_awaited(&self, kind: &str, tenant: &TenantId) -> bool {
-        let shared = self.kinds.get(kind);
-        let own = shared.and_then(|shared| shared.tenants.get(tenant));
-        own.is_some_and(|own| own.waiting > 0)
-    }
-
     /// Work under way everywhere.
     pub(crate) fn running(&self) -> usize {
         let all = self
