@@ -134,10 +134,13 @@ fn internal(error: &rusqlite::Error) -> EnrolError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rcgen::{CertificateParams, KeyPair};
 
     /// A signing request for a new key, DER.
     fn csr() -> Vec<u8> {
-        moe2_net::signing_request(&node()).expect("a key can be made")
+        let key = KeyPair::generate().expect("a key can be made");
+        let request = CertificateParams::default().serialize_request(&key);
+        request.expect("it can be signed").der().to_vec()
     }
 
     fn node() -> NodeId {

@@ -9,7 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use moe2_model::NodeId;
 use sha2::{Digest as _, Sha256};
+use x509_parser::certificate::Validity;
 use x509_parser::extensions::GeneralName;
+use x509_parser::time::ASN1Time;
 
 const NODE_PREFIX: &str = "moe2:node:";
 /// Characters in a line of PEM (RFC 7468).
@@ -37,8 +39,17 @@ pub(crate) fn node_of(der: &[u8]) -> Option<NodeId> {
 
 /// When a certificate stops being valid, whole seconds.
 pub(crate) fn not_after(der: &[u8]) -> Option<SystemTime> {
+    moment(der, |validity| validity.not_after)
+}
+
+/// When a certificate begins to be valid, whole seconds.
+pub(crate) fn not_before(der: &[u8]) -> Option<SystemTime> {
+    moment(der, |validity| validity.not_before)
+}
+
+fn moment(der: &[u8], of: impl Fn(&Validity) -> ASN1Time) -> Option<SystemTime> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
-    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+    let seconds = u64::try_from(of(certificate.validity()).timestamp()).ok()?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
@@ -47,13 +58,6 @@ pub(crate) fn serial_of(der: &[u8]) -> Option<String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let bytes = certificate.raw_serial().iter();
     Some(bytes.map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// When a certificate begins to be valid, whole seconds.
-pub(crate) fn not_before(der: &[u8]) -> Option<SystemTime> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
-    let seconds = u64::try_from(certificate.validity().not_before.timestamp()).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 /// A certificate's subject public key info, DER.

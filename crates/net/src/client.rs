@@ -168,15 +168,6 @@ async fn exchange(
     }
 }
 
-/// A request for a certificate for a new key that is thrown away: for tests of whoever signs. PKCS #10, DER.
-///
-/// # Errors
-/// [`JoinError::Key`] when no key can be made.
-pub fn signing_request(node: &NodeId) -> Result<Vec<u8>, JoinError> {
-    let (_, csr_der) = key_and_request(node).map_err(|e| JoinError::Key(e.to_string()))?;
-    Ok(csr_der)
-}
-
 fn key_and_request(node: &NodeId) -> Result<(KeyPair, Vec<u8>), rcgen::Error> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();

@@ -24,9 +24,7 @@ mod token;
 mod transport;
 
 pub use authority::{Authority, AuthorityError, Issued, SERVER_NAME};
-pub use client::{
-    ConnectError, CoordinatorConnection, JoinError, connect, enrol, renew, signing_request,
-};
+pub use client::{ConnectError, CoordinatorConnection, JoinError, connect, enrol, renew};
 pub use dial::DialError;
 pub use identity::{Identity, IdentityError};
 pub use revoked::Revoked;

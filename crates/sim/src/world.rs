@@ -101,7 +101,6 @@ impl<'a> World<'a> {
             plan: scenario.window.map(limits).unwrap_or_default(),
             query_timeout: Duration::from_secs(20),
             stall_grace: Duration::from_secs(2),
-            cancel_grace: Duration::from_secs(60),
             max_queries: 12,
             records: true,
             ..Config::default()

@@ -14,7 +14,7 @@ use moe2_model::{
 };
 
 use super::decision::{Decision, Grounds, decide};
-use super::fleet::{Expert, Node};
+use super::fleet::{Expert, Node, Places};
 use super::forecast::{Shape, forecast};
 use super::ledger::{Binding, EnergyWindow, Full};
 use super::line::Whose;
@@ -39,6 +39,8 @@ const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
 pub(super) struct Scope<'a> {
     /// Only those on these nodes.
     pub(super) nodes: Option<[&'a NodeId; 2]>,
+    /// [`Fleet::places_by_kind`](super::fleet::Fleet::places_by_kind), where it is known already.
+    pub(super) places: Option<&'a Places>,
     /// A node where the query would begin now, before what waits there.
     pub(super) free: Option<&'a NodeId>,
     /// Of a query that waits: its tenant's work that is more pressing, and what is reserved for it.
@@ -289,11 +291,13 @@ impl Engine {
         let some_hold = ready.iter().any(|((_, _, expert), _)| {
             holds(expert) && (expert.selected || query.target != Target::Auto)
         });
-        let places = self.fleet.places_by_kind();
+        let counted = scope.places.is_none().then(|| self.fleet.places_by_kind());
+        let places = scope.places.or(counted.as_ref());
         let mut held = BTreeMap::new();
         for ((id, node, expert), quality) in ready {
             let (hold, others) = held.entry(node.kind.clone()).or_insert_with(|| {
-                let places = places.get(&node.kind).copied().unwrap_or_default();
+                let places = places.and_then(|places| places.get(&node.kind));
+                let places = places.copied().unwrap_or_default();
                 let kind = (&*node.kind, places);
                 let hold = self.shares.hold(now, kind, whose.tenant);
                 (hold, self.shares.held(now, kind))

@@ -19,6 +19,9 @@ use super::view::{ExpertView, NodeState, NodeView};
 /// Most places that a node is believed to have.
 const MOST_PLACES: usize = 256;
 
+/// Places by kind of machine.
+pub(crate) type Places = BTreeMap<Kind, usize>;
+
 /// One expert of the fleet.
 #[derive(Debug)]
 pub(crate) struct Expert {
@@ -245,8 +248,8 @@ impl Fleet {
     }
 
     /// The same of all kinds.
-    pub(crate) fn places_by_kind(&self) -> BTreeMap<Kind, usize> {
-        let mut places = BTreeMap::new();
+    pub(crate) fn places_by_kind(&self) -> Places {
+        let mut places = Places::new();
         for node in self.nodes.values().filter(|node| node.is_active()) {
             *places.entry(node.kind.clone()).or_default() += node.places();
         }
@@ -267,7 +270,7 @@ impl Fleet {
 
     /// What waits for a node; nothing of a node that is not there.
     pub(crate) fn line_mut(&mut self, node: &NodeId) -> Option<&mut Line> {
-        self.nodes.get_mut(node).map(|node| &mut node.line)
+        self.named(node).map(|node| &mut node.line)
     }
 
     pub(crate) fn expert_mut(&mut self, id: &ExpertId) -> Option<&mut Expert> {

@@ -12,6 +12,7 @@ use moe2_model::{DispatchId, Event, ExpertName, Job, Joules, NodeId, Time};
 use super::Engine;
 use super::admit::Scope;
 use super::decision::Decision;
+use super::fleet::{Node, Places};
 
 /// Most pieces of work that a node which has come free looks at: in a crowd most of what waits may not be
 /// for it, and looking is on the way of every answer's end.
@@ -40,22 +41,27 @@ impl Engine {
     /// Has a node with a free place begin with the most pressing work that is better off there. False if there is
     /// none.
     fn takes_over(&mut self, now: Time, node: &NodeId) -> bool {
-        let pressing = self.pressing(now, node);
+        let free = self.fleet.node(node);
+        let free = free.is_some_and(Node::takes_from_elsewhere);
+        if self.waiting.is_empty() || !free {
+            return false;
+        }
+        let places = self.fleet.places_by_kind();
+        let pressing = self.pressing(now, node, &places);
         pressing
             .into_iter()
-            .any(|dispatch| self.moves(now, dispatch, node))
+            .any(|dispatch| self.moves(now, dispatch, node, &places))
     }
 
     /// What waits elsewhere, might go to a node and is more pressing than what could begin there by itself; the most
-    /// pressing first. Nothing if the node has no place for it.
-    fn pressing(&self, now: Time, node: &NodeId) -> Vec<DispatchId> {
-        let known = self.fleet.node(node);
-        let Some(known) = known.filter(|n| n.takes_from_elsewhere() && !self.waiting.is_empty())
-        else {
+    /// pressing first.
+    fn pressing(&self, now: Time, node: &NodeId, places: &Places) -> Vec<DispatchId> {
+        let Some(known) = self.fleet.node(node) else {
             return Vec::new();
         };
         let full = known.full();
-        let kind = (&*known.kind, self.fleet.places(&known.kind));
+        let there = places.get(&known.kind).copied().unwrap_or_default();
+        let kind = (&*known.kind, there);
         let held = self.shares.full(now, kind);
         let urgent = self
             .waiting
@@ -82,7 +88,7 @@ impl Engine {
     }
 
     /// Moves work to a free node if it is better off there.
-    fn moves(&mut self, now: Time, dispatch: DispatchId, to: &NodeId) -> bool {
+    fn moves(&mut self, now: Time, dispatch: DispatchId, to: &NodeId, places: &Places) -> bool {
         let Some(wait) = self.waiting.get(dispatch) else {
             return false;
         };
@@ -96,7 +102,7 @@ impl Engine {
         // As if it had not been asked: an expert is asked once, and this one has not begun.
         let attempt = running.attempts.remove(place);
         let reserved = attempt.forecast.energy_p95;
-        let better = self.better_at(now, (dispatch, reserved), (&from, to));
+        let better = self.better_at(now, (dispatch, reserved), (&from, to), places);
         let Some(running) = self.queries.get_mut(&id) else {
             return false;
         };
@@ -143,14 +149,20 @@ impl Engine {
         now: Time,
         (dispatch, reserved): (DispatchId, Joules),
         (from, to): (&NodeId, &NodeId),
+        places: &Places,
     ) -> Option<Decision> {
         let id = self.waiting.get(dispatch)?.query;
         let full = self.fleet.node(to)?.full();
         let ahead = self.waiting.ahead(now, dispatch, 4 * LOOK);
         let begins = |node: &NodeId, expert: &ExpertName| node == to && !full.contains(expert);
         let there = |nodes| {
-            let (free, waits) = (Some(to), Some((ahead, reserved)));
-            let (route, grounds, _) = self.choose(now, id, Scope { nodes, free, waits })?;
+            let scope = Scope {
+                nodes,
+                places: Some(places),
+                free: Some(to),
+                waits: Some((ahead, reserved)),
+            };
+            let (route, grounds, _) = self.choose(now, id, scope)?;
             let [chosen] = route.chosen() else {
                 return None;
             };

@@ -237,17 +237,11 @@ impl Shares {
     }
 
     /// Tenants whose work waits for a kind that has so many places, and that have as much of it as they may.
-    pub(crate) fn held(&self, now: Time, (kind, places): (&str, usize)) -> Held {
-        let Some(shared) = self.kinds.get(kind) else {
-            return Held::new();
-        };
-        let waiting = shared.tenants.iter().filter(|(_, own)| own.waiting > 0);
-        let per_weight = shared.fair(places);
-        let full = |own: &Use| {
-            let hold = shared.hold(now, places, (own, per_weight));
-            hold.is_some_and(|hold| hold.full)
-        };
-        let held = waiting.filter(|(_, own)| full(own));
+    pub(crate) fn held(&self, now: Time, kind: (&str, usize)) -> Held {
+        let full = self.full(now, kind);
+        let shared = self.kinds.get(kind.0).into_iter();
+        let tenants = shared.flat_map(|shared| &shared.tenants);
+        let held = tenants.filter(|(tenant, own)| own.waiting > 0 && full(tenant));
         held.map(|(tenant, _)| tenant.clone()).collect()
     }
 

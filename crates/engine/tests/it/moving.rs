@@ -95,6 +95,15 @@ fn query_of(bench: &Bench, sent: &Sent) -> QueryId {
     query.expect("it is under way")
 }
 
+/// Exactly one piece of work has begun since this was last looked at, and there.
+fn only_at(bench: &mut Bench, session: u64) {
+    let sent = bench.sent();
+    assert!(
+        matches!(sent.as_slice(), [sent] if sent.session.0 == session),
+        "{sent:?}"
+    );
+}
+
 fn moves(bench: &Bench) -> usize {
     let moved = |o: &&Output| matches!(o, Output::Event(Event::Moved { .. }));
     bench.outputs.iter().filter(moved).count()
@@ -249,34 +258,21 @@ fn a_node_that_becomes_active_takes_over_what_waits() {
     );
     busy.bench.settle();
     busy.bench.plan();
-    let sent = busy.bench.sent();
-    assert!(
-        matches!(sent.as_slice(), [sent] if sent.session.0 == 3),
-        "{sent:?}"
-    );
+    only_at(&mut busy.bench, 3);
 }
 
 #[test]
 fn a_node_whose_heartbeats_come_again_takes_over_what_waits() {
     let mut busy = busy(Vec::new());
-    let beat = |bench: &mut Bench, session, node: &str| {
-        let standing = moe2_model::Figure::NONE;
-        let sequence = 1;
-        bench.agent(session, node, FromAgent::Heartbeat { sequence, standing });
-    };
     busy.bench.says(&busy.b.clone(), done(1.0));
     for _ in 0..4 {
         busy.bench.pass(std::time::Duration::from_millis(400));
-        beat(&mut busy.bench, 1, "a");
+        busy.bench.beat(1, (1, "a"));
     }
     busy.bench.ask(of(tenant()));
     assert_eq!(busy.waiting(), [1, 0], "b is under suspicion");
-    beat(&mut busy.bench, 2, "b");
-    let sent = busy.bench.sent();
-    assert!(
-        matches!(sent.as_slice(), [sent] if sent.session.0 == 2),
-        "{sent:?}"
-    );
+    busy.bench.beat(1, (2, "b"));
+    only_at(&mut busy.bench, 2);
 }
 
 #[test]
@@ -339,7 +335,7 @@ fn a_place_that_the_line_cannot_use_is_for_others() {
     bench.join(2, "a", GEMMA);
     bench.settle();
     bench.plan();
-    let smol = bench.ask_one(at("b", tenant()));
+    bench.ask_one(at("b", tenant()));
     let on = |node, text: &str| Query {
         target: Target::Expert(ExpertId {
             name: ExpertName::new(GEMMA).expect("a valid name"),
@@ -371,7 +367,6 @@ fn a_place_that_the_line_cannot_use_is_for_others() {
         matches!(sent.as_slice(), [sent] if sent.expert == GEMMA),
         "{sent:?}"
     );
-    drop(smol);
 }
 
 #[test]

@@ -286,12 +286,14 @@ impl Bench {
     pub(crate) fn live(&mut self, seconds: f64) {
         for sequence in 1..=10 {
             self.pass(Duration::from_secs_f64(seconds / 10.0));
-            let heartbeat = FromAgent::Heartbeat {
-                sequence,
-                standing: moe2_model::Figure::NONE,
-            };
-            self.agent(1, "smol", heartbeat);
+            self.beat(sequence, (1, "smol"));
         }
+    }
+
+    /// A node shows that it is alive.
+    pub(crate) fn beat(&mut self, sequence: u64, (session, node): (u64, &str)) {
+        let standing = moe2_model::Figure::NONE;
+        self.agent(session, node, FromAgent::Heartbeat { sequence, standing });
     }
 
     /// Lets seconds pass while these nodes, in sessions from 1 on, show that they are alive.
@@ -299,8 +301,7 @@ impl Bench {
         for sequence in 1..=2 * seconds {
             self.pass(Duration::from_millis(500));
             for (session, node) in (1..).zip(nodes) {
-                let standing = moe2_model::Figure::NONE;
-                self.agent(session, node, FromAgent::Heartbeat { sequence, standing });
+                self.beat(sequence, (session, node));
             }
         }
     }
