@@ -202,7 +202,7 @@ impl Engine {
                 prices,
                 took,
             } => {
-                self.planned(*request, (*solution, &prices), took);
+                self.planned(now, *request, (*solution, &prices), took);
                 self.all_freed(now);
             }
             Input::Proven { generation, cases } => self.proven(generation, cases),
