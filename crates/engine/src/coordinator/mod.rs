@@ -22,6 +22,7 @@ mod ledger;
 mod line;
 mod membership;
 mod moving;
+mod outbox;
 mod plan;
 mod prices;
 mod query;
@@ -43,7 +44,10 @@ use moe2_model::{DispatchId, Event, ExpertId, Joules, QueryId, SessionId, Tenant
 pub use config::{Config, Live};
 pub use decision::{Decision, Grounds};
 pub use input::{Input, Output};
-pub use ledger::{Account, EnergyWindow, Entry, Left, Past, Room, Settled, Span, Spending, Wall};
+pub use ledger::{
+    Account, EnergyWindow, Entry, Left, Mark, Past, Room, Settled, Span, Spending, Wall,
+};
+pub use outbox::{Held, Outbox, Pass, Write};
 pub use plan::{
     ConstraintView, Plan, PlanLimits, PlanRequest, PlanView, PlannedExpert, Priced, TenantLimits,
 };
