@@ -294,6 +294,10 @@ impl Fleet {
         self.named(node).map(|node| &mut node.line)
     }
 
+    pub(crate) fn expert(&self, id: &ExpertId) -> Option<&Expert> {
+        self.nodes.get(&id.node)?.experts.get(&id.name)
+    }
+
     pub(crate) fn expert_mut(&mut self, id: &ExpertId) -> Option<&mut Expert> {
         self.nodes.get_mut(&id.node)?.experts.get_mut(&id.name)
     }

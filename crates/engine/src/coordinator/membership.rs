@@ -72,9 +72,13 @@ impl Engine {
                 self.replan(now);
             }
             FromAgent::Hello { .. } => {
-                let reason = "a second hello in one session".to_owned();
-                self.outputs
-                    .push_back(Output::CloseAgent { session, reason });
+                // Nothing is sent to it while its connection closes.
+                let reason = "a second hello in one session";
+                self.outputs.push_back(Output::CloseAgent {
+                    session,
+                    reason: reason.to_owned(),
+                });
+                self.agent_lost(now, session, reason);
                 return;
             }
         }

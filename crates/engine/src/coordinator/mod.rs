@@ -26,6 +26,7 @@ mod ledger;
 mod line;
 mod membership;
 mod moving;
+mod outbox;
 mod plan;
 mod prices;
 mod query;
@@ -48,7 +49,10 @@ pub use config::{Config, Live};
 pub use decision::{Decision, Grounds};
 pub use health::NodeState;
 pub use input::{Input, Output};
-pub use ledger::{Account, EnergyWindow, Entry, Left, Past, Room, Settled, Span, Spending, Wall};
+pub use ledger::{
+    Account, EnergyWindow, Entry, Left, Mark, Past, Room, Settled, Span, Spending, Wall,
+};
+pub use outbox::{Held, Outbox, Pass, Write};
 pub use plan::{
     ConstraintView, Plan, PlanLimits, PlanRequest, PlanView, PlannedExpert, Priced, TenantLimits,
 };
@@ -215,7 +219,7 @@ impl Engine {
                 prices,
                 took,
             } => {
-                self.planned(*request, (*solution, &prices), took);
+                self.planned(now, *request, (*solution, &prices), took);
                 self.all_freed(now);
             }
             Input::Proven { generation, cases } => self.proven(generation, cases),
