@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use moe2_engine::agent::{Engine, Input, Output};
 use moe2_model::{DispatchId, ExpertName, Time};
+use moe2_net::Stop;
 use moe2_wire::{FromAgent, FromExpert};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -56,17 +57,6 @@ pub(crate) struct Parts {
     pub(crate) launch: Launch,
     /// The thread that reads the meter, and what it has read.
     pub(crate) meter: Option<(Sampler, mpsc::Receiver<Sample>)>,
-}
-
-/// How soon the agent is to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stop {
-    /// Not at all.
-    No,
-    /// When what is running and waiting is done.
-    Drained,
-    /// Now.
-    Now,
 }
 
 /// Runs until told to stop; no worker process is left when it returns.

@@ -22,11 +22,9 @@ use clap::{Parser, Subcommand};
 use moe2_engine::agent::{Config as EngineConfig, Engine};
 use moe2_model::{DeviceInfo, EnergySource, Time, Watts};
 use moe2_models::Cache;
-use tokio::io::AsyncReadExt;
-use tokio::sync::watch;
+use moe2_net::stop_signal;
 
 use config::Config;
-use driver::Stop;
 
 /// How long `probe` watches each meter: rails and counters move many times in it.
 const PROBE_METERS_FOR: Duration = Duration::from_secs(2);
@@ -196,41 +194,6 @@ fn parallel(config: &Config, hosted: &[experts::Hosted]) -> u32 {
         .iter()
         .all(|h| matches!(h.run, experts::Run::Stub { .. }));
     if all_stubs { u32::MAX } else { config.parallel }
-}
-
-/// SIGINT or SIGTERM: running work is finished, a second one ends it. A closed standard input ends the
-/// process at once, because then nobody is left to wait for it.
-fn stop_signal(exit_on_stdin_close: bool) -> std::io::Result<watch::Receiver<Stop>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (stop, stopped) = watch::channel(Stop::No);
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let stdin_closed = async move {
-        if !exit_on_stdin_close {
-            std::future::pending::<()>().await;
-        }
-        let mut buffer = [0; 64];
-        let mut stdin = tokio::io::stdin();
-        while stdin.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
-    };
-    tokio::spawn(async move {
-        tokio::pin!(stdin_closed);
-        let mut next = Stop::Drained;
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                () = &mut stdin_closed => next = Stop::Now,
-            }
-            tracing::info!(how = ?next, "stopping; a second signal stops at once");
-            if stop.send(next).is_err() || next == Stop::Now {
-                // The receiver sees the value before it sees the sender gone.
-                return;
-            }
-            next = Stop::Now;
-        }
-    });
-    Ok(stopped)
 }
 
 fn hardware_threads() -> u32 {
