@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::Setting;
 use crate::fleet;
 use crate::gate;
+use crate::sim;
 use crate::solver::{ablation, growth, real, routing, targets};
 
 /// How an experiment runs.
@@ -78,6 +79,16 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         name: "budgets-fleet",
         what: "budgets of 20 tenants on 50 drifting machines that come and go, 100,000 requests of production traces, against fixed selections",
         action: Action::Measure(fleet::measure),
+    },
+    Experiment {
+        name: "sim-seeds",
+        what: "a million simulated fleets in eleven scenarios of faults, every promise judged at every step",
+        action: Action::Measure(sim::seeds),
+    },
+    Experiment {
+        name: "sim-scale",
+        what: "the real coordinator with 1,000 simulated machines and a million queries in virtual time",
+        action: Action::Measure(sim::scale),
     },
     Experiment {
         name: "overhead",
@@ -166,6 +177,7 @@ mod tests {
             data: crate::data(),
             encoders: None,
             smoke: true,
+            until: None,
             quiet: true,
         };
         for experiment in EXPERIMENTS {

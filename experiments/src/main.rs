@@ -8,12 +8,14 @@ mod fleet;
 mod gate;
 mod instance;
 mod record;
+mod sim;
 mod solver;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
@@ -57,6 +59,12 @@ enum Subcommands {
         /// Small sizes, to see that it runs.
         #[arg(long)]
         smoke: bool,
+        /// Most minutes, of experiments that can stop early; what was done by then is in the record.
+        #[arg(long)]
+        minutes: Option<f64>,
+        /// Print the record, not where it is.
+        #[arg(long)]
+        json: bool,
     },
     /// Print a synthetic selection instance.
     Instance {
@@ -107,6 +115,8 @@ pub(crate) struct Setting {
     data: Option<PathBuf>,
     encoders: Option<PathBuf>,
     pub(crate) smoke: bool,
+    /// What is being done then is finished.
+    until: Option<Instant>,
     quiet: bool,
 }
 
@@ -122,6 +132,11 @@ impl Setting {
     pub(crate) fn embedders(&self) -> anyhow::Result<Vec<Arc<dyn Embedder>>> {
         let opened = self.encoders.as_deref().map(moe2_embed::open_all);
         Ok(opened.transpose()?.unwrap_or_default())
+    }
+
+    /// Whether there is time for more.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() < until)
     }
 
     /// A line of progress.
@@ -172,14 +187,24 @@ fn run(command: Subcommands) -> anyhow::Result<()> {
             data,
             encoders,
             smoke,
+            minutes,
+            json,
         } => {
+            let until = minutes.map(|m| Duration::try_from_secs_f64(m * 60.0));
+            let until = until.transpose().context("--minutes must be above 0")?;
             let setting = Setting {
                 data,
                 encoders,
                 smoke,
+                until: until.and_then(|time| Instant::now().checked_add(time)),
                 quiet: false,
             };
-            writeln!(out, "{}", measure(&name, &record, &setting)?.display())?;
+            let record = measure(&name, &record, &setting)?;
+            if json {
+                out.write_all(&std::fs::read(&record)?)?;
+            } else {
+                writeln!(out, "{}", record.display())?;
+            }
         }
         Subcommands::Instance {
             family,

@@ -103,6 +103,10 @@ impl Coordinator {
         Some(self.clock.when(local).max(self.stalled_until))
     }
 
+    pub(crate) fn chance(&mut self, probability: f64) -> bool {
+        self.rng.chance(probability)
+    }
+
     /// Delay of something that it does beside its engine.
     pub(crate) fn within(&mut self, range: (Duration, Duration)) -> Duration {
         self.rng.within(range)

@@ -333,7 +333,7 @@ impl<'a> World<'a> {
             Happening::Arrival(asked) => self.arrival(*asked),
             Happening::Leave(query) => {
                 // Leaving may cross with the terminal reply on the way.
-                if !self.judge.is_over(query) {
+                if !self.judge.is_over(query) || self.coordinator.chance(0.3) {
                     self.tell_coordinator(Input::ClientGone { query });
                 }
             }
