@@ -3,6 +3,7 @@
 //! It dials out, keeps one worker process per expert, and measures energy where the machine can. All
 //! decisions are the engine's (`moe2_engine::agent`); this binary is its driver.
 
+mod backend;
 mod config;
 mod driver;
 mod experts;
@@ -10,6 +11,7 @@ mod link;
 mod meter;
 mod probe;
 mod stub;
+mod upstream;
 mod worker;
 
 use std::ffi::OsString;
@@ -188,12 +190,14 @@ fn run(args: &Args, place: meter::Place) -> anyhow::Result<()> {
     done
 }
 
-/// Stubs do no arithmetic, so they need not take turns.
+/// Only workers need to take turns; stubs do no arithmetic, and a server has its own order.
 fn parallel(config: &Config, hosted: &[experts::Hosted]) -> u32 {
-    let all_stubs = hosted
-        .iter()
-        .all(|h| matches!(h.run, experts::Run::Stub { .. }));
-    if all_stubs { u32::MAX } else { config.parallel }
+    let computes = |h: &experts::Hosted| matches!(h.run, backend::Run::Worker { .. });
+    if hosted.iter().any(computes) {
+        config.parallel
+    } else {
+        u32::MAX
+    }
 }
 
 fn hardware_threads() -> u32 {
