@@ -186,7 +186,7 @@ impl World<'_> {
             Pass::Never { dispatch, reason } => {
                 self.judge.never_left(dispatch);
                 let (life, reason) = (self.coordinator.life, reason.to_owned());
-                let lost = Happening::StreamLost {
+                let lost = Happening::Unsent {
                     life,
                     dispatch,
                     reason,
