@@ -184,4 +184,21 @@ mod tests {
         );
         assert_eq!(upstream.url.to_string(), "http://127.0.0.1:8080/v1");
     }
+
+    #[test]
+    fn fuzz_config() {
+        bolero::check!(name = "config").for_each(|bytes: &[u8]| {
+            let Ok(text) = std::str::from_utf8(bytes) else {
+                return;
+            };
+            match Config::parse(text) {
+                Err(error) => assert!(!format!("{error:#}").is_empty()),
+                Ok(config) => {
+                    assert!(!config.expert.is_empty() && config.parallel > 0);
+                    let watts = [config.idle_watts, config.busy_watts];
+                    assert!(watts.iter().flatten().all(|w| w.is_finite() && *w >= 0.0));
+                }
+            }
+        });
+    }
 }

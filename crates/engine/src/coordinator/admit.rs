@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use moe2_gate::{FusionGain, Topic};
 use moe2_model::{
-    Budgets, Event, ExpertId, ExpertState, Job, Joules, Mode, NodeId, Outcome, Query, QueryId,
-    RefusalKind, Seconds, Target, Task, TenantId, Time, Verdict,
+    Budgets, DispatchId, Event, ExpertId, ExpertState, Job, Joules, Mode, NodeId, Outcome, Query,
+    QueryId, RefusalKind, Seconds, Target, Task, TenantId, Time, Verdict,
 };
 
 use super::decision::{Decision, Grounds, decide};
@@ -23,7 +23,6 @@ use super::queue::waited_in_vain;
 use super::record::QueryRecord;
 use super::reply::{Refusal, Reply};
 use super::route::{Contender, Punctual, Route, Terms};
-use super::view::NodeState;
 use super::{Engine, Output, Timer};
 
 /// How long a client should wait before it asks a fleet without a ready expert again: about the
@@ -43,8 +42,8 @@ pub(super) struct Scope<'a> {
     pub(super) places: Option<&'a Places>,
     /// A node where the query would begin now, before what waits there.
     pub(super) free: Option<&'a NodeId>,
-    /// Of a query that waits: its tenant's work that is more pressing, and what is reserved for it.
-    pub(super) waits: Option<(Seconds, Joules)>,
+    /// Of a query that waits: its tenant's work that is more pressing, and the dispatch that would be given up.
+    pub(super) waits: Option<(Seconds, DispatchId)>,
 }
 
 impl Engine {
@@ -104,6 +103,7 @@ impl Engine {
             decisions: Vec::new(),
             attempts: Vec::new(),
             redispatches: 0,
+            hedge: None,
             waited: false,
             too_long: None,
         };
@@ -176,7 +176,7 @@ impl Engine {
         let budgets = Budgets {
             delay: running.delay_left(now),
             first_token: running.first_token_left(now),
-            energy: self.energy_left(now, running, scope.waits.map(|(_, reserved)| reserved)),
+            energy: self.energy_left(now, running, scope.waits.map(|(_, dispatch)| dispatch)),
         };
         // For choices only: nothing forecasts what fusing texts is worth, and where it was measured,
         // committees of small models mostly lost to their best member.
@@ -213,16 +213,19 @@ impl Engine {
         Some((route, grounds, own))
     }
 
-    /// What is left of a query's joules: its own, and its tenant's, once what is `returned` has come back.
+    /// What is left of a query's joules: its own, and its tenant's, once what is reserved for `given_up` has come back.
     pub(super) fn energy_left(
         &self,
         now: Time,
         running: &Running,
-        returned: Option<Joules>,
+        given_up: Option<DispatchId>,
     ) -> Option<Joules> {
-        let window = self.ledger.binding(self.wall(now), &running.query.tenant);
-        let window = window.map(|window| window.left + returned.unwrap_or(Joules::ZERO));
-        let left = [running.energy_left(), window];
+        let (wall, tenant) = (self.wall(now), &running.query.tenant);
+        let window = match given_up {
+            Some(dispatch) => self.ledger.binding_without(wall, tenant, dispatch),
+            None => self.ledger.binding(wall, tenant),
+        };
+        let left = [running.energy_left(), window.map(|window| window.left)];
         let left = left.into_iter().flatten();
         left.min_by(|a, b| a.get().total_cmp(&b.get()))
     }
@@ -321,7 +324,9 @@ impl Engine {
             let short = running.known_too_long(expert.offer.context_tokens)
                 || (some_hold && !holds(expert));
             contenders.push(Contender {
-                barred: self.barred(running, (&id, expert), forecast.quality, short),
+                barred: self
+                    .barred(running, (&id, expert), forecast.quality, short)
+                    .or_else(|| (!node.trusts(expert, now)).then_some(Verdict::LeftAlone)),
                 expert: id,
                 forecast,
             });
@@ -375,7 +380,7 @@ impl Engine {
 }
 
 pub(super) fn takes_work(node: &Node, expert: &Expert) -> bool {
-    node.state == NodeState::Ready && expert.state == ExpertState::Ready
+    node.health.is_ready() && expert.state == ExpertState::Ready
 }
 
 fn refusal(kind: RefusalKind, message: String, retry_after: Option<Duration>) -> Refusal {
@@ -497,6 +502,10 @@ fn explain_refusal(route: &Route, budgets: &Budgets) -> Refusal {
         if any(Verdict::NotAllowed) {
             let why = "this tenant may ask none of the experts that are ready";
             return refusal(RefusalKind::NotAllowed, why.to_owned(), None);
+        }
+        if any(Verdict::LeftAlone) {
+            let why = "those that could have failed again and again and are left alone for a while; `moe2 fleet` says how long";
+            return no_expert(why);
         }
         return no_expert("none of those that host this model is ready");
     }

@@ -9,6 +9,7 @@
 //! before anyone outside sees what followed from it.
 
 mod books;
+mod marks;
 mod window;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ use moe2_model::{DispatchId, ExpertId, Joules, QueryId, TenantId, Usage};
 
 pub(crate) use books::{Binding, Books, Full};
 pub use books::{EnergyWindow, Left, Room, Spending};
+pub use marks::Mark;
+pub(super) use marks::Marks;
 pub use window::{Span, Wall};
 
 /// What one tenant owes.
@@ -272,6 +275,18 @@ impl Ledger {
     /// The hard window of joules that leaves a tenant least.
     pub(crate) fn binding(&self, now: Wall, tenant: &TenantId) -> Option<Binding> {
         self.books.get(tenant)?.binding(now)
+    }
+
+    /// The same once a dispatch of this tenant has given back what is reserved for it.
+    pub(crate) fn binding_without(
+        &self,
+        now: Wall,
+        tenant: &TenantId,
+        dispatch: DispatchId,
+    ) -> Option<Binding> {
+        let own = self.open.get(&dispatch).filter(|r| r.tenant == *tenant);
+        let own = own.map_or((Joules::ZERO, now), |r| (r.bound, r.at));
+        self.books.get(tenant)?.binding_without(now, own)
     }
 
     /// How long until so many joules fit; nothing if they never do.
