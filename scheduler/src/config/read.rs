@@ -260,4 +260,22 @@ mod tests {
         let sound = parse(&(tenant("a", "1") + &tenant("b", "2"))).expect("sound");
         assert_eq!(sound.tenant.len(), 2);
     }
+
+    #[test]
+    fn fuzz_config() {
+        bolero::check!(name = "config").for_each(|bytes: &[u8]| {
+            let Ok(text) = std::str::from_utf8(bytes) else {
+                return;
+            };
+            match parse(text) {
+                Err(Faults(faults)) => assert!(!faults.is_empty()),
+                Ok(config) => {
+                    let engine = config.engine();
+                    assert!(engine.max_queries > 0 && !engine.query_timeout.is_zero());
+                    assert!(!config.certificate_life().is_zero());
+                    let _ = (config.keep_usage(), config.live(Vec::new()));
+                }
+            }
+        });
+    }
 }
