@@ -3,6 +3,7 @@
 //! An experiment is a row of a table (`experiment`) with a name and what it measures; a run verifies what
 //! it measures and writes the raw samples with the machine and the time to `experiments/record/`.
 
+mod chaos;
 mod experiment;
 mod fleet;
 mod gate;
@@ -54,9 +55,21 @@ enum Subcommands {
         /// Folder with the files of text encoders, a folder each; without it only hashed n-grams are there.
         #[arg(long, env = "MOE2_ENCODERS", value_name = "DIR")]
         encoders: Option<PathBuf>,
+        /// Folder with moe2's programs, for experiments on a running system; by default that of this one.
+        #[arg(long, value_name = "DIR")]
+        bin: Option<PathBuf>,
+        /// Rounds of experiments that have them.
+        #[arg(long)]
+        rounds: Option<usize>,
+        /// Seed of experiments that draw what they do.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
         /// Small sizes, to see that it runs.
         #[arg(long)]
         smoke: bool,
+        /// Print the record instead of where it is.
+        #[arg(long)]
+        json: bool,
     },
     /// Print a synthetic selection instance.
     Instance {
@@ -106,6 +119,9 @@ enum Subcommands {
 pub(crate) struct Setting {
     data: Option<PathBuf>,
     encoders: Option<PathBuf>,
+    bin: Option<PathBuf>,
+    pub(crate) rounds: Option<usize>,
+    pub(crate) seed: u64,
     pub(crate) smoke: bool,
     quiet: bool,
 }
@@ -122,6 +138,23 @@ impl Setting {
     pub(crate) fn embedders(&self) -> anyhow::Result<Vec<Arc<dyn Embedder>>> {
         let opened = self.encoders.as_deref().map(moe2_embed::open_all);
         Ok(opened.transpose()?.unwrap_or_default())
+    }
+
+    /// One of moe2's programs.
+    ///
+    /// # Errors
+    /// It has not been built.
+    pub(crate) fn program(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let own = std::env::current_exe()?;
+        let beside = own.parent().context("this program is in no folder")?;
+        let path = self.bin.as_deref().unwrap_or(beside).join(name);
+        if !path.is_file() {
+            bail!(
+                "{} is missing: build it with `make build`, or name its folder with --bin",
+                path.display()
+            );
+        }
+        Ok(path)
     }
 
     /// A line of progress.
@@ -171,15 +204,33 @@ fn run(command: Subcommands) -> anyhow::Result<()> {
             record,
             data,
             encoders,
+            bin,
+            rounds,
+            seed,
             smoke,
+            json,
         } => {
             let setting = Setting {
                 data,
                 encoders,
+                bin,
+                rounds,
+                seed,
                 smoke,
                 quiet: false,
             };
-            writeln!(out, "{}", measure(&name, &record, &setting)?.display())?;
+            let (file, missed) = measure(&name, &record, &setting)?;
+            if json {
+                write!(out, "{}", std::fs::read_to_string(&file)?)?;
+            } else {
+                writeln!(out, "{}", file.display())?;
+            }
+            if !missed.is_empty() {
+                bail!(
+                    "the record is kept, but this does not hold: {}",
+                    missed.join("; ")
+                );
+            }
         }
         Subcommands::Instance {
             family,
@@ -221,30 +272,31 @@ fn run(command: Subcommands) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs an experiment; returns where its record is.
-fn measure(name: &str, record: &Path, setting: &Setting) -> anyhow::Result<PathBuf> {
+/// Runs an experiment; returns where its record is, and what it says does not hold.
+fn measure(name: &str, record: &Path, setting: &Setting) -> anyhow::Result<(PathBuf, Vec<String>)> {
     let Some(experiment) = EXPERIMENTS.iter().find(|e| e.name == name) else {
         bail!("no experiment is called {name}; `moe2-experiments list` shows them");
     };
     let result = match experiment.action {
         Action::Measure(measure) => measure(setting)?,
-        Action::Moe2(arguments) => moe2(arguments).with_context(|| name.to_owned())?,
+        Action::Moe2(arguments) => {
+            moe2(&setting.program("moe2")?, arguments).with_context(|| name.to_owned())?
+        }
     };
-    record::write(record, name, experiment.what, &result)
+    let missed = result["missed"].as_array().into_iter().flatten();
+    let missed = missed
+        .filter_map(|m| m.as_str().map(str::to_owned))
+        .collect();
+    let file = record::write(record, name, experiment.what, result)?;
+    Ok((file, missed))
 }
 
-fn moe2(arguments: &[&str]) -> anyhow::Result<Value> {
-    let program = std::env::current_exe()?.with_file_name("moe2");
-    let output = Command::new(&program)
+fn moe2(program: &Path, arguments: &[&str]) -> anyhow::Result<Value> {
+    let output = Command::new(program)
         .args(arguments)
         .stderr(std::process::Stdio::inherit())
         .output()
-        .with_context(|| {
-            format!(
-                "cannot run {}: build it with `make build`",
-                program.display()
-            )
-        })?;
+        .with_context(|| format!("cannot run {}", program.display()))?;
     if !output.status.success() {
         bail!("it ended with {}", output.status);
     }
