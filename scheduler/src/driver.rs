@@ -6,18 +6,20 @@
 
 pub(crate) mod bench;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use moe2_engine::coordinator::{Engine, Entry, FleetView, Input, Output, PlanRequest, Reply, Room};
+use moe2_engine::coordinator::{
+    Engine, FleetView, Held, Input, Outbox, Output, Pass, PlanRequest, Reply, Room,
+};
 use moe2_metrics::Metrics;
 use moe2_model::{DispatchId, Event, QueryId, SessionId, TenantId, Time};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until};
 
-use crate::books::{Marks, Writer};
+use crate::books::Writer;
 use crate::handle::{Command, EngineHandle, Planning, Standing};
 use crate::peer::AgentPeer;
 use crate::planner;
@@ -68,72 +70,11 @@ struct Told {
     names: HashMap<QueryId, Names>,
 }
 
-/// Something that waits for a commit.
-enum Held {
-    Reply(QueryId, Reply),
-    /// With when its query was parsed, if it is the first.
-    Dispatch(
-        DispatchId,
-        SessionId,
-        Box<moe2_wire::ToExpert>,
-        Option<Instant>,
-    ),
-}
-
-/// What is on its way to disk, and what waits for it.
+/// What is on its way to disk, and what waits for it; a dispatch with when its query was parsed, if it is the
+/// first.
 struct Books {
     writer: Writer,
-    marks: Marks,
-    /// Number of the last entry of a settlement, and of the last mark.
-    settled: u64,
-    marked: u64,
-    committed: u64,
-    broken: bool,
-    /// With the number that must be committed first; the oldest at the front.
-    held: VecDeque<(u64, Held)>,
-}
-
-impl Books {
-    fn new(writer: Writer) -> Self {
-        Self {
-            writer,
-            marks: Marks::default(),
-            settled: 0,
-            marked: 0,
-            committed: 0,
-            broken: false,
-            held: VecDeque::new(),
-        }
-    }
-
-    /// Has a settlement written, or the higher mark that a reservation asks for.
-    fn book(&mut self, entry: Entry) {
-        match entry {
-            Entry::Reserved {
-                tenant, at, bound, ..
-            } => {
-                if let Some(mark) = self.marks.reserved(&tenant, at, bound.get()) {
-                    self.marked = self.writer.mark(mark);
-                }
-            }
-            // It never left this process: nothing of it can be unwritten.
-            Entry::Released { tenant, bound, .. } => self.marks.released(&tenant, bound.get()),
-            Entry::Settled(settled) => {
-                let (tenant, at, bound) = (settled.tenant.clone(), settled.at, settled.bound);
-                self.settled = self.writer.settle(settled);
-                let number = self.settled;
-                self.marks.settled(number, &tenant, at, bound.get());
-            }
-        }
-    }
-
-    /// All up to this number is committed.
-    fn committed(&mut self, number: u64) {
-        self.committed = number;
-        for mark in self.marks.committed(number) {
-            self.writer.mark(mark);
-        }
-    }
+    outbox: Outbox<Option<Instant>>,
 }
 
 /// Starts the engine's task.
@@ -152,7 +93,10 @@ pub(crate) fn spawn(
     let books = match database {
         Some((database, keep_usage)) => {
             let writer = Writer::start(database, keep_usage, handle.clone())?;
-            Some(Books::new(writer))
+            Some(Books {
+                writer,
+                outbox: Outbox::default(),
+            })
         }
         None => None,
     };
@@ -312,40 +256,14 @@ impl Driver {
         let Some(books) = &mut self.books else {
             return Some(output);
         };
-        match output {
-            Output::Dispatch { dispatch, .. } if books.broken => {
-                self.unsent(dispatch, "the books cannot be written");
+        let parsed = &mut self.parsed;
+        match books.outbox.pass(output, || parsed.take()) {
+            Pass::Now(output) => Some(output),
+            Pass::Later => None,
+            Pass::Never { dispatch, reason } => {
+                self.unsent(dispatch, reason);
                 None
             }
-            Output::Dispatch {
-                dispatch,
-                session,
-                work,
-            } if books.marked > books.committed => {
-                let held = Held::Dispatch(dispatch, session, work, self.parsed.take());
-                books.held.push_back((books.marked, held));
-                None
-            }
-            Output::Cancel { dispatch } => {
-                let waits =
-                    |held: &(u64, Held)| matches!(held.1, Held::Dispatch(d, ..) if d == dispatch);
-                let Some(place) = books.held.iter().position(waits) else {
-                    return Some(output);
-                };
-                books.held.remove(place);
-                self.unsent(dispatch, "it was not needed any more");
-                None
-            }
-            // A refusal tells nothing that would have to be in the books first.
-            Output::Reply {
-                query,
-                reply: reply @ Reply::Finished(_),
-            } if books.settled > books.committed && !books.broken => {
-                let after = books.settled;
-                books.held.push_back((after, Held::Reply(query, reply)));
-                None
-            }
-            other => Some(other),
         }
     }
 
@@ -359,9 +277,11 @@ impl Driver {
 
     fn committed(&mut self, number: u64) {
         let Some(books) = &mut self.books else { return };
-        books.committed(number);
-        let mended = std::mem::take(&mut books.broken);
-        self.release(number);
+        let mended = books.outbox.is_broken();
+        for mark in books.outbox.committed(number) {
+            books.writer.write(mark);
+        }
+        self.release();
         if mended {
             let now = self.now();
             self.engine.handle(now, Input::BooksClosed(None));
@@ -378,9 +298,9 @@ impl Driver {
     /// Answers that were paid for are given out, and nothing is dispatched until the books can be written.
     fn broken(&mut self) {
         if let Some(books) = &mut self.books {
-            books.broken = true;
+            books.outbox.broken();
         }
-        self.release(u64::MAX);
+        self.release();
     }
 
     /// Has everything written, and marks for exactly what is under way: this process is about to end.
@@ -390,25 +310,30 @@ impl Driver {
             return;
         };
         let mut last = 0;
-        for mark in books.marks.exact() {
-            last = books.writer.mark(mark);
+        for mark in books.outbox.exact() {
+            last = mark.0;
+            books.writer.write(mark);
         }
-        if last <= books.committed {
+        if books.outbox.is_committed(last) {
             let _ = done.send(());
         } else {
             self.closing = Some((last, done));
         }
     }
 
-    fn release(&mut self, committed: u64) {
+    fn release(&mut self) {
         while let Some(books) = &mut self.books
-            && books.held.front().is_some_and(|held| held.0 <= committed)
-            && let Some((_, held)) = books.held.pop_front()
+            && let Some(held) = books.outbox.released()
         {
             match held {
                 Held::Reply(query, reply) => self.put_now(Output::Reply { query, reply }),
-                Held::Dispatch(dispatch, session, work, parsed) => {
-                    self.parsed = parsed;
+                Held::Dispatch {
+                    dispatch,
+                    session,
+                    work,
+                    note,
+                } => {
+                    self.parsed = note;
                     self.put(Output::Dispatch {
                         dispatch,
                         session,
@@ -429,8 +354,10 @@ impl Driver {
     fn put_now(&mut self, output: Output) {
         match output {
             Output::Ledger(entry) => {
-                if let Some(books) = &mut self.books {
-                    books.book(entry);
+                if let Some(books) = &mut self.books
+                    && let Some(write) = books.outbox.book(entry)
+                {
+                    books.writer.write(write);
                 }
             }
             Output::Reply { query, reply } => {

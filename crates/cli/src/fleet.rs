@@ -1,6 +1,6 @@
 //! `moe2 fleet`: nodes, experts, what they are doing and where their joules come from.
 
-use moe2_engine::coordinator::{FleetView, NodeView};
+use moe2_engine::coordinator::{ExpertView, FleetView, NodeView};
 use moe2_model::NodeId;
 
 use crate::BadInput;
@@ -95,7 +95,7 @@ fn render(fleet: &FleetView) -> String {
                 node.node.to_string(),
                 state(node),
                 expert.id.name.to_string(),
-                expert.state.as_str().to_owned(),
+                expert_state(expert),
                 expert.in_flight.to_string(),
                 expert.waiting.to_string(),
                 rate(expert.prefill_s_per_token),
@@ -109,10 +109,17 @@ fn render(fleet: &FleetView) -> String {
 }
 
 fn state(node: &NodeView) -> String {
-    let state = format!("{:?}", node.state).to_lowercase();
+    let state = node.state.as_str();
     match &node.reason {
         Some(reason) => format!("{state}: {}", shorten(reason, 40)),
-        None => state,
+        None => state.to_owned(),
+    }
+}
+
+fn expert_state(expert: &ExpertView) -> String {
+    match expert.left_alone_for {
+        Some(left) => format!("failing, left alone {:.0} s", left.get().ceil()),
+        None => expert.state.as_str().to_owned(),
     }
 }
 

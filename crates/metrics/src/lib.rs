@@ -9,6 +9,7 @@ mod energy;
 mod plans;
 mod prices;
 mod reloads;
+mod troubles;
 
 use moe2_model::{Covered, Event, Outcome, Seconds};
 use prometheus::{
@@ -20,6 +21,7 @@ use energy::Energy;
 use plans::Plans;
 use prices::Prices;
 use reloads::Reloads;
+use troubles::Troubles;
 
 pub use reloads::Reload;
 
@@ -46,8 +48,6 @@ pub struct Metrics {
     first_token: Histogram,
     dispatch_seconds: Histogram,
     dispatches: IntCounterVec,
-    moves: IntCounterVec,
-    dispatch_failures: IntCounterVec,
     tokens: IntCounterVec,
     energy: Energy,
     busy: CounterVec,
@@ -55,12 +55,11 @@ pub struct Metrics {
     forecasts: IntCounterVec,
     early_exits: IntCounter,
     saved_joules: Counter,
-    nodes_joined: IntCounterVec,
-    nodes_lost: IntCounterVec,
     unrecorded: IntCounter,
     prices: Prices,
     plans: Plans,
     reloads: Reloads,
+    troubles: Troubles,
 }
 
 impl Metrics {
@@ -103,16 +102,6 @@ impl Metrics {
                 "Work handed to experts.",
                 &["expert", "redispatch"],
             )?,
-            moves: counts(
-                "moe2_moves_total",
-                "Work taken over from another node's line, by who took it.",
-                &["expert"],
-            )?,
-            dispatch_failures: counts(
-                "moe2_dispatch_failures_total",
-                "Work that came to nothing.",
-                &["expert"],
-            )?,
             tokens: counts("moe2_tokens_total", "Tokens by kind.", &["expert", "type"])?,
             energy: Energy::new()?,
             busy: sums(
@@ -138,12 +127,6 @@ impl Metrics {
                 "moe2_early_exit_saved_joules_total",
                 "Forecast minus reported energy of the work that early exits cancelled.",
             )?,
-            nodes_joined: counts(
-                "moe2_nodes_joined_total",
-                "Sessions opened.",
-                &["node", "source"],
-            )?,
-            nodes_lost: counts("moe2_nodes_lost_total", "Sessions lost.", &["node"])?,
             unrecorded: IntCounter::new(
                 "moe2_explanations_dropped_total",
                 "Queries of which no explanation was kept, because writing them fell behind or failed.",
@@ -151,6 +134,7 @@ impl Metrics {
             prices: Prices::new()?,
             plans: Plans::new()?,
             reloads: Reloads::new()?,
+            troubles: Troubles::new()?,
         };
         made.register()?;
         Ok(made)
@@ -163,8 +147,6 @@ impl Metrics {
         registry.register(Box::new(self.first_token.clone()))?;
         registry.register(Box::new(self.dispatch_seconds.clone()))?;
         registry.register(Box::new(self.dispatches.clone()))?;
-        registry.register(Box::new(self.moves.clone()))?;
-        registry.register(Box::new(self.dispatch_failures.clone()))?;
         registry.register(Box::new(self.tokens.clone()))?;
         self.energy.register(registry)?;
         registry.register(Box::new(self.busy.clone()))?;
@@ -174,9 +156,8 @@ impl Metrics {
         registry.register(Box::new(self.forecasts.clone()))?;
         registry.register(Box::new(self.early_exits.clone()))?;
         registry.register(Box::new(self.saved_joules.clone()))?;
-        registry.register(Box::new(self.nodes_joined.clone()))?;
-        registry.register(Box::new(self.nodes_lost.clone()))?;
         self.plans.register(registry)?;
+        self.troubles.register(registry)?;
         self.reloads.register(registry)
     }
 
@@ -260,28 +241,16 @@ impl Metrics {
                 }
             }
             priced @ Event::Priced { .. } => self.prices.fold(priced),
-            Event::Moved { to, .. } => {
-                let to = to.to_string();
-                self.moves.with_label_values(&[to.as_str()]).inc();
-            }
             Event::EarlyExit { .. } => self.early_exits.inc(),
             Event::Saved { energy } => self.saved_joules.inc_by(energy.get()),
-            Event::DispatchFailed { expert } => {
-                self.dispatch_failures
-                    .with_label_values(&[expert.to_string().as_str()])
-                    .inc();
-            }
-            Event::NodeJoined {
-                node,
-                energy_source,
-            } => {
-                let labels = [node.as_str(), energy_source.as_str()];
-                self.nodes_joined.with_label_values(&labels).inc();
-            }
+            trouble @ (Event::Moved { .. }
+            | Event::DispatchFailed { .. }
+            | Event::Hedged { .. }
+            | Event::HedgeWon { .. }
+            | Event::LeftAlone { .. }
+            | Event::NodeJoined { .. }
+            | Event::NodeLost { .. }) => self.troubles.fold(trouble),
             standing @ Event::Standing { .. } => self.energy.fold(standing),
-            Event::NodeLost { node, .. } => {
-                self.nodes_lost.with_label_values(&[node.as_str()]).inc();
-            }
             planning @ (Event::Planned { .. }
             | Event::PlanFailed { .. }
             | Event::ActiveSet { .. }) => self.plans.fold(planning),

@@ -138,6 +138,25 @@ pub enum Event {
         /// Who.
         expert: ExpertId,
     },
+    /// Another expert was asked as well, because one was late with the beginning of its answer.
+    Hedged {
+        /// Who was late.
+        late: ExpertId,
+        /// Who was asked as well.
+        by: ExpertId,
+    },
+    /// Of two experts the one that was asked later began first.
+    HedgeWon {
+        /// Who.
+        expert: ExpertId,
+    },
+    /// An expert failed again and again and is left alone for a while.
+    LeftAlone {
+        /// Who.
+        expert: ExpertId,
+        /// For how long.
+        pause: Seconds,
+    },
     /// An agent joined.
     NodeJoined {
         /// Which.

@@ -78,6 +78,31 @@ impl Forecast {
         self.without_wait(self.first_token, self.first_token_p95)
     }
 
+    /// What is still to come of an answer that has not begun `elapsed` after its expert was sent it. Of the times to
+    /// the first token that are longer than that the median and the 95th percentile: by the same distribution as
+    /// [`Self::first_token_later_than`], and at least as long again as it is overdue beyond the p95 it had, since a
+    /// forecast that was sure of itself and wrong says nothing any more (a Pareto tail of index 1). All else as
+    /// before.
+    #[must_use]
+    pub fn after(&self, elapsed: Seconds) -> Self {
+        let (middle, p95) = (self.first_token_busy(), self.first_token_busy_p95());
+        let survives = beyond(middle, p95, elapsed);
+        let left = |share: f64| {
+            let overdue = (elapsed - p95) * (1.0 / share - 1.0);
+            (at_odds(middle, p95, share * survives) - elapsed).max(overdue)
+        };
+        // One in two, as `beyond` takes a mean for the median.
+        let (first_token, first_token_p95) = (left(0.5), left(0.05));
+        Self {
+            waiting: Seconds::ZERO,
+            first_token,
+            first_token_p95,
+            delay: first_token + (self.busy() - middle),
+            delay_p95: first_token_p95 + (self.busy_p95() - p95),
+            ..*self
+        }
+    }
+
     fn without_wait(&self, mean: Seconds, p95: Seconds) -> Seconds {
         if mean > Seconds::ZERO {
             (mean - self.waiting) * (p95.get() / mean.get())
@@ -103,6 +128,16 @@ fn beyond(middle: Seconds, p95: Seconds, limit: Seconds) -> f64 {
     1.0 / (1.0 + odds)
 }
 
+/// The time beyond which this share is, by the distribution of [`beyond`].
+fn at_odds(middle: Seconds, p95: Seconds, share: f64) -> Seconds {
+    let spread = (p95.get() / middle.get()).ln();
+    let odds = (1.0 - share) / share;
+    if middle <= Seconds::ZERO || !spread.is_finite() || spread <= 0.0 || !odds.is_finite() {
+        return p95;
+    }
+    Seconds::saturating(middle.get() * odds.powf(spread / LOG_ODDS_P95))
+}
+
 /// Why a candidate was or was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -119,6 +154,8 @@ pub enum Verdict {
     NotSelected,
     /// Lost or failed an earlier attempt at this query.
     Excluded,
+    /// It failed again and again and is left alone for a while.
+    LeftAlone,
     /// Its context window is shorter than the prompt.
     ContextTooShort,
     /// The tenant may not ask it.
@@ -140,6 +177,7 @@ impl Verdict {
             Self::TooWeak => "too weak",
             Self::NotSelected => "not selected",
             Self::Excluded => "excluded",
+            Self::LeftAlone => "left alone",
             Self::ContextTooShort => "context too short",
         }
     }
@@ -262,6 +300,22 @@ mod tests {
         assert!((later(usual, 0.0) - 1.0).abs() < 1e-12);
         let first = |limit: f64| usual.first_token_later_than(Seconds::saturating(limit));
         assert!((first(0.5) - 0.5).abs() < 1e-12 && (first(1.25) - 0.05).abs() < 1e-12);
+        // Of what has not begun after its p95, half takes at least so long again as the odds of 39 to 1 say.
+        let begins = |at: f64| usual.after(Seconds::saturating(at));
+        let median = 0.5 * 39.0_f64.powf((2.5_f64).ln() / 19.0_f64.ln());
+        let rest = begins(1.25);
+        assert!(
+            (rest.first_token.get() - (median - 1.25)).abs() < 1e-9,
+            "{rest:?}"
+        );
+        assert!((rest.delay.get() - rest.first_token.get() - 1.5).abs() < 1e-9);
+        let (first, delay) = (begins(0.0).first_token, begins(0.0).delay);
+        assert!((first.get() - 0.5).abs() < 1e-9 && (delay.get() - 2.0).abs() < 1e-9);
+        let sure = forecast(2.0, 2.0).after(Seconds::saturating(0.9));
+        assert!((sure.first_token.get() - 0.4).abs() < 1e-9, "{sure:?}");
+        assert!((sure.first_token_p95.get() - 7.6).abs() < 1e-9, "{sure:?}");
+        let waits = [1.0, 2.0, 4.0, 8.0].map(|at| begins(at).first_token.get());
+        assert!(waits.is_sorted(), "who waits long waits longer: {waits:?}");
         // Certain.
         assert_eq!(
             [1.9, 2.0].map(|at| later(forecast(2.0, 2.0), at)),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 /// A number that is not a finite quantity of at least zero.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-#[error("{value} is not a quantity: use a finite number of at least 0")]
+#[error("{value:?} is not a quantity: use a finite number of at least 0")]
 pub struct NotAQuantity {
     /// The number that was refused.
     pub value: f64,
@@ -168,6 +168,13 @@ mod tests {
             assert!(Joules::new(bad).is_err(), "{bad} must be refused");
         }
         assert_eq!(Joules::new(2.5).map(Joules::get), Ok(2.5));
+    }
+
+    #[test]
+    fn a_refusal_is_short_however_long_the_number() {
+        let text = |bad| Joules::new(bad).expect_err("refused").to_string();
+        assert!(text(-0.1).starts_with("-0.1 is not a quantity"));
+        assert!(text(-1e300).starts_with("-1e300 is not a quantity"));
     }
 
     #[test]

@@ -105,8 +105,8 @@ pub fn inspect(path: &Path) -> Result<GgufInfo, GgufError> {
 pub fn inspect_reader<R: Read + Seek>(source: R, file_bytes: u64) -> Result<GgufInfo, GgufError> {
     let mut cursor = Cursor::new(source, file_bytes);
     let version = opening(&mut cursor)?;
-    let tensor_count = cursor.u64("the tensor count")?;
-    let pair_count = cursor.u64("the metadata count")?;
+    let tensor_count = cursor.u64(&"the tensor count")?;
+    let pair_count = cursor.u64(&"the metadata count")?;
     bounded("tensors", tensor_count, MAX_TENSORS)?;
     bounded("metadata entries", pair_count, MAX_PAIRS)?;
     let metadata = Metadata::read(&mut cursor, pair_count)?;
@@ -134,7 +134,7 @@ fn opening<R: Read + Seek>(cursor: &mut Cursor<R>) -> Result<u32, GgufError> {
     if found != *b"GGUF" {
         return Err(GgufError::NotGguf { found });
     }
-    let version = cursor.u32("the version")?;
+    let version = cursor.u32(&"the version")?;
     match version {
         2 | 3 => Ok(version),
         _ if matches!(version.swap_bytes(), 1..=3) => Err(GgufError::Unsupported {

@@ -1,78 +1,109 @@
-//! Faults of the network and of whole agents.
+//! Faults of the network and of whole processes, as the script has them.
 
 use std::time::Duration;
 
 use moe2_engine::agent;
-use moe2_model::SessionId;
+use moe2_model::{ExpertState, SessionId};
+use moe2_wire::FromAgent;
 
+use crate::fault::{Fault, Kind};
+use crate::network::{Link, Up, Way};
 use crate::world::{Happening, World};
 
-/// How long an agent's process stays away after a crash.
-const DOWN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(6));
-/// How long a node is cut off; longer than the idle timeout in some cases.
-const APART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(6));
+/// By how many times a slow machine is slower.
+const SLOWER: (f64, f64) = (10.0, 50.0);
+/// By how much a slow link is late, in the mean.
+const LATE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(3));
 
 impl World<'_> {
-    /// One random fault, and the time of the next.
-    pub(crate) fn fault(&mut self) {
-        let Some(gap) = self.scenario.fault_gap else {
-            return;
-        };
-        if self.clients_done() {
-            return;
-        }
-        let next = self.rng.gap(gap);
-        self.after(next, Happening::Fault);
-        let node = self.rng.below(self.hosts.len());
-        let weights = self.scenario.faults;
-        let mut draw = self.rng.between(1, weights.iter().sum::<u32>().max(1));
-        let kind = weights.iter().position(|weight| {
-            let hit = draw <= *weight;
-            draw = draw.saturating_sub(*weight);
-            hit
-        });
+    pub(crate) fn fault(&mut self, fault: Fault) {
+        let Fault {
+            kind,
+            node,
+            lasting,
+            mut rng,
+            ..
+        } = fault;
+        self.judge.report.faults += 1;
+        let until = self.now + lasting;
+        let host = &mut self.hosts[node];
         match kind {
-            Some(0) => self.cut_node(node),
-            Some(1) => self.crash(node),
-            Some(2) => self.partition(node),
-            Some(3) => self.tell_agent(node, agent::Input::Drain),
-            _ => {}
-        }
-    }
-
-    fn cut_node(&mut self, node: usize) {
-        if let Some(session) = self.hosts[node].link {
-            self.cut(session);
+            Kind::Cut => {
+                if let Some(session) = host.link {
+                    self.cut(session);
+                }
+            }
+            Kind::Crash => self.crash(node, lasting),
+            Kind::Drain => self.tell_agent(node, agent::Input::Drain),
+            Kind::Partition => Way::BOTH
+                .iter()
+                .for_each(|way| self.hold(node, *way, until)),
+            Kind::Deaf => self.hold(node, Way::Down, until),
+            Kind::Mute => self.hold(node, Way::Up, until),
+            Kind::SlowLink => {
+                let way = *rng.pick(&Way::BOTH);
+                let path = &mut host.paths[way as usize];
+                path.slow_until = path.slow_until.max(until);
+                path.late = rng.within(LATE);
+            }
+            Kind::Slow => {
+                let times = SLOWER.0 + (SLOWER.1 - SLOWER.0) * rng.unit();
+                host.slow = (times, until);
+            }
+            Kind::Stall => self.stall(node, lasting),
+            Kind::CoordinatorStall => {
+                let still = &mut self.coordinator.stalled_until;
+                *still = (*still).max(until);
+            }
+            Kind::Lie => self.lie(node, until, rng),
+            Kind::Twin => self.twin(node, lasting),
+            Kind::Restart => self.restart(lasting),
+            Kind::DiskFull => self.fill_disk(lasting),
         }
     }
 
     /// The process is gone at once; whether its connection says goodbye is chance.
-    pub(crate) fn crash(&mut self, node: usize) {
+    pub(crate) fn crash(&mut self, node: usize, away: Duration) {
         self.hosts[node].kill();
         if let Some(session) = self.hosts[node].link.take() {
             self.cut(session);
         }
-        let away = self.rng.within(DOWN);
         self.after(away, Happening::Boot { node });
     }
 
-    fn partition(&mut self, node: usize) {
-        let until = self.now + self.rng.within(APART);
-        self.hosts[node].apart_until = until;
-        let idle = self.scenario.idle_timeout;
-        let affected: Vec<SessionId> = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.node == node && !link.dead)
-            .map(|(session, _)| *session)
-            .collect();
-        for session in affected {
-            if let Some(link) = self.links.get_mut(&session) {
-                link.held_until = link.held_until.max(until);
-            }
-            if until.since(self.now) > idle {
-                self.lose_both_ends(session, idle);
+    /// Neither reads nor writes nor fires timers, and then goes on where it was. Who is at the other end
+    /// hears nothing; the machine itself learns when it wakes how long that was.
+    fn stall(&mut self, node: usize, lasting: Duration) {
+        let until = self.now + lasting;
+        self.hosts[node].stalled_until = self.hosts[node].stalled_until.max(until);
+        let idle = self.case.scenario.idle_timeout;
+        if lasting > idle {
+            for session in self.links_of(node) {
+                self.after(idle, Happening::EndAtCoordinator { session });
+                self.at(until, Happening::EndAtAgent { session });
             }
         }
+    }
+
+    /// Somebody else with a copy of a node's certificate says hello.
+    fn twin(&mut self, node: usize, lasting: Duration) {
+        if self.coordinator.is_away(self.now) {
+            return;
+        }
+        self.sessions += 1;
+        let session = SessionId(self.sessions);
+        self.links.insert(session, Link::new(node));
+        let hello = self.hosts[node].hello();
+        self.send_up(session, Up::Control(hello));
+        let name = self.hosts[node].config.experts[0].name.clone();
+        let state = ExpertState::Ready;
+        self.send_up(session, Up::Control(FromAgent::Expert { name, state }));
+        self.after(lasting, Happening::EndAtCoordinator { session });
+    }
+
+    /// The disk takes nothing for a while; the coordinator learns of it by a write that fails.
+    fn fill_disk(&mut self, lasting: Duration) {
+        self.coordinator.disk.full = true;
+        self.after(lasting, Happening::DiskEmptied);
     }
 }

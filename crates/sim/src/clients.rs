@@ -10,6 +10,11 @@ use crate::host::MODELS;
 
 pub(crate) const TENANTS: [&str; 2] = ["acme", "zenith"];
 
+/// All of them.
+pub(crate) fn tenants() -> [TenantId; 2] {
+    TENANTS.map(|name| TenantId::new(name).expect("a literal name is valid"))
+}
+
 /// One query. Its number stands in the prompt, so that the judge can tell whose work it sees.
 pub(crate) fn ask(rng: &mut Rng, id: QueryId, nodes: usize) -> Query {
     let padding = if rng.chance(0.05) {

@@ -2,7 +2,8 @@
 //!
 //! A message is never lost alone: it arrives, late, or its connection dies. The two ends learn of a
 //! death separately, at once or after the idle timeout, and what was on the way then is gone. A
-//! partition holds messages back; one longer than the idle timeout kills the connection.
+//! partition holds messages back, in one direction or both; an end that hears nothing for the idle timeout
+//! gives the connection up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,8 +33,34 @@ pub(crate) enum Down {
     Closed,
 }
 
+/// Which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    Up,
+    Down,
+}
+
+impl Way {
+    pub(crate) const BOTH: [Self; 2] = [Self::Up, Self::Down];
+
+    /// Whether it is the coordinator that hears what goes this way.
+    const fn ends_at_coordinator(self) -> bool {
+        matches!(self, Self::Up)
+    }
+}
+
 /// Direction and stream, which together keep order; `None` is the control stream.
-type Lane = (bool, Option<DispatchId>);
+type Lane = (Way, Option<DispatchId>);
+
+/// How one direction of all links of a node is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Path {
+    /// Nothing passes before this.
+    pub(crate) held_until: Time,
+    /// What passes is late until then, by so much.
+    pub(crate) slow_until: Time,
+    pub(crate) late: Duration,
+}
 
 /// One connection.
 #[derive(Debug)]
@@ -43,17 +70,15 @@ pub(crate) struct Link {
     pub(crate) dead: bool,
     /// When the coordinator's end closes or closed.
     pub(crate) coordinator_until: Option<Time>,
-    pub(crate) held_until: Time,
     last: BTreeMap<Lane, Time>,
 }
 
 impl Link {
-    pub(crate) fn new(node: usize, held_until: Time) -> Self {
+    pub(crate) fn new(node: usize) -> Self {
         Self {
             node,
             dead: false,
             coordinator_until: None,
-            held_until,
             last: BTreeMap::new(),
         }
     }
@@ -65,7 +90,7 @@ impl World<'_> {
             Up::Control(_) => None,
             Up::Frame(dispatch, _) => Some(*dispatch),
         };
-        if let Some(at) = self.due(session, (true, stream)) {
+        if let Some(at) = self.due(session, (Way::Up, stream)) {
             self.at(at, Happening::Up { session, packet });
         }
     }
@@ -79,30 +104,35 @@ impl World<'_> {
             Down::Control(_) | Down::Closed => None,
             Down::Work(dispatch, _) | Down::Cancel(dispatch) => Some(*dispatch),
         };
-        if open && let Some(at) = self.due(session, (false, stream)) {
+        if open && let Some(at) = self.due(session, (Way::Down, stream)) {
             self.at(at, Happening::Down { session, packet });
         }
     }
 
     fn due(&mut self, session: SessionId, lane: Lane) -> Option<Time> {
-        let delay = self.rng.within(self.scenario.latency);
         let now = self.now;
         let link = self.links.get_mut(&session).filter(|link| !link.dead)?;
+        let host = &mut self.hosts[link.node];
+        let mut delay = host.rng.within(self.case.scenario.latency);
+        let path = host.paths[lane.0 as usize];
+        if path.slow_until > now {
+            delay += path.late.mul_f64(0.5 + host.rng.unit());
+        }
         let last = link.last.entry(lane).or_default();
-        *last = (now.max(link.held_until) + delay).max(*last);
+        *last = (now.max(path.held_until) + delay).max(*last);
         Some(*last)
     }
 
     /// When a message that is due now may pass, if that is later.
-    fn held(&self, session: SessionId) -> Option<Time> {
-        let link = self.links.get(&session)?;
-        (!link.dead && link.held_until > self.now).then_some(link.held_until)
+    fn held(&self, session: SessionId, way: Way) -> Option<Time> {
+        let link = self.links.get(&session).filter(|link| !link.dead)?;
+        let until = self.hosts[link.node].paths[way as usize].held_until;
+        (until > self.now).then_some(until)
     }
 
     pub(crate) fn arrive_up(&mut self, session: SessionId, packet: Up) {
-        if let Some(at) = self.held(session) {
-            // Later messages of the same stream come after it: equal times keep their order.
-            self.at(at, Happening::Up { session, packet });
+        if let Some(at) = self.held(session, Way::Up) {
+            self.put_off(at, Happening::Up { session, packet });
             return;
         }
         let Some(link) = self.links.get(&session).filter(|link| !link.dead) else {
@@ -125,15 +155,18 @@ impl World<'_> {
     }
 
     pub(crate) fn arrive_down(&mut self, session: SessionId, packet: Down) {
-        if let Some(at) = self.held(session) {
-            self.at(at, Happening::Down { session, packet });
+        if let Some(at) = self.held(session, Way::Down) {
+            self.put_off(at, Happening::Down { session, packet });
             return;
         }
         let Some(node) = self.agent_end(session) else {
             return;
         };
         let input = match packet {
-            Down::Control(message) => agent::Input::Control(message),
+            Down::Control(message) => {
+                self.hosts[node].welcome |= matches!(message, ToAgent::Welcome { .. });
+                agent::Input::Control(message)
+            }
             Down::Work(dispatch, work) => {
                 self.hosts[node].frames.insert(dispatch, false);
                 agent::Input::Work { dispatch, work }
@@ -153,44 +186,60 @@ impl World<'_> {
         (self.hosts[link.node].link == Some(session)).then_some(link.node)
     }
 
+    /// Connections of a node that live.
+    pub(crate) fn links_of(&self, node: usize) -> Vec<SessionId> {
+        let links = self.links.iter();
+        let own = links.filter(|(_, link)| link.node == node && !link.dead);
+        own.map(|(session, _)| *session).collect()
+    }
+
     /// The connection dies now; each end learns of it at once or by the idle timeout.
     pub(crate) fn cut(&mut self, session: SessionId) {
-        if let Some(link) = self.links.get_mut(&session) {
-            link.dead = true;
-        }
-        let idle = self.scenario.idle_timeout;
+        let Some(link) = self.links.get_mut(&session) else {
+            return;
+        };
+        link.dead = true;
+        let node = link.node;
+        let idle = self.case.scenario.idle_timeout;
         let soon = (Duration::from_micros(10), Duration::from_millis(5));
-        for coordinator in [true, false] {
-            let notice = if self.rng.chance(0.5) {
-                self.rng.within(soon)
+        for way in Way::BOTH {
+            let rng = &mut self.hosts[node].rng;
+            let notice = if rng.chance(0.5) {
+                rng.within(soon)
             } else {
                 idle
             };
-            self.after(notice, end(coordinator, session));
+            self.after(notice, end(way, session));
         }
     }
 
-    /// The connection dies of silence after `idle`.
-    pub(crate) fn lose_both_ends(&mut self, session: SessionId, idle: Duration) {
-        self.after(idle, Happening::Die { session });
-        for coordinator in [true, false] {
-            let late = self.rng.within((Duration::ZERO, idle / 4));
-            self.after(idle + late, end(coordinator, session));
+    /// Nothing passes one way until then. Who hears nothing for the idle timeout gives up.
+    pub(crate) fn hold(&mut self, node: usize, way: Way, until: Time) {
+        let path = &mut self.hosts[node].paths[way as usize];
+        path.held_until = path.held_until.max(until);
+        let idle = self.case.scenario.idle_timeout;
+        if until.since(self.now) > idle {
+            for session in self.links_of(node) {
+                self.after(idle, end(way, session));
+            }
         }
     }
 
-    /// The coordinator's driver learns that a connection is gone.
+    /// The agent's process is gone without a word.
     pub(crate) fn end_at_coordinator(&mut self, session: SessionId) {
         let Some(link) = self.links.get_mut(&session) else {
             return;
         };
+        let node = link.node;
         if link.coordinator_until.is_none() {
-            link.dead = true;
             link.coordinator_until = Some(self.now);
+            // The other end hears nothing any more.
+            let idle = self.case.scenario.idle_timeout;
+            self.after(idle, end(Way::Down, session));
         }
         // Streams may report their end before the connection does.
         for dispatch in self.judge.open_on(session) {
-            if self.rng.chance(0.3) {
+            if self.hosts[node].rng.chance(0.3) {
                 let reason = "the stream was reset".to_owned();
                 self.tell_coordinator(coordinator::Input::WorkLost { dispatch, reason });
             }
@@ -202,15 +251,16 @@ impl World<'_> {
     /// The coordinator closes a connection; what it said before still leaves.
     pub(crate) fn close_at_coordinator(&mut self, session: SessionId) {
         self.send_down(session, Down::Closed);
-        let farewell = self.rng.within((Duration::ZERO, FAREWELL));
-        let until = self.now + farewell;
-        if let Some(link) = self.links.get_mut(&session) {
-            link.coordinator_until.get_or_insert(until);
-        }
-        self.after(farewell, end(true, session));
+        let Some(link) = self.links.get_mut(&session) else {
+            return;
+        };
+        let rng = &mut self.hosts[link.node].rng;
+        let farewell = rng.within((Duration::ZERO, FAREWELL));
+        link.coordinator_until.get_or_insert(self.now + farewell);
+        self.after(farewell, end(Way::Up, session));
         // If the farewell does not get through, silence tells the agent.
-        let idle = self.scenario.idle_timeout;
-        self.after(idle, end(false, session));
+        let idle = self.case.scenario.idle_timeout;
+        self.after(idle, end(Way::Down, session));
     }
 
     pub(crate) fn end_at_agent(&mut self, session: SessionId) {
@@ -221,16 +271,38 @@ impl World<'_> {
         if self.hosts[node].link != Some(session) {
             return;
         }
-        self.hosts[node].link = None;
+        self.hosts[node].hangs_up();
         let reason = "the connection was lost".to_owned();
         self.tell_agent(node, agent::Input::Disconnected { reason });
         // The other end hears of it too, if it did not close the connection itself.
-        self.after(self.scenario.idle_timeout, end(true, session));
+        self.after(self.case.scenario.idle_timeout, end(Way::Up, session));
+    }
+
+    /// The coordinator's process is gone: its ends are, and agents hear at once or never again.
+    pub(crate) fn lose_coordinator(&mut self) {
+        let idle = self.case.scenario.idle_timeout;
+        let living: Vec<SessionId> = self
+            .links
+            .iter()
+            .filter(|(_, link)| !link.dead)
+            .map(|(session, _)| *session)
+            .collect();
+        for session in living {
+            let Some(link) = self.links.get_mut(&session) else {
+                continue;
+            };
+            link.dead = true;
+            link.coordinator_until.get_or_insert(self.now);
+            let rng = &mut self.hosts[link.node].rng;
+            let notice = rng.within((Duration::from_millis(1), idle));
+            self.after(notice, end(Way::Down, session));
+        }
     }
 }
 
-fn end(coordinator: bool, session: SessionId) -> Happening {
-    if coordinator {
+/// Who hears what goes this way learns that the connection is over.
+fn end(way: Way, session: SessionId) -> Happening {
+    if way.ends_at_coordinator() {
         Happening::EndAtCoordinator { session }
     } else {
         Happening::EndAtAgent { session }

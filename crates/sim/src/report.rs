@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::AddAssign;
 
 use moe2_model::Time;
 
@@ -12,14 +13,22 @@ pub struct Violation {
     pub seed: u64,
     /// Virtual time.
     pub time: Time,
-    /// Which promise, and what happened instead.
+    /// Which promise.
+    pub promise: &'static str,
+    /// What happened instead.
     pub what: String,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.time.seconds_since(Time::ZERO);
-        write!(f, "seed {} at {seconds:.6}: {}", self.seed, self.what)
+        let Self {
+            seed,
+            promise,
+            what,
+            ..
+        } = self;
+        write!(f, "seed {seed} at {seconds:.6}: {promise}: {what}")
     }
 }
 
@@ -34,6 +43,14 @@ pub struct Report {
     pub refused: BTreeMap<&'static str, u64>,
     /// Queries whose client left first.
     pub abandoned: u64,
+    /// Queries whose coordinator died first.
+    pub cut_off: u64,
+    /// Queries that found no coordinator, and were not submitted.
+    pub unheard: u64,
+    /// Faults.
+    pub faults: u64,
+    /// Times that a coordinator was started again.
+    pub restarts: u64,
     /// Dispatches.
     pub dispatches: u64,
     /// Dispatches beyond a query's first that losses made necessary, of answered queries.
@@ -44,4 +61,25 @@ pub struct Report {
     pub events: u64,
     /// Length of the run in virtual seconds.
     pub virtual_seconds: f64,
+}
+
+impl AddAssign for Report {
+    /// What several runs come to together.
+    fn add_assign(&mut self, other: Self) {
+        self.queries += other.queries;
+        self.answered += other.answered;
+        for (kind, count) in other.refused {
+            *self.refused.entry(kind).or_default() += count;
+        }
+        self.abandoned += other.abandoned;
+        self.cut_off += other.cut_off;
+        self.unheard += other.unheard;
+        self.faults += other.faults;
+        self.restarts += other.restarts;
+        self.dispatches += other.dispatches;
+        self.redispatches += other.redispatches;
+        self.violations.extend(other.violations);
+        self.events += other.events;
+        self.virtual_seconds += other.virtual_seconds;
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::fault::Kind;
+
 /// Joules a minute that some of a tenant's queries find used up.
 const WINDOW: f64 = 100.0;
 
@@ -28,12 +30,16 @@ pub struct Scenario {
     pub load_failure: f64,
     /// Probability, for each job, that the worker falls silent at it.
     pub stuck: f64,
-    /// Mean time between faults of the network or of agents; `None` for none at all.
+    /// Mean time between faults; `None` for none at all.
     pub fault_gap: Option<Duration>,
-    /// Weights of a cut connection, an agent's crash, a partition and a drain.
-    pub faults: [u32; 4],
+    /// What faults there are, each with its weight.
+    pub faults: &'static [(Kind, u32)],
+    /// Largest drift of a process's clock, in parts of a million; its offset is anything.
+    pub skew_ppm: u32,
     /// Joules that each tenant has for a minute of the clock; `None` for no limit.
     pub window: Option<f64>,
+    /// Most experts that are active; `None` for no limit.
+    pub active: Option<usize>,
 }
 
 impl Scenario {
@@ -52,8 +58,10 @@ impl Scenario {
             load_failure: 0.0,
             stuck: 0.0,
             fault_gap: None,
-            faults: [0; 4],
+            faults: &[],
+            skew_ppm: 0,
             window: None,
+            active: None,
         }
     }
 
@@ -64,7 +72,7 @@ impl Scenario {
             name: "lossy",
             latency: (Duration::from_millis(1), Duration::from_millis(400)),
             fault_gap: Some(Duration::from_millis(1_500)),
-            faults: [10, 0, 2, 0],
+            faults: &[(Kind::Cut, 10), (Kind::Partition, 2)],
             ..Self::calm()
         }
     }
@@ -78,7 +86,7 @@ impl Scenario {
             load_failure: 0.1,
             stuck: 0.05,
             fault_gap: Some(Duration::from_secs(3)),
-            faults: [1, 6, 0, 2],
+            faults: &[(Kind::Cut, 1), (Kind::Crash, 6), (Kind::Drain, 2)],
             ..Self::calm()
         }
     }
@@ -91,7 +99,7 @@ impl Scenario {
             latency: (Duration::from_millis(1), Duration::from_millis(60)),
             stuck: 0.01,
             fault_gap: Some(Duration::from_millis(1_500)),
-            faults: [1, 1, 10, 0],
+            faults: &[(Kind::Cut, 1), (Kind::Crash, 1), (Kind::Partition, 10)],
             ..Self::calm()
         }
     }
@@ -108,6 +116,106 @@ impl Scenario {
         }
     }
 
+    /// One direction of a link is lost or slow while the other works.
+    #[must_use]
+    pub fn asymmetric() -> Self {
+        Self {
+            name: "asymmetric",
+            latency: (Duration::from_millis(1), Duration::from_millis(60)),
+            fault_gap: Some(Duration::from_millis(1_200)),
+            faults: &[(Kind::Deaf, 5), (Kind::Mute, 5), (Kind::SlowLink, 5)],
+            ..Self::calm()
+        }
+    }
+
+    /// Machines become many times slower, or stand still, and go on as if nothing had been.
+    #[must_use]
+    pub fn sluggish() -> Self {
+        Self {
+            name: "sluggish",
+            fault_gap: Some(Duration::from_millis(1_200)),
+            faults: &[
+                (Kind::Slow, 6),
+                (Kind::Stall, 6),
+                (Kind::CoordinatorStall, 2),
+            ],
+            ..Self::calm()
+        }
+    }
+
+    /// Every process has a clock of its own.
+    #[must_use]
+    pub fn skewed() -> Self {
+        Self {
+            name: "skewed",
+            skew_ppm: 100_000,
+            stuck: 0.02,
+            fault_gap: Some(Duration::from_secs(2)),
+            faults: &[(Kind::Cut, 4), (Kind::Crash, 3), (Kind::Restart, 1)],
+            window: Some(WINDOW),
+            ..Self::calm()
+        }
+    }
+
+    /// Agents say what is not true, what was not asked for, and more than may be said.
+    #[must_use]
+    pub fn liars() -> Self {
+        Self {
+            name: "liars",
+            fault_gap: Some(Duration::from_millis(800)),
+            faults: &[(Kind::Lie, 10), (Kind::Twin, 2)],
+            active: Some(5),
+            ..Self::calm()
+        }
+    }
+
+    /// The coordinator dies and comes back with the books that were on disk, and the disk fails.
+    #[must_use]
+    pub fn restarts() -> Self {
+        Self {
+            name: "restarts",
+            fault_gap: Some(Duration::from_millis(2_500)),
+            faults: &[(Kind::Restart, 6), (Kind::Cut, 2), (Kind::DiskFull, 2)],
+            window: Some(WINDOW),
+            ..Self::calm()
+        }
+    }
+
+    /// All of it at once.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self {
+            name: "everything",
+            queries: 60,
+            mean_gap: Duration::from_millis(200),
+            latency: (Duration::from_millis(1), Duration::from_millis(100)),
+            worker_crash: 0.005,
+            load_failure: 0.05,
+            stuck: 0.02,
+            fault_gap: Some(Duration::from_millis(700)),
+            faults: &[
+                (Kind::Cut, 3),
+                (Kind::Crash, 2),
+                (Kind::Drain, 1),
+                (Kind::Partition, 3),
+                (Kind::Deaf, 2),
+                (Kind::Mute, 2),
+                (Kind::SlowLink, 2),
+                (Kind::Slow, 2),
+                (Kind::Stall, 2),
+                (Kind::CoordinatorStall, 1),
+                (Kind::Lie, 4),
+                (Kind::Twin, 1),
+                (Kind::Restart, 1),
+                (Kind::DiskFull, 1),
+            ],
+            skew_ppm: 50_000,
+            window: Some(2.0 * WINDOW),
+            active: Some(6),
+            ..Self::calm()
+        }
+    }
+
     /// All presets.
     #[must_use]
     pub fn all() -> Vec<Self> {
@@ -117,6 +225,12 @@ impl Scenario {
             Self::crashy(),
             Self::partitions(),
             Self::budgeted(),
+            Self::asymmetric(),
+            Self::sluggish(),
+            Self::skewed(),
+            Self::liars(),
+            Self::restarts(),
+            Self::everything(),
         ]
     }
 

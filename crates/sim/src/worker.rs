@@ -11,6 +11,7 @@ use moe2_engine::agent;
 use moe2_model::{Bytes, DispatchId, ExpertName, FinishReason, Prompt, Seconds, Task, Time};
 use moe2_wire::{FailureKind, FromWorker, ToWorker};
 
+use crate::case::Ambient;
 use crate::world::{Happening, World};
 
 /// From a kill to the news of it.
@@ -61,15 +62,19 @@ pub(crate) enum Line {
 impl World<'_> {
     pub(crate) fn start_worker(&mut self, node: usize, name: &ExpertName) {
         let Some(expert) = self.hosts[node].expert_index(name) else {
-            self.judge
-                .blame(format!("a worker for unknown expert {name} is started"));
+            self.judge.blame(
+                "agents start workers of their experts",
+                format!("a worker for unknown expert {name} is started"),
+            );
             return;
         };
         let life = self.hosts[node].life;
         let worker = &mut self.hosts[node].workers[expert];
         if worker.alive {
-            self.judge
-                .blame(format!("a second worker for {name} is started"));
+            self.judge.blame(
+                "an expert has one worker",
+                format!("a second worker for {name} is started"),
+            );
         }
         worker.process += 1;
         worker.alive = true;
@@ -79,8 +84,10 @@ impl World<'_> {
             expert,
             process: worker.process,
         };
-        let well = !self.rng.chance(self.scenario.load_failure);
-        let wait = self.rng.within(LOAD);
+        let failure = self.chance_of(Ambient::Load);
+        let rng = &mut self.hosts[node].rng;
+        let well = !rng.chance(failure);
+        let wait = rng.within(LOAD);
         let line = Line::Loaded { well };
         self.after(wait, Happening::Worker { process, line });
     }
@@ -90,6 +97,23 @@ impl World<'_> {
             let line = Line::Killed;
             self.after(KILL, Happening::Worker { process, line });
         }
+    }
+
+    fn chance_of(&self, ambient: Ambient) -> f64 {
+        let scenario = &self.case.scenario;
+        match ambient {
+            _ if self.case.is_without(ambient) => 0.0,
+            Ambient::Crash => scenario.worker_crash,
+            Ambient::Load => scenario.load_failure,
+            Ambient::Stuck => scenario.stuck,
+            Ambient::Leave | Ambient::Skew => 0.0,
+        }
+    }
+
+    /// Work that workers are at.
+    pub(crate) fn runs(&self) -> usize {
+        let workers = self.hosts.iter().flat_map(|host| &host.workers);
+        workers.map(|worker| worker.runs.len()).sum()
     }
 
     /// The worker's process at this moment.
@@ -120,17 +144,21 @@ impl World<'_> {
 
     fn begin(&mut self, process: ProcessId, dispatch: DispatchId, asked: (&Prompt, &Task)) {
         let (prompt, task) = asked;
-        let stuck = self.rng.chance(self.scenario.stuck);
-        let run = self.script(prompt, task, stuck);
+        let stuck = self.chance_of(Ambient::Stuck);
+        let stuck = self.hosts[process.node].rng.chance(stuck);
+        let run = self.run_of(process.node, (prompt, task), stuck);
         let host = &mut self.hosts[process.node];
         let offer = &host.config.experts[process.expert];
         let (slots, context) = (offer.slots as usize, offer.context_tokens);
         let running: usize = host.workers.iter().map(|w| w.runs.len()).sum();
         let here = host.workers[process.expert].runs.len();
         if running >= host.config.device.parallel as usize || here >= slots {
-            self.judge.blame(format!(
-                "dispatch {dispatch} starts beside {running} on the node, {here} on the worker"
-            ));
+            self.judge.blame(
+                "a node runs no more at once than its cores bear",
+                format!(
+                    "dispatch {dispatch} starts beside {running} on the node, {here} on the worker"
+                ),
+            );
         }
         if run.prompt_tokens >= context {
             let kind = FailureKind::ContextTooLong {
@@ -156,12 +184,16 @@ impl World<'_> {
         }
     }
 
-    fn script(&mut self, prompt: &Prompt, task: &Task, stuck: bool) -> Run {
+    fn run_of(&mut self, node: usize, (prompt, task): (&Prompt, &Task), stuck: bool) -> Run {
+        let now = self.now;
+        let host = &mut self.hosts[node];
+        let slowdown = host.slowdown(now);
+        let rng = &mut host.rng;
         let bytes = u32::try_from(prompt.text_bytes()).unwrap_or(u32::MAX);
         let prompt_tokens = bytes / 4 + 8;
         let (tokens, choice, limited) = match task {
             Task::Generate(sampling) => {
-                let tokens = self.rng.between(0, sampling.max_tokens);
+                let tokens = rng.between(0, sampling.max_tokens);
                 (tokens, false, tokens == sampling.max_tokens)
             }
             Task::Choice { options } => (
@@ -170,7 +202,7 @@ impl World<'_> {
                 false,
             ),
         };
-        let per_token = 0.0005 + 0.002 * self.rng.unit();
+        let per_token = 0.0005 + 0.002 * rng.unit();
         Run {
             prompt_tokens,
             tokens,
@@ -179,9 +211,9 @@ impl World<'_> {
             limited,
             cancelled: false,
             stuck,
-            deaf: stuck && self.rng.chance(0.5),
-            began: self.now,
-            prefill: Seconds::saturating(f64::from(prompt_tokens) * per_token),
+            deaf: stuck && rng.chance(0.5),
+            began: now,
+            prefill: Seconds::saturating(f64::from(prompt_tokens) * per_token * slowdown),
         }
     }
 
@@ -227,13 +259,17 @@ impl World<'_> {
     }
 
     fn work_on(&mut self, process: ProcessId, dispatch: DispatchId) {
-        if self.rng.chance(self.scenario.worker_crash) {
+        let crash = self.chance_of(Ambient::Crash);
+        let now = self.now;
+        let host = &mut self.hosts[process.node];
+        if host.rng.chance(crash) {
             self.die(process);
             return;
         }
-        let pause = self
+        let pause = host
             .rng
-            .within((Duration::from_millis(10), Duration::from_millis(70)));
+            .within((Duration::from_millis(10), Duration::from_millis(70)))
+            .mul_f64(host.slowdown(now));
         let worker = &mut self.hosts[process.node].workers[process.expert];
         let Some(run) = worker.runs.get_mut(&dispatch) else {
             return;

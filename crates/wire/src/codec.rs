@@ -1,13 +1,17 @@
 //! The one place that knows how types become bytes.
 //!
-//! `bincode` 2 with its serde front: compact, and its length limit stops a hostile length prefix
-//! before memory is taken for it. It is no longer maintained (3.0.0 only refuses to compile), so
-//! nothing outside this file names it; replacing it is a change here and a new protocol version.
+//! `bincode` 2 with its serde front: compact, and limited in what it reads. It believes lengths when it
+//! takes memory, so it is read through [`Unreserved`]. It is no longer maintained (3.0.0 only refuses to
+//! compile), so nothing outside this file names it; replacing it is a change here and a new protocol
+//! version.
+
+use std::marker::PhantomData;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::MAX_FRAME;
+use crate::unreserved::Unreserved;
 
 /// Bytes that are not a message, or a message too long to send.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,12 +41,14 @@ pub fn encode_into<T: Serialize>(message: &T, out: &mut Vec<u8>) -> Result<(), C
         .map_err(|e| CodecError::Encode(e.to_string()))
 }
 
-/// The message that `bytes` hold, no more and no less.
+/// The message that `bytes` hold, no more and no less. Memory is taken for what is there, never for what a
+/// length announces.
 ///
 /// # Errors
 /// [`CodecError`] when the bytes are not one whole message.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let (message, used) = bincode::serde::decode_from_slice(bytes, config())
+    let message = Unreserved(PhantomData::<T>);
+    let (message, used) = bincode::serde::seed_decode_from_slice(message, bytes, config())
         .map_err(|e| CodecError::Decode(e.to_string()))?;
     if used == bytes.len() {
         Ok(message)

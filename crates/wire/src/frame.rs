@@ -1,7 +1,8 @@
 //! Frames: a four-byte little-endian length, then that many bytes of message.
 //!
-//! The decoder is fed whatever the transport delivered and hands out whole messages; a length over
-//! [`MAX_FRAME`] is an error before a byte of it is stored, so a peer cannot make us reserve memory.
+//! The decoder is fed whatever the transport delivered and hands out whole messages. It keeps bytes that
+//! have arrived and nothing else: a length over [`MAX_FRAME`] is an error as soon as it is there, and
+//! neither it nor a length inside the message makes us reserve memory (`tests/fuzz`).
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

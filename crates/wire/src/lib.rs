@@ -9,6 +9,7 @@ pub mod codec;
 mod control;
 mod enrol;
 mod frame;
+mod unreserved;
 mod work;
 mod worker;
 

@@ -5,7 +5,8 @@
 //!
 //! - No client sees the end of an answer before its settlement is committed.
 //! - Nothing is dispatched before a *mark* is committed that covers every joule reserved for its tenant.
-//!   A mark is set with some to spare, so most dispatches find theirs there and wait for nothing.
+//!
+//! What has to wait for which commit is decided in the engine's `outbox`.
 //!
 //! After a crash a tenant is charged its mark, whatever of it was really used: a window is never
 //! exceeded, and errs by at most the mark. Commits survive `kill -9` at once and a power failure from the
@@ -21,7 +22,7 @@ use moe2_engine::coordinator::Wall;
 pub(crate) use store::{Opened, open};
 pub(crate) use tenants::{TenantError, Tenants};
 pub(crate) use usage::{Query as UsageQuery, usage};
-pub(crate) use writer::{Marks, Writer};
+pub(crate) use writer::Writer;
 
 /// The calendar's time.
 pub(crate) fn now() -> Wall {

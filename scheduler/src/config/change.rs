@@ -130,6 +130,7 @@ fn keys(config: &Config) -> Vec<(&'static str, Holds, Value)> {
         output_tokens,
         queries,
         query_seconds,
+        hedge_share,
     } = limits;
     let ConfigPrices {
         per_joule,
@@ -156,6 +157,7 @@ fn keys(config: &Config) -> Vec<(&'static str, Holds, Value)> {
         ("limits.output_tokens", Restart, json!(output_tokens)),
         ("limits.queries", Now, json!(queries)),
         ("limits.query_seconds", Now, json!(query_seconds)),
+        ("limits.hedge_share", Now, json!(hedge_share)),
         ("prices.per_joule", Now, json!(per_joule)),
         ("prices.per_second", Now, json!(per_second)),
         ("plan.experts_per_query", Now, json!(experts_per_query)),
@@ -173,6 +175,7 @@ impl Config {
             limits: Limits {
                 queries: other.limits.queries,
                 query_seconds: other.limits.query_seconds,
+                hedge_share: other.limits.hedge_share,
                 ..self.limits
             },
             prices: other.prices,
@@ -189,7 +192,7 @@ mod tests {
     use super::*;
 
     /// A line for every key outside tenants, each with a value that is not the default.
-    const OTHERS: [(&str, &str); 20] = [
+    const OTHERS: [(&str, &str); 21] = [
         ("http", "http = \"127.0.0.1:1\""),
         ("quic", "quic = \"127.0.0.1:2\""),
         ("advertise", "advertise = \"here:3\""),
@@ -203,6 +206,7 @@ mod tests {
         ("limits.output_tokens", "limits.output_tokens = 7"),
         ("limits.queries", "limits.queries = 7"),
         ("limits.query_seconds", "limits.query_seconds = 7"),
+        ("limits.hedge_share", "limits.hedge_share = 0.5"),
         ("prices.per_joule", "prices.per_joule = 0.5"),
         ("prices.per_second", "prices.per_second = 0.5"),
         ("plan.experts_per_query", "plan.experts_per_query = 2"),

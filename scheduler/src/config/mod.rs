@@ -66,6 +66,8 @@ pub(crate) struct Limits {
     pub(crate) queries: usize,
     /// Longest a query may take, in seconds.
     pub(crate) query_seconds: u32,
+    /// Share of all work that may be given to a second expert because the first is late.
+    pub(crate) hedge_share: f64,
 }
 
 /// λ and μ.
@@ -120,6 +122,7 @@ impl Default for Limits {
             output_tokens: 4_096,
             queries: 1_024,
             query_seconds: 300,
+            hedge_share: EngineConfig::default().hedge_share,
         }
     }
 }
@@ -162,6 +165,7 @@ impl Config {
             output_tokens,
             queries,
             query_seconds,
+            hedge_share,
         } = self.limits;
         let least_one = [
             (
@@ -176,6 +180,12 @@ impl Config {
         ];
         for (key, _) in least_one.iter().filter(|(_, none)| *none) {
             faults.add(*key, "at least 1");
+        }
+        if !(0.0..=1.0).contains(&hedge_share) {
+            faults.add(
+                "limits.hedge_share",
+                "use a share from 0, which is none, to 1",
+            );
         }
         if body_bytes > MAX_BODY {
             let why = format!("at most {MAX_BODY}, what fits a frame");
@@ -220,6 +230,7 @@ impl Config {
             plan: self.limits_of_the_plan(),
             max_queries: self.limits.queries,
             query_timeout: Duration::from_secs(u64::from(self.limits.query_seconds)),
+            hedge_share: self.limits.hedge_share,
             records: self.explanations_mb > 0,
             first_dispatch: u64::try_from(since_epoch.as_micros()).unwrap_or(1),
             ..EngineConfig::default()

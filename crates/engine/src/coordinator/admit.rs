@@ -23,7 +23,6 @@ use super::queue::waited_in_vain;
 use super::record::QueryRecord;
 use super::reply::{Refusal, Reply};
 use super::route::{Contender, Punctual, Route, Terms};
-use super::view::NodeState;
 use super::{Engine, Output, Timer};
 
 /// How long a client should wait before it asks a fleet without a ready expert again: about the
@@ -104,6 +103,7 @@ impl Engine {
             decisions: Vec::new(),
             attempts: Vec::new(),
             redispatches: 0,
+            hedge: None,
             waited: false,
             too_long: None,
         };
@@ -321,7 +321,9 @@ impl Engine {
             let short = running.known_too_long(expert.offer.context_tokens)
                 || (some_hold && !holds(expert));
             contenders.push(Contender {
-                barred: self.barred(running, (&id, expert), forecast.quality, short),
+                barred: self
+                    .barred(running, (&id, expert), forecast.quality, short)
+                    .or_else(|| (!node.trusts(expert, now)).then_some(Verdict::LeftAlone)),
                 expert: id,
                 forecast,
             });
@@ -375,7 +377,7 @@ impl Engine {
 }
 
 pub(super) fn takes_work(node: &Node, expert: &Expert) -> bool {
-    node.state == NodeState::Ready && expert.state == ExpertState::Ready
+    node.health.is_ready() && expert.state == ExpertState::Ready
 }
 
 fn refusal(kind: RefusalKind, message: String, retry_after: Option<Duration>) -> Refusal {
@@ -497,6 +499,10 @@ fn explain_refusal(route: &Route, budgets: &Budgets) -> Refusal {
         if any(Verdict::NotAllowed) {
             let why = "this tenant may ask none of the experts that are ready";
             return refusal(RefusalKind::NotAllowed, why.to_owned(), None);
+        }
+        if any(Verdict::LeftAlone) {
+            let why = "those that could have failed again and again and are left alone for a while; `moe2 fleet` says how long";
+            return no_expert(why);
         }
         return no_expert("none of those that host this model is ready");
     }

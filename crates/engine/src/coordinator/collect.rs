@@ -5,17 +5,17 @@
 //! is over still reports what it used, and that is settled then.
 
 use moe2_model::{
-    Budgets, Covered, DispatchId, Event, FinishReason, Job, Outcome, QueryId, RefusalKind, Task,
-    TenantId, Time, Usage,
+    Budgets, Covered, DispatchId, Event, FinishReason, Job, Outcome, QueryId, RefusalKind, Seconds,
+    Task, TenantId, Time, Usage,
 };
 use moe2_wire::{FailureKind, FromExpert};
 
 use super::answer::{answer, answers, energy};
-use super::coverage::Span;
+use super::coverage::{Coverage, Span};
 use super::fuse;
 use super::ledger::Entry;
 use super::prices::PriceView;
-use super::query::{Progress, Round, Running};
+use super::query::{Attempt, Progress, Round, Running};
 use super::record::{Ending, QueryRecord};
 use super::reply::{Refusal, Reply};
 use super::{Engine, Open, Output, Timer};
@@ -41,7 +41,8 @@ impl Engine {
         let Some(open) = self.open.get(&dispatch) else {
             return;
         };
-        let query = open.query;
+        let (query, node) = (open.query, open.expert.node.clone());
+        self.node_at_work(now, &node);
         match frame {
             FromExpert::Text(text) => self.text(now, query, dispatch, &text),
             FromExpert::Options(logprobs) => self.options(now, query, dispatch, logprobs),
@@ -66,6 +67,9 @@ impl Engine {
     }
 
     fn text(&mut self, now: Time, id: QueryId, dispatch: DispatchId, text: &str) {
+        if !text.is_empty() {
+            self.first_wins(now, id, dispatch);
+        }
         let Some(running) = self.queries.get_mut(&id) else {
             return;
         };
@@ -86,6 +90,7 @@ impl Engine {
         };
         if attempt.text.len() + text.len() > limit {
             self.cancel(now, dispatch);
+            self.at_fault(now, dispatch);
             self.dispatch_failed(now, dispatch, "it sent more text than was asked for");
             return;
         }
@@ -95,6 +100,7 @@ impl Engine {
         }
         let first = attempt.began.is_none();
         attempt.began.get_or_insert(now);
+        self.timers.disarm(Timer::Tail(dispatch));
         let model = unsaid.then(|| attempt.expert.to_string());
         if let Some(covered) = attempt.began_in_time().filter(|_| first && !in_one_piece) {
             let whose = (&running.query.tenant, running.features.topic());
@@ -132,6 +138,19 @@ impl Engine {
     }
 
     fn done(&mut self, now: Time, dispatch: DispatchId, finish: FinishReason, usage: Usage) {
+        let needs_options = self.open.get(&dispatch).is_some_and(|open| open.choice);
+        let attempt = self.attempt(dispatch).filter(|a| a.is_active());
+        let useless = attempt.is_some_and(|attempt| {
+            finish == FinishReason::Cancelled || (needs_options && attempt.options.is_none())
+        });
+        if useless {
+            self.at_fault(now, dispatch);
+        } else if let Some(id) = self.query_of(dispatch) {
+            self.first_wins(now, id, dispatch);
+        }
+        if !useless && finish != FinishReason::Cancelled {
+            self.worked(dispatch);
+        }
         let Some(open) = self.close(now, dispatch, Some(usage)) else {
             return;
         };
@@ -139,12 +158,11 @@ impl Engine {
         let Some(running) = self.queries.get_mut(&open.query) else {
             return;
         };
-        let needs_options = open.choice;
         let Some(attempt) = running.attempt_mut(dispatch).filter(|a| a.is_active()) else {
             return;
         };
         attempt.reported = Some(usage);
-        if finish == FinishReason::Cancelled || (needs_options && attempt.options.is_none()) {
+        if useless {
             let why = if needs_options {
                 "it sent no option scores"
             } else {
@@ -166,6 +184,9 @@ impl Engine {
             message,
             usage,
         } = failure;
+        if kind == FailureKind::WorkerLost {
+            self.at_fault(now, dispatch);
+        }
         let Some(open) = self.close(now, dispatch, usage) else {
             return;
         };
@@ -205,6 +226,42 @@ impl Engine {
             return;
         };
         self.mark_failed(now, open.query, dispatch, reason);
+    }
+
+    /// The attempt that a dispatch is, while its query is under way.
+    fn attempt(&self, dispatch: DispatchId) -> Option<&Attempt> {
+        let open = self.open.get(&dispatch)?;
+        self.queries.get(&open.query)?.attempt(dispatch)
+    }
+
+    /// An expert answered.
+    fn worked(&mut self, dispatch: DispatchId) {
+        let open = self.open.get(&dispatch);
+        if let Some(expert) = open.and_then(|open| self.fleet.expert_mut(&open.expert)) {
+            expert.breaker.worked();
+        }
+    }
+
+    /// Work comes to nothing by its expert's own fault, as far as can be told: not if its query has failed
+    /// elsewhere before. If that is once too often, what waits for the expert goes to others.
+    pub(super) fn at_fault(&mut self, now: Time, dispatch: DispatchId) {
+        let Some(open) = self.open.get(&dispatch) else {
+            return;
+        };
+        let id = open.expert.clone();
+        let failed = |a: &Attempt| matches!(a.progress, Progress::Failed { .. });
+        let query = self.queries.get(&open.query);
+        if query.is_some_and(|query| query.attempts.iter().any(failed)) {
+            return;
+        }
+        let expert = self.fleet.expert_mut(&id);
+        let pause = expert.and_then(|expert| expert.breaker.failed(now));
+        if let Some(pause) = pause {
+            let pause = Seconds::from_duration(pause);
+            let waiting = self.withdraw(now, &id.node, Some(&id.name));
+            self.event(Event::LeftAlone { expert: id, pause });
+            self.reroute(now, waiting);
+        }
     }
 
     /// A dispatch that is given up while its terminal frame may still come and be settled.
@@ -443,6 +500,7 @@ impl Engine {
         }
         self.outputs.extend(entry.map(Output::Ledger));
         self.timers.disarm(Timer::Stall(dispatch));
+        self.timers.disarm(Timer::Tail(dispatch));
         self.timers.disarm(Timer::Unheard(dispatch));
         let expert = self.fleet.expert_mut(&open.expert);
         let sent = expert.and_then(|expert| expert.in_flight.remove(&dispatch));
@@ -534,18 +592,33 @@ impl Engine {
     /// Notes answers that are not waited for any longer and were later than forecast by then; of others that
     /// were cut nobody knows. Without these, a budget that cuts late answers would hide that they were late.
     fn cover_cut(&mut self, now: Time, running: &Running) {
-        let whose = (&running.query.tenant, running.features.topic());
-        let cut = { running.active() }.filter(|a| a.job == Job::Answer);
-        for attempt in cut {
-            let taken = now.seconds_since(attempt.asked);
-            let begun = attempt.began.is_some() || running.query.in_one_piece();
-            if !begun && taken > attempt.forecast.first_token_p95 {
-                self.coverage.note(whose, Span::FirstToken, false);
-            }
-            if taken > attempt.forecast.delay_p95 {
-                self.coverage.note(whose, Span::Delay, false);
-            }
+        for attempt in running.active() {
+            note_late(&mut self.coverage, now, (running, attempt));
         }
+    }
+
+    /// The same of one that another was faster than.
+    pub(super) fn cover_late(&mut self, now: Time, id: QueryId, dispatch: DispatchId) {
+        let running = self.queries.get(&id);
+        let attempt = running.and_then(|r| Some((r, r.attempt(dispatch)?)));
+        if let Some(attempt) = attempt {
+            note_late(&mut self.coverage, now, attempt);
+        }
+    }
+}
+
+fn note_late(coverage: &mut Coverage, now: Time, (running, attempt): (&Running, &Attempt)) {
+    if attempt.job != Job::Answer {
+        return;
+    }
+    let whose = (&running.query.tenant, running.features.topic());
+    let taken = now.seconds_since(attempt.asked);
+    let begun = attempt.began.is_some() || running.query.in_one_piece();
+    if !begun && taken > attempt.forecast.first_token_p95 {
+        coverage.note(whose, Span::FirstToken, false);
+    }
+    if taken > attempt.forecast.delay_p95 {
+        coverage.note(whose, Span::Delay, false);
     }
 }
 

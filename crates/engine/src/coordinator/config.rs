@@ -18,6 +18,8 @@ pub struct Live {
     pub max_queries: usize,
     /// As [`Config::query_timeout`].
     pub query_timeout: Duration,
+    /// As [`Config::hedge_share`].
+    pub hedge_share: f64,
 }
 
 /// Settings of the coordinator's engine.
@@ -46,6 +48,8 @@ pub struct Config {
     /// Time for work that was told to stop to say what it has used; then its place is free again and its joules
     /// are unknown. Agents kill a worker that does not stop within 15 s.
     pub cancel_grace: Duration,
+    /// Share of all work that may be given to a second expert because the first is late; 0 for none.
+    pub hedge_share: f64,
     /// Attempts at one query, the first included.
     pub max_attempts: u32,
     /// Microseconds from 1970-01-01 UTC to the driver's zero: budgets of a day begin at midnight.
@@ -68,6 +72,7 @@ impl Config {
             plan: self.plan.clone(),
             max_queries: self.max_queries,
             query_timeout: self.query_timeout,
+            hedge_share: self.hedge_share,
         }
     }
 
@@ -77,11 +82,13 @@ impl Config {
             plan,
             max_queries,
             query_timeout,
+            hedge_share,
         } = live;
         self.prices = prices;
         self.plan = plan;
         self.max_queries = max_queries;
         self.query_timeout = query_timeout;
+        self.hedge_share = hedge_share;
     }
 }
 
@@ -101,6 +108,7 @@ impl Default for Config {
             query_timeout: Duration::from_secs(300),
             stall_grace: Duration::from_secs(10),
             cancel_grace: Duration::from_secs(60),
+            hedge_share: 0.05,
             max_attempts: 4,
             epoch: 0,
             past: Past::default(),

@@ -135,6 +135,7 @@ impl Engine {
         });
         let patience = self.patience(forecast.busy_p95().get(), limit);
         self.timers.arm(Timer::Stall(dispatch), now + patience);
+        self.watch_tail(now, id, dispatch);
         self.event(Event::Dispatched { expert, redispatch });
     }
 
@@ -149,6 +150,7 @@ impl Engine {
     pub(super) fn cancel(&mut self, now: Time, dispatch: DispatchId) {
         self.outputs.push_back(Output::Cancel { dispatch });
         self.timers.disarm(Timer::Stall(dispatch));
+        self.timers.disarm(Timer::Tail(dispatch));
         let last = now + self.config.cancel_grace;
         self.timers.arm(Timer::Unheard(dispatch), last);
     }
@@ -172,6 +174,7 @@ impl Engine {
             return;
         }
         self.cancel(now, dispatch);
+        self.at_fault(now, dispatch);
         self.dispatch_failed(
             now,
             dispatch,

@@ -12,9 +12,11 @@ use moe2_model::{
     SessionId, Time,
 };
 
+use super::breaker::Breaker;
+use super::health::Health;
 use super::line::{Barred, Held, Line, Waiting, Whose};
 use super::shares::Kind;
-use super::view::{ExpertView, NodeState, NodeView};
+use super::view::{ExpertView, NodeView};
 
 /// Most places that a node is believed to have.
 const MOST_PLACES: usize = 256;
@@ -29,6 +31,7 @@ pub(crate) struct Expert {
     pub(crate) state: ExpertState,
     pub(crate) selected: bool,
     pub(crate) cost: ExpertCost,
+    pub(crate) breaker: Breaker,
     /// Dispatches there, with when they were sent and how long each is forecast to take.
     pub(crate) in_flight: BTreeMap<DispatchId, (Time, Seconds)>,
 }
@@ -37,9 +40,7 @@ pub(crate) struct Expert {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) session: SessionId,
-    pub(crate) state: NodeState,
-    pub(crate) reason: Option<String>,
-    pub(crate) last_heard: Time,
+    pub(crate) health: Health,
     pub(crate) device: DeviceInfo,
     /// What else does the same work in the same time.
     pub(crate) kind: Kind,
@@ -51,6 +52,18 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Something came from it. True if its state is another now.
+    pub(crate) fn heard(&mut self, now: Time) -> bool {
+        self.health.heard(now, is_loading(&self.experts))
+    }
+
+    /// Whether one of its experts may be sent something, as far as its failures go.
+    pub(crate) fn trusts(&self, expert: &Expert, now: Time) -> bool {
+        let of = |job: &Waiting| job.expert == expert.offer.name;
+        let alone = || expert.in_flight.is_empty() && !self.line.jobs().any(of);
+        expert.breaker.admits(now, false) || (expert.breaker.admits(now, true) && alone())
+    }
+
     fn running(&self) -> usize {
         self.experts.values().map(|e| e.in_flight.len()).sum()
     }
@@ -62,7 +75,7 @@ impl Node {
 
     /// Whether it could begin with something now.
     pub(crate) fn has_place(&self) -> bool {
-        self.state == NodeState::Ready && self.running() < self.places()
+        self.health.is_ready() && self.running() < self.places()
     }
 
     /// Whether it takes work and has something active.
@@ -70,7 +83,7 @@ impl Node {
         // Of what is not active who names it may still be served.
         let active = |expert: &Expert| expert.selected || !expert.in_flight.is_empty();
         let active = self.experts.values().any(active);
-        self.state == NodeState::Ready && active
+        self.health.is_ready() && active
     }
 
     /// Whether it has a free place and something in line.
@@ -131,6 +144,12 @@ fn left_of(busy: Seconds, elapsed: Seconds) -> Seconds {
     (busy - elapsed).max(busy * 0.5)
 }
 
+/// Whether there are experts, and all of them load.
+fn is_loading(experts: &BTreeMap<ExpertName, Expert>) -> bool {
+    let mut states = experts.values().map(|expert| &expert.state);
+    !experts.is_empty() && states.all(|state| *state == ExpertState::Loading)
+}
+
 /// By what is said of the machine: whoever says the same is taken to be alike.
 fn kind_of(device: &DeviceInfo) -> Kind {
     let gpus = device.gpus.iter().map(|gpu| gpu.name.as_str());
@@ -157,12 +176,16 @@ impl Fleet {
         let mut old = self.nodes.remove(&node);
         let replaced = old
             .as_ref()
-            .filter(|n| n.state != NodeState::Gone)
+            .filter(|n| !n.health.is_gone())
             .map(|n| n.session);
         if let Some(replaced) = replaced {
             self.sessions.remove(&replaced);
         }
-        let experts = offers
+        let mut past = old.as_ref().map(|n| n.health.past()).unwrap_or_default();
+        if replaced.is_some() {
+            past.lost(now);
+        }
+        let experts: BTreeMap<ExpertName, Expert> = offers
             .into_iter()
             .map(|(offer, state)| {
                 let known = old.as_mut().and_then(|o| o.experts.remove(&offer.name));
@@ -176,6 +199,7 @@ impl Fleet {
                     // Until the plan has room for it.
                     selected: false,
                     cost,
+                    breaker: Breaker::default(),
                     in_flight: BTreeMap::new(),
                 };
                 (expert.offer.name.clone(), expert)
@@ -186,9 +210,7 @@ impl Fleet {
             node,
             Node {
                 session,
-                state: NodeState::Ready,
-                reason: None,
-                last_heard: now,
+                health: Health::new(now, past, is_loading(&experts)),
                 kind: kind_of(&device),
                 device,
                 experts,
@@ -200,11 +222,10 @@ impl Fleet {
     }
 
     /// Marks a session's node as gone. `None` if the session is not the node's current one.
-    pub(crate) fn leave(&mut self, session: SessionId, reason: &str) -> Option<NodeId> {
+    pub(crate) fn leave(&mut self, now: Time, session: SessionId, reason: &str) -> Option<NodeId> {
         let name = self.sessions.remove(&session)?;
         let node = self.nodes.get_mut(&name)?;
-        node.state = NodeState::Gone;
-        node.reason = Some(reason.to_owned());
+        node.health.lost(now, reason);
         for expert in node.experts.values_mut() {
             expert.in_flight.clear();
         }
@@ -214,7 +235,7 @@ impl Fleet {
     /// Drops a node that is gone since this session.
     pub(crate) fn forget(&mut self, session: SessionId) {
         self.nodes
-            .retain(|_, node| node.session != session || node.state != NodeState::Gone);
+            .retain(|_, node| node.session != session || !node.health.is_gone());
     }
 
     pub(crate) fn node_of(&self, session: SessionId) -> Option<&NodeId> {
@@ -273,6 +294,10 @@ impl Fleet {
         self.named(node).map(|node| &mut node.line)
     }
 
+    pub(crate) fn expert(&self, id: &ExpertId) -> Option<&Expert> {
+        self.nodes.get(&id.node)?.experts.get(&id.name)
+    }
+
     pub(crate) fn expert_mut(&mut self, id: &ExpertId) -> Option<&mut Expert> {
         self.nodes.get_mut(&id.node)?.experts.get_mut(&id.name)
     }
@@ -305,7 +330,7 @@ impl Fleet {
     ) -> impl Iterator<Item = (ExpertId, &Node, &Expert)> {
         self.nodes
             .iter()
-            .filter(move |(name, node)| node.state != NodeState::Gone && admits(name))
+            .filter(move |(name, node)| !node.health.is_gone() && admits(name))
             .flat_map(|(name, node)| {
                 node.experts.values().map(move |expert| {
                     let id = ExpertId {
@@ -348,21 +373,21 @@ impl Fleet {
             .iter()
             .map(|(name, node)| NodeView {
                 node: name.clone(),
-                state: node.state,
-                reason: node.reason.clone(),
-                silent_for: now.seconds_since(node.last_heard),
+                state: node.health.state(),
+                reason: node.health.reason().map(str::to_owned),
+                silent_for: now.seconds_since(node.health.last_heard()),
                 device: node.device.clone(),
                 experts: node
                     .experts
                     .values()
-                    .map(|e| expert_view((name, node), e))
+                    .map(|e| expert_view(now, (name, node), e))
                     .collect(),
             })
             .collect()
     }
 }
 
-fn expert_view((name, node): (&NodeId, &Node), expert: &Expert) -> ExpertView {
+fn expert_view(now: Time, (name, node): (&NodeId, &Node), expert: &Expert) -> ExpertView {
     let of = |job: &&Waiting| job.expert == expert.offer.name;
     ExpertView {
         id: ExpertId {
@@ -372,6 +397,7 @@ fn expert_view((name, node): (&NodeId, &Node), expert: &Expert) -> ExpertView {
         offer: expert.offer.clone(),
         state: expert.state.clone(),
         selected: expert.selected,
+        left_alone_for: expert.breaker.open_for(now).map(Seconds::from_duration),
         in_flight: expert.in_flight.len(),
         waiting: node.line.jobs().filter(of).count(),
         prefill_s_per_token: expert.cost.prefill_s_per_token(),

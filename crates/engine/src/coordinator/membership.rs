@@ -6,7 +6,7 @@ use moe2_model::{
 };
 use moe2_wire::{FromAgent, PROTOCOL_VERSION, RefusedAgent, ToAgent};
 
-use super::view::NodeState;
+use super::health::Silence;
 use super::{Engine, Output, Timer};
 
 /// Experts one agent may offer; bounds what one certificate can make the coordinator remember.
@@ -37,14 +37,11 @@ impl Engine {
         let Some(known) = self.fleet.node_mut(session) else {
             return;
         };
-        known.last_heard = now;
         // Only what changes somebody's choice is looked at again: agents may say much.
-        let mut news = false;
-        if known.state == NodeState::Suspect {
-            known.state = NodeState::Ready;
-            known.reason = None;
-            news = true;
+        if matches!(message, FromAgent::Heartbeat { .. }) {
+            known.health.beat(now, self.config.heartbeat);
         }
+        let mut news = known.heard(now);
         match message {
             FromAgent::Heartbeat { standing, .. } => {
                 if !standing.is_none() {
@@ -60,6 +57,7 @@ impl Engine {
                     news = true;
                     let ready = state == ExpertState::Ready;
                     expert.state = state;
+                    known.heard(now);
                     if !ready {
                         let waiting = self.withdraw(now, &node, Some(&name));
                         self.reroute(now, waiting);
@@ -68,21 +66,23 @@ impl Engine {
                 }
             }
             FromAgent::Draining => {
-                known.state = NodeState::Draining;
-                known.reason = Some("the agent is finishing what it has".to_owned());
+                known.health.drains();
                 let waiting = self.withdraw(now, &node, None);
                 self.reroute(now, waiting);
                 self.replan(now);
             }
             FromAgent::Hello { .. } => {
-                let reason = "a second hello in one session".to_owned();
-                self.outputs
-                    .push_back(Output::CloseAgent { session, reason });
+                // Nothing is sent to it while its connection closes.
+                let reason = "a second hello in one session";
+                self.outputs.push_back(Output::CloseAgent {
+                    session,
+                    reason: reason.to_owned(),
+                });
+                self.agent_lost(now, session, reason);
                 return;
             }
         }
-        self.timers
-            .arm(Timer::Silence(session), now + self.config.suspect_after);
+        self.watch(session);
         if news {
             self.freed(now, &node);
         } else {
@@ -154,8 +154,7 @@ impl Engine {
             heartbeat_ms,
         };
         self.outputs.push_back(Output::ToAgent { session, message });
-        self.timers
-            .arm(Timer::Silence(session), now + self.config.suspect_after);
+        self.watch(session);
         self.event(Event::NodeJoined {
             node,
             energy_source,
@@ -176,7 +175,7 @@ impl Engine {
         };
         let orphans = self.dispatches_on(&node);
         let waiting = self.withdraw(now, &node, None);
-        if self.fleet.leave(session, reason).is_none() {
+        if self.fleet.leave(now, session, reason).is_none() {
             return;
         }
         self.timers
@@ -192,30 +191,37 @@ impl Engine {
         self.replan(now);
     }
 
+    /// Looks at a node again when it has been silent for as long as it may be.
+    fn watch(&mut self, session: SessionId) {
+        if let Some(node) = self.fleet.node_mut(session) {
+            let at = node.health.next_look(&self.config);
+            self.timers.arm(Timer::Silence(session), at);
+        }
+    }
+
     /// A node that is silent becomes suspect, then lost; one that was heard from is looked at later.
     pub(super) fn check_silence(&mut self, now: Time, session: SessionId) {
-        let (suspect_after, lost_after) = (self.config.suspect_after, self.config.lost_after);
         let Some(node) = self.fleet.node_mut(session) else {
             return;
         };
-        let silence = now.since(node.last_heard);
-        if silence >= lost_after {
-            let reason = format!("silent for {:.1} s", silence.as_secs_f64());
-            self.outputs.push_back(Output::CloseAgent {
-                session,
-                reason: reason.clone(),
-            });
-            self.agent_lost(now, session, &reason);
-        } else if silence >= suspect_after {
-            if node.state == NodeState::Ready {
-                node.state = NodeState::Suspect;
-                node.reason = Some("heartbeats are late".to_owned());
+        match node.health.look(now, &self.config) {
+            Silence::Until(at) => self.timers.arm(Timer::Silence(session), at),
+            Silence::Lost(silence) => {
+                let reason = format!("silent for {:.1} s", silence.as_secs_f64());
+                self.outputs.push_back(Output::CloseAgent {
+                    session,
+                    reason: reason.clone(),
+                });
+                self.agent_lost(now, session, &reason);
             }
-            let at = node.last_heard + lost_after;
-            self.timers.arm(Timer::Silence(session), at);
-        } else {
-            let at = node.last_heard + suspect_after;
-            self.timers.arm(Timer::Silence(session), at);
+        }
+    }
+
+    /// Work of a node said something: whatever its heartbeats do, it is alive.
+    pub(super) fn node_at_work(&mut self, now: Time, node: &NodeId) {
+        let news = self.fleet.named(node).is_some_and(|known| known.heard(now));
+        if news {
+            self.freed(now, node);
         }
     }
 

@@ -4,10 +4,12 @@
 //! [`Engine::poll_output`] hands out what is to be done. It never waits, reads a clock or touches a
 //! socket, so the simulator drives it through any order of events, and the driver in `scheduler` is
 //! one loop. The file split follows the way of a query: `admit`, `route`, `dispatch`, `queue`, `moving`,
-//! `collect`, `rounds`, `fuse`, `answer`, with `fleet`, `line`, `waits`, `shares`, `ledger`, `plan` and `timers` beside it.
+//! `hedge`, `collect`, `rounds`, `fuse`, `answer`, with `fleet`, `health`, `breaker`, `line`, `waits`, `shares`,
+//! `ledger`, `plan` and `timers` beside it.
 
 mod admit;
 mod answer;
+mod breaker;
 mod collect;
 mod committee;
 mod config;
@@ -17,11 +19,14 @@ mod dispatch;
 mod fleet;
 mod forecast;
 mod fuse;
+mod health;
+mod hedge;
 mod input;
 mod ledger;
 mod line;
 mod membership;
 mod moving;
+mod outbox;
 mod plan;
 mod prices;
 mod query;
@@ -42,8 +47,12 @@ use moe2_model::{DispatchId, Event, ExpertId, Joules, QueryId, SessionId, Tenant
 
 pub use config::{Config, Live};
 pub use decision::{Decision, Grounds};
+pub use health::NodeState;
 pub use input::{Input, Output};
-pub use ledger::{Account, EnergyWindow, Entry, Left, Past, Room, Settled, Span, Spending, Wall};
+pub use ledger::{
+    Account, EnergyWindow, Entry, Left, Mark, Past, Room, Settled, Span, Spending, Wall,
+};
+pub use outbox::{Held, Outbox, Pass, Write};
 pub use plan::{
     ConstraintView, Plan, PlanLimits, PlanRequest, PlanView, PlannedExpert, Priced, TenantLimits,
 };
@@ -51,11 +60,12 @@ pub use prices::{PriceView, TenantPrices};
 pub use record::{Ending, QueryRecord};
 pub use reply::{Answer, Refusal, Reply};
 pub use route::{Punctual, Terms};
-pub use view::{ExpertView, FleetView, NodeState, NodeView};
+pub use view::{ExpertView, FleetView, NodeView};
 
 use crate::timers::Timers;
 use coverage::Coverage;
 use fleet::Fleet;
+use hedge::Allowance;
 use ledger::Ledger;
 use plan::{Calibration, Pace};
 use prices::Steering;
@@ -69,6 +79,8 @@ enum Timer {
     Silence(SessionId),
     /// A dispatch may be stuck.
     Stall(DispatchId),
+    /// An answer should have begun.
+    Tail(DispatchId),
     /// A dispatch that was told to stop has not said that it has.
     Unheard(DispatchId),
     /// A dispatch that waits has to begin now to be in time.
@@ -112,6 +124,7 @@ pub struct Engine {
     open: BTreeMap<DispatchId, Open>,
     waiting: Waits,
     shares: Shares,
+    hedges: Allowance,
     next_dispatch: u64,
     generation: u64,
     calibration: Calibration,
@@ -142,6 +155,7 @@ impl Engine {
             open: BTreeMap::new(),
             waiting: Waits::default(),
             shares: Shares::default(),
+            hedges: Allowance::default(),
             generation: 0,
             calibration: Calibration::default(),
             asked_for: None,
@@ -195,14 +209,17 @@ impl Engine {
             } => self.agent_said(now, session, node, message),
             Input::AgentLost { session, reason } => self.agent_lost(now, session, &reason),
             Input::Work { dispatch, frame } => self.expert_said(now, dispatch, frame),
-            Input::WorkLost { dispatch, reason } => self.dispatch_lost(now, dispatch, &reason),
+            Input::WorkLost { dispatch, reason } => {
+                self.at_fault(now, dispatch);
+                self.dispatch_lost(now, dispatch, &reason);
+            }
             Input::Planned {
                 request,
                 solution,
                 prices,
                 took,
             } => {
-                self.planned(*request, (*solution, &prices), took);
+                self.planned(now, *request, (*solution, &prices), took);
                 self.all_freed(now);
             }
             Input::Proven { generation, cases } => self.proven(generation, cases),
@@ -287,8 +304,10 @@ impl Engine {
                 Timer::Silence(session) => self.check_silence(now, session),
                 Timer::Stall(dispatch) => self.check_stall(now, dispatch),
                 Timer::Unheard(dispatch) => {
+                    self.at_fault(now, dispatch);
                     self.dispatch_lost(now, dispatch, "it did not stop when it was told to");
                 }
+                Timer::Tail(dispatch) => self.hedge(now, dispatch),
                 Timer::Late(dispatch) => self.too_late(now, dispatch),
                 Timer::Forget(session) => self.forget(session),
                 Timer::Timeout(query) => self.time_out(now, query),

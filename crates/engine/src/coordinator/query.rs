@@ -145,6 +145,8 @@ pub(crate) struct Running {
     pub(crate) decisions: Vec<Decision>,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) redispatches: u32,
+    /// The one that was asked because another was late.
+    pub(crate) hedge: Option<DispatchId>,
     pub(crate) round: Round,
     /// Different answers, while and after they are scored.
     pub(crate) ballot: Vec<String>,

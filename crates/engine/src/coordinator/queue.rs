@@ -6,8 +6,8 @@
 //! expert can still be asked.
 
 use moe2_model::{
-    DispatchId, ExpertName, Forecast, NodeId, QueryId, RefusalKind, Seconds, TenantId, Time,
-    Verdict,
+    DispatchId, ExpertName, Forecast, Job, NodeId, QueryId, RefusalKind, Seconds, Target, TenantId,
+    Time, Verdict,
 };
 
 use super::collect::plain;
@@ -109,6 +109,21 @@ impl Engine {
         jobs.into_iter()
             .filter_map(|dispatch| self.unqueue(now, dispatch))
             .collect()
+    }
+
+    /// Has others asked for what waits for experts that are not active any more. Who names one waits on, and so
+    /// does a round of scores, which is for those who answered.
+    pub(super) fn withdraw_inactive(&mut self, now: Time) {
+        let left_out = |(dispatch, wait): (DispatchId, &Wait)| {
+            let active = self.fleet.expert(&wait.expert).is_some_and(|e| e.selected);
+            let running = self.queries.get(&wait.query)?;
+            let answers = running.attempt(dispatch)?.job == Job::Answer;
+            (!active && answers && running.query.target == Target::Auto).then_some(dispatch)
+        };
+        let left_out: Vec<DispatchId> = self.waiting.iter().filter_map(left_out).collect();
+        let jobs = left_out.into_iter();
+        let jobs = jobs.filter_map(|d| self.unqueue(now, d)).collect();
+        self.reroute(now, jobs);
     }
 
     /// Has others asked for what was withdrawn.

@@ -70,7 +70,7 @@ impl Punctual {
 
 impl Terms {
     /// What joules, seconds and the risk of being late cost, in quality.
-    fn cost(&self, forecast: &Forecast) -> f64 {
+    pub(crate) fn cost(&self, forecast: &Forecast) -> f64 {
         let late = self.punctual.map_or(0.0, |p| p.price * p.late(forecast));
         self.prices.per_joule * forecast.energy.get()
             + self.prices.per_second * forecast.delay.get()

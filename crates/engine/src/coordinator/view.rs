@@ -3,19 +3,7 @@
 use moe2_model::{DeviceInfo, ExpertId, ExpertOffer, ExpertState, NodeId, Seconds};
 use serde::{Deserialize, Serialize};
 
-/// How the coordinator sees a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NodeState {
-    /// Connected and heard from lately.
-    Ready,
-    /// Connected, but its heartbeats are late: it gets no new work.
-    Suspect,
-    /// Finishing what it has.
-    Draining,
-    /// Lost or left; shown for a while.
-    Gone,
-}
+use super::health::NodeState;
 
 /// One node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +33,9 @@ pub struct ExpertView {
     pub state: ExpertState,
     /// In the active set the planner chose.
     pub selected: bool,
+    /// How long it is left alone because it failed again and again, if it is.
+    #[serde(default)]
+    pub left_alone_for: Option<Seconds>,
     /// Dispatches under way or queued there.
     pub in_flight: usize,
     /// Work that waits for it at the coordinator.

@@ -50,6 +50,11 @@ impl Waits {
         self.waits.get(&dispatch)
     }
 
+    /// All of it.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (DispatchId, &Wait)> {
+        self.waits.iter().map(|(dispatch, wait)| (*dispatch, wait))
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.waits.len()
     }

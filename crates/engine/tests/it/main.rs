@@ -2,10 +2,12 @@
 
 mod agent;
 mod answers;
+mod breaking;
 mod budgets;
 mod crowd;
 mod first_token;
 mod fusion;
+mod hedging;
 mod limits;
 mod losses;
 mod membership;

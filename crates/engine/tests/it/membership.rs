@@ -121,3 +121,23 @@ fn a_model_whose_node_is_gone_is_unavailable_rather_than_unknown() {
     bench.ask(query);
     assert_eq!(bench.refusal().1.kind, RefusalKind::NoExpert);
 }
+
+#[test]
+fn an_agent_that_says_hello_twice_is_gone_at_once() {
+    let mut bench = Bench::empty();
+    bench.join(1, "a", SMOL);
+    bench.join(2, "b", SMOL);
+    bench.plan();
+    bench.ask(question("Hello"));
+    let first = bench.sent().remove(0);
+    let (session, node) = match first.session {
+        SessionId(1) => (1, "a"),
+        _ => (2, "b"),
+    };
+    bench.join(session, node, SMOL);
+    assert_eq!(bench.state_of(node), NodeState::Gone);
+    // What it had goes to the other, while its connection is still closing.
+    let again = bench.sent();
+    assert_eq!(again.len(), 1, "{again:?}");
+    assert_ne!(again[0].session, first.session);
+}

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use moe2_engine::coordinator::{Input, Output, PlanLimits, TenantLimits};
+use moe2_engine::coordinator::{Config, Input, Live, Output, PlanLimits, TenantLimits};
 use moe2_gate::Topic;
-use moe2_model::{Event, ExpertState, Joules, Mode, RefusalKind, Seconds, SessionId, Watts};
+use moe2_model::{
+    Event, ExpertId, ExpertState, Joules, Mode, Query, RefusalKind, Seconds, SessionId, Target,
+    Watts,
+};
 use moe2_solve::{Constraint, Kind};
 use moe2_wire::FromAgent;
 
@@ -177,6 +180,47 @@ fn limits_hold_while_the_solver_works() {
     bench.join(3, "qwen", QWEN);
     bench.settle();
     assert_eq!(bench.active().len(), 2, "a third idles at 5 W too many");
+}
+
+#[test]
+fn what_waits_for_an_expert_that_is_active_no_longer_goes_to_one_that_is() {
+    let mut bench = Bench::empty();
+    bench.join(1, "a", SMOL);
+    bench.join(2, "b", SMOL);
+    bench.plan();
+    for _ in 0..8 {
+        bench.ask(question("Hello"));
+    }
+    for node in ["a", "b"] {
+        let named = ExpertId {
+            name: SMOL.parse().expect("a valid name"),
+            node: node.parse().expect("a valid name"),
+        };
+        bench.ask(Query {
+            target: Target::Expert(named),
+            ..question("Hello")
+        });
+    }
+    let waiting = |bench: &Bench| -> Vec<(bool, usize)> {
+        let nodes = bench.engine.view(bench.now).nodes.into_iter();
+        let experts = nodes.flat_map(|node| node.experts);
+        experts.map(|e| (e.selected, e.waiting)).collect()
+    };
+    let before = waiting(&bench);
+    assert!(before.iter().all(|e| e.0 && e.1 > 1), "{before:?}");
+    let one = PlanLimits {
+        experts: Some(1),
+        ..PlanLimits::default()
+    };
+    bench.feed(Input::Settings(Box::new(Live {
+        plan: one,
+        ..Config::default().live()
+    })));
+    bench.plan();
+    let mut after = waiting(&bench);
+    after.sort_unstable();
+    // Of ten, two are under way; the one that names the expert left out still waits for it.
+    assert_eq!(after, [(false, 1), (true, 7)]);
 }
 
 #[test]

@@ -130,10 +130,14 @@ impl Bench {
 
     /// An empty fleet under these limits.
     pub(crate) fn planning(plan: PlanLimits) -> Self {
-        let config = Config {
+        Self::configured(Config {
             plan,
             ..Config::default()
-        };
+        })
+    }
+
+    /// An empty fleet under these settings.
+    pub(crate) fn configured(config: Config) -> Self {
         Self {
             engine: Engine::new(config, Gate::builtin()),
             now: Time::ZERO,

@@ -49,11 +49,11 @@ impl Metadata {
     ) -> Result<Self, GgufError> {
         let mut values = HashMap::new();
         for index in 0..count {
-            let key = cursor.string(MAX_KEY_BYTES, &format!("metadata key {index}"))?;
+            let key = cursor.string(MAX_KEY_BYTES, &format_args!("metadata key {index}"))?;
             let kind = kind(cursor, &key)?;
             let value = match kind {
                 Kind::String if key == ARCHITECTURE => {
-                    Value::Text(cursor.string(MAX_NAME_BYTES, ARCHITECTURE)?)
+                    Value::Text(cursor.string(MAX_NAME_BYTES, &ARCHITECTURE)?)
                 }
                 _ => value(cursor, kind, &key, 0)?,
             };
@@ -106,7 +106,7 @@ impl Metadata {
 }
 
 fn kind<R: Read + Seek>(cursor: &mut Cursor<R>, key: &str) -> Result<Kind, GgufError> {
-    let number = cursor.u32(&format!("the type of {key}"))?;
+    let number = cursor.u32(&format_args!("the type of {key}"))?;
     value_kind(number).ok_or_else(|| GgufError::Unsupported {
         what: format!("metadata type {number} of {key}"),
     })
@@ -124,10 +124,10 @@ fn value<R: Read + Seek>(
             Ok(number_or_negative(kind, number, width))
         }
         Kind::Other(width) => {
-            cursor.skip(width, key)?;
+            cursor.skip(width, &key)?;
             Ok(Value::Passed(0))
         }
-        Kind::String => Ok(Value::Passed(cursor.skip_string(key)?)),
+        Kind::String => Ok(Value::Passed(cursor.skip_string(&key)?)),
         Kind::Array => array(cursor, key, depth),
     }
 }
@@ -143,7 +143,7 @@ fn array<R: Read + Seek>(
         return Err(GgufError::Unsupported { what });
     }
     let element = kind(cursor, key)?;
-    let count = cursor.u64(&format!("the length of {key}"))?;
+    let count = cursor.u64(&format_args!("the length of {key}"))?;
     // The least an element takes: its width, a string's length, an array's type and length.
     let least = match element {
         Kind::Unsigned(width) | Kind::Signed(width) | Kind::Other(width) => width,
@@ -151,7 +151,7 @@ fn array<R: Read + Seek>(
         Kind::Array => 12,
     };
     let bytes = count.saturating_mul(least);
-    cursor.need(bytes, key)?;
+    cursor.need(bytes, &key)?;
     match element {
         Kind::Unsigned(_) | Kind::Signed(_) if count <= MAX_KEPT_ARRAY => {
             let mut largest = None;
@@ -163,7 +163,7 @@ fn array<R: Read + Seek>(
             Ok(largest.map_or(Value::Passed(0), Value::Number))
         }
         Kind::Unsigned(_) | Kind::Signed(_) | Kind::Other(_) => {
-            cursor.skip(bytes, key)?;
+            cursor.skip(bytes, &key)?;
             Ok(Value::Passed(0))
         }
         Kind::String | Kind::Array => {
@@ -178,10 +178,10 @@ fn array<R: Read + Seek>(
 /// The bytes of a whole number, not sign-extended.
 fn whole<R: Read + Seek>(cursor: &mut Cursor<R>, width: u64, key: &str) -> Result<u64, GgufError> {
     Ok(match width {
-        1 => u64::from(cursor.array::<1>(key)?[0]),
-        2 => u64::from(u16::from_le_bytes(cursor.array(key)?)),
-        4 => u64::from(u32::from_le_bytes(cursor.array(key)?)),
-        _ => u64::from_le_bytes(cursor.array(key)?),
+        1 => u64::from(cursor.array::<1>(&key)?[0]),
+        2 => u64::from(u16::from_le_bytes(cursor.array(&key)?)),
+        4 => u64::from(u32::from_le_bytes(cursor.array(&key)?)),
+        _ => u64::from_le_bytes(cursor.array(&key)?),
     })
 }
 

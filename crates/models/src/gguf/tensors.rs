@@ -33,15 +33,15 @@ pub(super) fn check<R: Read + Seek>(
     count: u64,
     alignment: u64,
 ) -> Result<Totals, GgufError> {
-    cursor.need(count.saturating_mul(LEAST_BYTES), "the tensor list")?;
+    cursor.need(count.saturating_mul(LEAST_BYTES), &"the tensor list")?;
     let mut totals = Totals::default();
     let mut names = HashSet::new();
     // Offset, from the start of the data, at which the next tensor must begin and the last one ended.
     let (mut next, mut end) = (0_u64, 0_u64);
     for index in 0..count {
-        let name = cursor.string(MAX_NAME_BYTES, &format!("the name of tensor {index}"))?;
+        let name = cursor.string(MAX_NAME_BYTES, &format_args!("the name of tensor {index}"))?;
         let (elements, bytes) = shape(cursor, &name)?;
-        let offset = cursor.u64(&format!("the offset of tensor {name}"))?;
+        let offset = cursor.u64(&format_args!("the offset of tensor {name}"))?;
         if offset != next {
             let what = format!("tensor {name} is at offset {offset}, expected {next}");
             return Err(GgufError::Invalid { what });
@@ -66,7 +66,7 @@ pub(super) fn check<R: Read + Seek>(
         return Ok(totals);
     }
     let padding = cursor.position().next_multiple_of(alignment) - cursor.position();
-    cursor.need(padding.saturating_add(end), "the tensor data")?;
+    cursor.need(padding.saturating_add(end), &"the tensor data")?;
     Ok(totals)
 }
 
@@ -75,7 +75,7 @@ fn shape<R: Read + Seek>(cursor: &mut Cursor<R>, name: &str) -> Result<(u64, u64
     let invalid = |what: String| GgufError::Invalid {
         what: format!("tensor {name} {what}"),
     };
-    let dimensions = cursor.u32(&format!("the dimension count of tensor {name}"))?;
+    let dimensions = cursor.u32(&format_args!("the dimension count of tensor {name}"))?;
     if !(1..=MAX_DIMENSIONS).contains(&dimensions) {
         return Err(invalid(format!(
             "has {dimensions} dimensions, 1 to {MAX_DIMENSIONS} can be"
@@ -83,14 +83,14 @@ fn shape<R: Read + Seek>(cursor: &mut Cursor<R>, name: &str) -> Result<(u64, u64
     }
     let (mut elements, mut row) = (1_u64, None);
     for _ in 0..dimensions {
-        let length = cursor.u64(&format!("a dimension of tensor {name}"))?;
+        let length = cursor.u64(&format_args!("a dimension of tensor {name}"))?;
         if length == 0 {
             return Err(invalid("has a dimension of length 0".to_owned()));
         }
         row = row.or(Some(length));
         elements = elements.checked_mul(length).ok_or_else(|| overflow(name))?;
     }
-    let number = cursor.u32(&format!("the type of tensor {name}"))?;
+    let number = cursor.u32(&format_args!("the type of tensor {name}"))?;
     let block = tensor_type(number).ok_or_else(|| GgufError::Unsupported {
         what: format!("type {number} of tensor {name}"),
     })?;

@@ -184,6 +184,20 @@ fn arrays_may_nest_but_not_without_end() {
 }
 
 #[test]
+fn a_long_key_is_not_copied_for_every_value_under_it() {
+    // 2,000 empty lists under a key of 60,000 characters.
+    let empty = [&U32.to_le_bytes()[..], &0_u64.to_le_bytes()].concat();
+    let lists = [&ARRAY.to_le_bytes()[..], &2_000_u64.to_le_bytes()].concat();
+    let value = [lists, empty.repeat(2_000)].concat();
+    let file = sound().pair(&"k".repeat(60_000), ARRAY, &value).build();
+    let used = allocation_counter::measure(|| {
+        inspect(&file).unwrap();
+    });
+    let most = 4 * file.len() as u64;
+    assert!(used.bytes_total <= most, "{} bytes", used.bytes_total);
+}
+
+#[test]
 fn contradictions_in_the_metadata_are_named() {
     assert!(message(sound().number("tiny.block_count", 1)).contains("twice"));
     assert!(message(sound().number("general.alignment", 24)).contains("power of two"));

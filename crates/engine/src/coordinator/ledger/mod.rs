@@ -9,6 +9,7 @@
 //! before anyone outside sees what followed from it.
 
 mod books;
+mod marks;
 mod window;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ use moe2_model::{DispatchId, ExpertId, Joules, QueryId, TenantId, Usage};
 
 pub(crate) use books::{Binding, Books, Full};
 pub use books::{EnergyWindow, Left, Room, Spending};
+pub use marks::Mark;
+pub(super) use marks::Marks;
 pub use window::{Span, Wall};
 
 /// What one tenant owes.

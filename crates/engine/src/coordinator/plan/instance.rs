@@ -21,7 +21,7 @@ use moe2_solve::{Constraint, Kind, MAX_COST, Problem, ProblemError, ProblemParts
 
 use super::super::fleet::{Expert, Fleet, Node};
 use super::super::forecast::forecast;
-use super::super::view::NodeState;
+use super::super::health::NodeState;
 use super::calibration::Asked;
 use super::pricing::Means;
 use super::{Calibration, PlanLimits, PlanRequest, TenantLimits};
@@ -63,7 +63,7 @@ pub(super) fn request(
     let columns: Vec<Column<'_>> = fleet
         .experts()
         .filter(|(_, node, expert)| {
-            node.state != NodeState::Draining && expert.state == ExpertState::Ready
+            node.health.state() != NodeState::Draining && expert.state == ExpertState::Ready
         })
         .map(|(id, node, expert)| Column { id, node, expert })
         .collect();

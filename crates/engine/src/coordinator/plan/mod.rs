@@ -203,7 +203,7 @@ impl Engine {
         match request {
             Ok(Some(request)) => {
                 let members = with_spares(&request.problem, self.active(&request));
-                self.select(&request, &members);
+                self.select(now, &request, &members);
                 self.asked_for = Some(request.clone());
                 self.outputs.push_back(Output::Plan(Box::new(request)));
             }
@@ -239,13 +239,14 @@ impl Engine {
         experts.filter_map(|(id, _, _)| column(id)).collect()
     }
 
-    fn select(&mut self, request: &PlanRequest, members: &[usize]) {
+    fn select(&mut self, now: Time, request: &PlanRequest, members: &[usize]) {
         let chosen = request.named(members.iter().copied());
         self.fleet.select(&chosen);
         self.event(Event::ActiveSet {
             selected: chosen.len(),
             offered: request.experts.len(),
         });
+        self.withdraw_inactive(now);
     }
 
     /// Asks for a new active set if the problem has become another one.
@@ -264,12 +265,13 @@ impl Engine {
 
     pub(super) fn planned(
         &mut self,
+        now: Time,
         request: PlanRequest,
         (solution, prices): (Solution, &[Priced]),
         took: Seconds,
     ) {
         if request.generation != self.generation {
-            self.adopt(&request, &solution);
+            self.adopt(now, &request, &solution);
             return;
         }
         let plan = Plan::new(request, solution, took);
@@ -287,14 +289,14 @@ impl Engine {
             self.tell_price(&priced.tenant);
         }
         if !matches!(plan.solution.status, Status::Infeasible(_)) {
-            self.select(&plan.request, &plan.members());
+            self.select(now, &plan.request, &plan.members());
         }
         self.plan = Some(Arc::new(plan));
     }
 
     /// Uses an answer to a problem that is over, if it is one to today's too: a fleet that changes
     /// faster than it can be planned would never have a plan otherwise.
-    fn adopt(&mut self, old: &PlanRequest, solution: &Solution) {
+    fn adopt(&mut self, now: Time, old: &PlanRequest, solution: &Solution) {
         let Some(current) = self.asked_for.clone() else {
             return;
         };
@@ -304,7 +306,8 @@ impl Engine {
         };
         let (problem, active) = (&current.problem, self.active(&current));
         if holds(problem, &members) && value(problem, &members) > value(problem, &active) {
-            self.select(&current, &with_spares(problem, members));
+            let members = with_spares(problem, members);
+            self.select(now, &current, &members);
         }
     }
 

@@ -1,0 +1,95 @@
+//! What goes wrong, and what is done about it.
+
+use moe2_model::{Event, ExpertId};
+use prometheus::{Error, IntCounterVec, Registry};
+
+use crate::counts;
+
+/// Nodes that come and go, work that is lost, moved or given to a second expert.
+#[derive(Debug, Clone)]
+pub(crate) struct Troubles {
+    moves: IntCounterVec,
+    dispatch_failures: IntCounterVec,
+    openings: IntCounterVec,
+    hedges: IntCounterVec,
+    hedges_won: IntCounterVec,
+    nodes_joined: IntCounterVec,
+    nodes_lost: IntCounterVec,
+}
+
+impl Troubles {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let by_expert = |name: &str, help: &str| counts(name, help, &["expert"]);
+        Ok(Self {
+            moves: by_expert(
+                "moe2_moves_total",
+                "Work taken over from another node's line, by who took it.",
+            )?,
+            dispatch_failures: by_expert(
+                "moe2_dispatch_failures_total",
+                "Work that came to nothing.",
+            )?,
+            openings: by_expert(
+                "moe2_breaker_openings_total",
+                "Times an expert was left alone for a while because it failed again and again.",
+            )?,
+            hedges: by_expert(
+                "moe2_hedges_total",
+                "Work sent to a second expert because the first was late, by the second.",
+            )?,
+            hedges_won: by_expert(
+                "moe2_hedges_won_total",
+                "Second experts that began their answer first.",
+            )?,
+            nodes_joined: counts(
+                "moe2_nodes_joined_total",
+                "Sessions opened.",
+                &["node", "source"],
+            )?,
+            nodes_lost: counts("moe2_nodes_lost_total", "Sessions lost.", &["node"])?,
+        })
+    }
+
+    fn all(&self) -> [&IntCounterVec; 7] {
+        [
+            &self.moves,
+            &self.dispatch_failures,
+            &self.openings,
+            &self.hedges,
+            &self.hedges_won,
+            &self.nodes_joined,
+            &self.nodes_lost,
+        ]
+    }
+
+    pub(crate) fn register(&self, registry: &Registry) -> Result<(), Error> {
+        let mut all = self.all().into_iter();
+        all.try_for_each(|family| registry.register(Box::new(family.clone())))
+    }
+
+    /// Takes note of one of these events; others are none of it.
+    pub(crate) fn fold(&self, event: &Event) {
+        let count = |family: &IntCounterVec, expert: &ExpertId| {
+            let expert = expert.to_string();
+            family.with_label_values(&[expert.as_str()]).inc();
+        };
+        match event {
+            Event::Moved { to, .. } => count(&self.moves, to),
+            Event::DispatchFailed { expert } => count(&self.dispatch_failures, expert),
+            Event::LeftAlone { expert, .. } => count(&self.openings, expert),
+            Event::Hedged { by, .. } => count(&self.hedges, by),
+            Event::HedgeWon { expert } => count(&self.hedges_won, expert),
+            Event::NodeJoined {
+                node,
+                energy_source,
+            } => {
+                let labels = [node.as_str(), energy_source.as_str()];
+                self.nodes_joined.with_label_values(&labels).inc();
+            }
+            Event::NodeLost { node, .. } => {
+                self.nodes_lost.with_label_values(&[node.as_str()]).inc();
+            }
+            _ => {}
+        }
+    }
+}
