@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::Setting;
+use crate::chaos;
 use crate::fleet;
 use crate::gate;
 use crate::sim;
@@ -91,6 +92,16 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         action: Action::Measure(sim::scale),
     },
     Experiment {
+        name: "chaos",
+        what: "agents killed, stopped, cut off, delayed and lossy in turn, real processes and QUIC, scripted experts, under load",
+        action: Action::Measure(chaos::scripted),
+    },
+    Experiment {
+        name: "chaos-models",
+        what: "the same with three small models with real weights, one on each machine",
+        action: Action::Measure(chaos::with_models),
+    },
+    Experiment {
         name: "overhead",
         what: "coordinator time per request at 500/s with stub experts",
         action: Action::Moe2(&[
@@ -171,34 +182,59 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_measurements_run_at_smoke_size() {
-        let setting = Setting {
+    /// Small sizes, and moe2's programs where `make build` puts them.
+    fn small() -> Setting {
+        let own = std::env::current_exe().expect("tests have a file");
+        Setting {
             data: crate::data(),
             encoders: None,
+            bin: own.ancestors().nth(2).map(std::path::Path::to_owned),
+            rounds: None,
+            seed: 1,
             smoke: true,
             until: None,
             quiet: true,
-        };
+        }
+    }
+
+    #[test]
+    fn the_measurements_run_at_smoke_size() {
+        let setting = small();
         for experiment in EXPERIMENTS {
-            if let Action::Measure(measure) = experiment.action {
-                let needs_data = [
-                    "solver-real",
-                    "routing-dominance",
-                    "gate-mmlu-pro",
-                    "gate-demo-models",
-                    "gate-encoders",
-                    "gate-subsets",
-                    "budgets-fleet",
-                ]
-                .contains(&experiment.name);
-                if needs_data && setting.data.is_none() {
-                    continue;
-                }
-                let result =
-                    measure(&setting).unwrap_or_else(|e| panic!("{}: {e:#}", experiment.name));
-                assert!(result.is_object());
+            // What needs a running fleet has a test of its own.
+            let Action::Measure(measure) = experiment.action else {
+                continue;
+            };
+            let needs_data = [
+                "solver-real",
+                "routing-dominance",
+                "gate-mmlu-pro",
+                "gate-demo-models",
+                "gate-encoders",
+                "gate-subsets",
+                "budgets-fleet",
+            ]
+            .contains(&experiment.name);
+            if experiment.name.starts_with("chaos") || (needs_data && setting.data.is_none()) {
+                continue;
+            }
+            let result = measure(&setting).unwrap_or_else(|e| panic!("{}: {e:#}", experiment.name));
+            assert!(result.is_object());
+        }
+    }
+
+    #[test]
+    fn two_rounds_of_chaos_are_survived() {
+        let setting = small();
+        for program in ["moe2-coordinator", "moe2-agent"] {
+            if let Err(missing) = setting.program(program) {
+                println!("skipped: {missing}");
+                return;
             }
         }
+        let result = chaos::scripted(&setting).expect("it runs");
+        assert_eq!(result["all"]["rounds"], 2);
+        assert_eq!(result["requests"]["lost"], 0, "{}", result["missed"]);
+        assert_ne!(result["requests"]["answered"], 0);
     }
 }

@@ -3,6 +3,7 @@
 //! An experiment is a row of a table (`experiment`) with a name and what it measures; a run verifies what
 //! it measures and writes the raw samples with the machine and the time to `experiments/record/`.
 
+mod chaos;
 mod experiment;
 mod fleet;
 mod gate;
@@ -56,13 +57,22 @@ enum Subcommands {
         /// Folder with the files of text encoders, a folder each; without it only hashed n-grams are there.
         #[arg(long, env = "MOE2_ENCODERS", value_name = "DIR")]
         encoders: Option<PathBuf>,
+        /// Folder with moe2's programs, for experiments on a running system; by default that of this one.
+        #[arg(long, value_name = "DIR")]
+        bin: Option<PathBuf>,
+        /// Rounds of experiments that have them.
+        #[arg(long)]
+        rounds: Option<usize>,
+        /// Seed of experiments that draw what they do.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
         /// Small sizes, to see that it runs.
         #[arg(long)]
         smoke: bool,
         /// Most minutes, of experiments that can stop early; what was done by then is in the record.
         #[arg(long)]
         minutes: Option<f64>,
-        /// Print the record, not where it is.
+        /// Print the record instead of where it is.
         #[arg(long)]
         json: bool,
     },
@@ -114,6 +124,9 @@ enum Subcommands {
 pub(crate) struct Setting {
     data: Option<PathBuf>,
     encoders: Option<PathBuf>,
+    bin: Option<PathBuf>,
+    pub(crate) rounds: Option<usize>,
+    pub(crate) seed: u64,
     pub(crate) smoke: bool,
     /// What is being done then is finished.
     until: Option<Instant>,
@@ -137,6 +150,23 @@ impl Setting {
     /// Whether there is time for more.
     pub(crate) fn goes_on(&self) -> bool {
         self.until.is_none_or(|until| Instant::now() < until)
+    }
+
+    /// One of moe2's programs.
+    ///
+    /// # Errors
+    /// It has not been built.
+    pub(crate) fn program(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let own = std::env::current_exe()?;
+        let beside = own.parent().context("this program is in no folder")?;
+        let path = self.bin.as_deref().unwrap_or(beside).join(name);
+        if !path.is_file() {
+            bail!(
+                "{} is missing: build it with `make build`, or name its folder with --bin",
+                path.display()
+            );
+        }
+        Ok(path)
     }
 
     /// A line of progress.
@@ -186,6 +216,9 @@ fn run(command: Subcommands) -> anyhow::Result<()> {
             record,
             data,
             encoders,
+            bin,
+            rounds,
+            seed,
             smoke,
             minutes,
             json,
@@ -195,15 +228,24 @@ fn run(command: Subcommands) -> anyhow::Result<()> {
             let setting = Setting {
                 data,
                 encoders,
+                bin,
+                rounds,
+                seed,
                 smoke,
                 until: until.and_then(|time| Instant::now().checked_add(time)),
                 quiet: false,
             };
-            let record = measure(&name, &record, &setting)?;
+            let (file, missed) = measure(&name, &record, &setting)?;
             if json {
-                out.write_all(&std::fs::read(&record)?)?;
+                write!(out, "{}", std::fs::read_to_string(&file)?)?;
             } else {
-                writeln!(out, "{}", record.display())?;
+                writeln!(out, "{}", file.display())?;
+            }
+            if !missed.is_empty() {
+                bail!(
+                    "the record is kept, but this does not hold: {}",
+                    missed.join("; ")
+                );
             }
         }
         Subcommands::Instance {
@@ -246,30 +288,31 @@ fn run(command: Subcommands) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs an experiment; returns where its record is.
-fn measure(name: &str, record: &Path, setting: &Setting) -> anyhow::Result<PathBuf> {
+/// Runs an experiment; returns where its record is, and what it says does not hold.
+fn measure(name: &str, record: &Path, setting: &Setting) -> anyhow::Result<(PathBuf, Vec<String>)> {
     let Some(experiment) = EXPERIMENTS.iter().find(|e| e.name == name) else {
         bail!("no experiment is called {name}; `moe2-experiments list` shows them");
     };
     let result = match experiment.action {
         Action::Measure(measure) => measure(setting)?,
-        Action::Moe2(arguments) => moe2(arguments).with_context(|| name.to_owned())?,
+        Action::Moe2(arguments) => {
+            moe2(&setting.program("moe2")?, arguments).with_context(|| name.to_owned())?
+        }
     };
-    record::write(record, name, experiment.what, &result)
+    let missed = result["missed"].as_array().into_iter().flatten();
+    let missed = missed
+        .filter_map(|m| m.as_str().map(str::to_owned))
+        .collect();
+    let file = record::write(record, name, experiment.what, result)?;
+    Ok((file, missed))
 }
 
-fn moe2(arguments: &[&str]) -> anyhow::Result<Value> {
-    let program = std::env::current_exe()?.with_file_name("moe2");
-    let output = Command::new(&program)
+fn moe2(program: &Path, arguments: &[&str]) -> anyhow::Result<Value> {
+    let output = Command::new(program)
         .args(arguments)
         .stderr(std::process::Stdio::inherit())
         .output()
-        .with_context(|| {
-            format!(
-                "cannot run {}: build it with `make build`",
-                program.display()
-            )
-        })?;
+        .with_context(|| format!("cannot run {}", program.display()))?;
     if !output.status.success() {
         bail!("it ended with {}", output.status);
     }

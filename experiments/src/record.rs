@@ -7,25 +7,37 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use serde_json::{Value, json};
 
-/// Writes `record.json` into a fresh folder under `root` and returns its path.
+/// Writes `record.json` into a fresh folder under `root` and returns its path. Lists under `samples` of the
+/// result go into a file each beside it, `NAME.jsonl`.
 ///
 /// # Errors
-/// The folder or the file cannot be written.
+/// The folder or a file cannot be written.
 pub(crate) fn write(
     root: &Path,
     name: &str,
     what: &str,
-    result: &Value,
+    mut result: Value,
 ) -> anyhow::Result<PathBuf> {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let dir = root.join(format!("{unix}-{name}"));
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    if let Some(Value::Object(samples)) = result.as_object_mut().and_then(|r| r.remove("samples")) {
+        for (of, list) in samples {
+            write_lines(&dir.join(format!("{of}.jsonl")), list.as_array())?;
+        }
+    }
     let whole = json!({"experiment": name, "what": what, "unix_seconds": unix,
-        "command": format!("moe2-experiments run {name}"), "machine": machine(), "result": result});
+        "command": command(name), "machine": machine(), "result": result});
     let file = dir.join("record.json");
     fs::write(&file, pretty(&whole)?)
         .with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
+}
+
+fn write_lines(file: &Path, samples: Option<&Vec<Value>>) -> anyhow::Result<()> {
+    let lines = samples.into_iter().flatten().map(|s| format!("{s}\n"));
+    fs::write(file, lines.collect::<String>())
+        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Indented, but with every innermost object on one line: records have thousands of samples.
@@ -72,6 +84,17 @@ fn write_value(value: &Value, depth: usize, text: &mut String) -> anyhow::Result
     text.push_str(&"  ".repeat(depth));
     text.push(close);
     Ok(())
+}
+
+/// What was typed, from the experiment's name on; folders are of this machine and left out.
+fn command(name: &str) -> String {
+    let given: Vec<String> = std::env::args().collect();
+    let of = |option: &str| {
+        let at = given.iter().position(|word| word == option)?;
+        Some(format!(" {option} {}", given.get(at + 1)?))
+    };
+    let options: String = ["--rounds", "--seed"].into_iter().filter_map(of).collect();
+    format!("moe2-experiments run {name}{options}")
 }
 
 /// What a reader needs to know of the machine.

@@ -1,0 +1,300 @@
+//! Chaos: a fleet of real processes under load, one of whose three machines is in trouble in every round.
+//!
+//! A coordinator and three agents run as an operator would run them, each machine in a network namespace of its
+//! own where the system allows it (`ground`), else on loopback behind relays (`relay`). Several tenants ask at a
+//! steady rate (`load`), some within budgets. In each round one machine's agent is killed, stopped, cut off,
+//! delayed or made lossy (`faults`), then healed. The coordinator's view is looked at all the time (`watch`);
+//! how every request ended is told apart exactly (`api`), and judged when all is over (`verdict`, `books`).
+
+mod api;
+mod books;
+mod faults;
+mod ground;
+mod load;
+mod processes;
+mod relay;
+mod verdict;
+mod watch;
+mod way;
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::Setting;
+use books::Window;
+use faults::{Chaos, Round};
+use ground::Ground;
+use load::{Load, Shape, Tenant};
+use processes::{Coordinator, Hosted, Node, Programs, wait};
+use watch::Watch;
+use way::Way;
+
+/// Machines.
+const NODES: usize = 3;
+/// Idle and busy power of the first machine; the others draw more while busy, so that they differ.
+const WATTS: (f64, f64) = (5.0, 25.0);
+/// Between the words of a scripted expert: an answer takes 0.8 s.
+const PACE_MS: u32 = 100;
+/// Small models with real weights, one on each machine.
+const MODELS: [&str; NODES] = [
+    "smollm2-135m-instruct",
+    "gemma-3-270m",
+    "qwen2.5-coder-0.5b-instruct",
+];
+/// Of what they would use, tenants with windows of joules may use so much: their budgets bind.
+const TIGHT: f64 = 0.6;
+/// Rounds take about so long, with the pauses between them.
+const ROUND: Duration = Duration::from_millis(7_500);
+
+/// One size of the experiment.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    shape: Shape,
+    rounds: usize,
+    /// Load without faults first: forecasts learn, and what an answer costs.
+    warm_up: Duration,
+    /// Longest that the answer to a request with a budget of time may take.
+    delay: Duration,
+}
+
+/// With scripted experts.
+pub(crate) fn scripted(setting: &Setting) -> anyhow::Result<Value> {
+    let plan = Plan {
+        shape: Shape {
+            rate: 8.0,
+            max_tokens: 64,
+            scripted: true,
+        },
+        rounds: setting
+            .rounds
+            .unwrap_or(if setting.smoke { 2 } else { 200 }),
+        warm_up: Duration::from_secs(if setting.smoke { 4 } else { 20 }),
+        delay: Duration::from_secs(8),
+    };
+    apart(setting, &plan)
+}
+
+/// With real weights.
+pub(crate) fn with_models(setting: &Setting) -> anyhow::Result<Value> {
+    setting.program("moe2-worker")?;
+    let plan = Plan {
+        shape: Shape {
+            rate: 0.5,
+            max_tokens: 24,
+            scripted: false,
+        },
+        rounds: setting.rounds.unwrap_or(if setting.smoke { 1 } else { 20 }),
+        warm_up: Duration::from_secs(if setting.smoke { 10 } else { 60 }),
+        delay: Duration::from_secs(60),
+    };
+    apart(setting, &plan)
+}
+
+/// Runs it in a thread of its own, which may enter a network of its own.
+fn apart(setting: &Setting, plan: &Plan) -> anyhow::Result<Value> {
+    let programs = Programs {
+        coordinator: setting.program("moe2-coordinator")?,
+        agent: setting.program("moe2-agent")?,
+    };
+    let (ground, why) = Ground::survey();
+    if let Some(why) = &why {
+        let instead = if ground.namespaces {
+            "a relay delays and drops packets, as the kernel does not"
+        } else {
+            "all machines are on loopback, and relays are their network"
+        };
+        setting.say(&format!("{instead} ({why})"));
+    }
+    thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            if ground.namespaces {
+                ground::enter()?;
+            }
+            run(setting, plan, (ground, &programs))
+        });
+        let result = run
+            .join()
+            .map_err(|_| anyhow::anyhow!("it failed; see above"))?;
+        result.map(|mut result| {
+            result["ground"] =
+                json!({"namespaces": ground.namespaces, "netem": ground.netem, "why_not": why});
+            result
+        })
+    })
+}
+
+fn run(setting: &Setting, plan: &Plan, on: (Ground, &Programs)) -> anyhow::Result<Value> {
+    let dir = TempDir::new().context("no folder for temporary files")?;
+    let result = measure(setting, plan, (on, dir.path()));
+    let fine = result
+        .as_ref()
+        .is_ok_and(|r| r["missed"].as_array().is_some_and(Vec::is_empty));
+    if !fine {
+        setting.say(&format!("logs of all processes: {}", dir.keep().display()));
+    }
+    result
+}
+
+fn measure(
+    setting: &Setting,
+    plan: &Plan,
+    ((ground, programs), dir): ((Ground, &Programs), &Path),
+) -> anyhow::Result<Value> {
+    let mut coordinator = Coordinator::start(programs, dir, &ground.address())?;
+    let mut nodes = Vec::new();
+    for number in 1..=NODES {
+        let way = Way::lay(
+            ground,
+            number,
+            coordinator.port,
+            setting.seed + number as u64,
+        )?;
+        let joining = (&coordinator, way);
+        nodes.push(Node::join(
+            &format!("edge-{number}"),
+            (programs, dir),
+            joining,
+            &hosted(plan, number),
+        )?);
+    }
+    let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
+    let watch = Watch::start(coordinator.admin.clone(), names.clone());
+    wait("all machines take work", || {
+        Ok(all_take(&watch).then_some(()))
+    })?;
+    let tenants = tenants(&coordinator, plan)?;
+    let began = Instant::now();
+    let load = Load::start(tenants.clone(), plan.shape, setting.seed);
+    thread::sleep(plan.warm_up);
+    let windows = tighten(&coordinator, (plan, &tenants))?;
+    setting.say(&format!(
+        "{} answers without faults; windows of joules are set",
+        load.ended()
+    ));
+    let mut rounds: Vec<Round> = Vec::new();
+    for next in Chaos::new(setting.seed, plan.rounds, NODES) {
+        let round = next.happen(&mut nodes, &watch, &coordinator.admin)?;
+        if coordinator.has_ended() {
+            bail!("the coordinator ended in round {}", rounds.len() + 1);
+        }
+        setting.say(&verdict::line(
+            &round,
+            (rounds.len() + 1, plan.rounds),
+            &watch,
+        ));
+        rounds.push(round);
+    }
+    let samples = load.finish();
+    let ended = Instant::now();
+    let books = books::read(&coordinator.admin, (&tenants, &samples), &windows)?;
+    let metrics = coordinator.admin.text("/metrics")?;
+    let run = verdict::Run {
+        began,
+        ended,
+        plan_rate: plan.shape.rate,
+        names,
+        tenants,
+        rounds,
+        samples,
+        books,
+    };
+    let mut result = watch.with(|log| verdict::judge(&run, log));
+    result["seed"] = json!(setting.seed);
+    result["rounds"] = json!(plan.rounds);
+    result["load"] = json!({"rate_per_s": plan.shape.rate, "max_tokens": plan.shape.max_tokens,
+        "scripted": plan.shape.scripted, "seconds": (ended - began).as_secs_f64(),
+        "word_ms": plan.shape.scripted.then_some(PACE_MS)});
+    result["trouble"] =
+        json!({"delay_ms_each_way": way::DELAY.as_millis(), "loss_each_way": way::LOSS});
+    result["counters"] = json!(faults::counters(&metrics));
+    setting.say(&verdict::table(&result));
+    Ok(result)
+}
+
+/// Whether the coordinator gives work to every machine.
+fn all_take(watch: &Watch) -> bool {
+    watch.with(|log| (0..NODES).all(|node| log.now(node).is_some_and(|seen| seen.takes)))
+}
+
+fn hosted(plan: &Plan, number: usize) -> Hosted {
+    let expert = if plan.shape.scripted {
+        format!(
+            "name = \"stub-{number}\"\nmodel = \"none\"\nbackend = \"stub\"\npace_ms = {PACE_MS}\n"
+        )
+    } else {
+        format!("model = {:?}\ncontext = 2048\n", MODELS[number - 1])
+    };
+    let (idle, busy) = WATTS;
+    Hosted {
+        expert,
+        watts: (idle, busy + 2.0 * (number - 1) as f64),
+    }
+}
+
+/// Who asks: half of it without budgets.
+fn tenants(coordinator: &Coordinator, plan: &Plan) -> anyhow::Result<Vec<Tenant>> {
+    const WINDOW: &[&str] = &["insufficient_quota", "rate_limit_exceeded"];
+    const OWN: &[&str] = &["budget_infeasible", "deadline_exceeded"];
+    let own = json!({"delay_budget_ms": plan.delay.as_millis()});
+    let rows = [
+        ("open", 0.45, &[][..], json!({})),
+        ("daily", 0.2, WINDOW, json!({})),
+        ("minutely", 0.2, WINDOW, json!({})),
+        ("timed", 0.15, OWN, own),
+    ];
+    let tenant = |(name, share, refusals, budgets)| {
+        let api = coordinator.tenant(name)?;
+        Ok(Tenant {
+            name,
+            share,
+            refusals,
+            budgets,
+            api,
+        })
+    };
+    rows.into_iter().map(tenant).collect()
+}
+
+/// Gives two tenants windows of joules in which they cannot ask all they will, by what answers have cost so far.
+fn tighten(
+    coordinator: &Coordinator,
+    (plan, tenants): (&Plan, &[Tenant]),
+) -> anyhow::Result<Vec<Window>> {
+    let used = coordinator.admin.get("/admin/v1/usage?by=tenant")?;
+    let lines = used["usage"].as_array().map_or(&[][..], Vec::as_slice);
+    let sum = |field: &str| lines.iter().filter_map(|l| l[field].as_f64()).sum::<f64>();
+    let each = sum("energy_j") / sum("queries");
+    if !each.is_finite() || each <= 0.0 {
+        bail!("nothing was answered before the first fault");
+    }
+    let whole = ROUND.as_secs_f64() * plan.rounds as f64;
+    let mut windows = Vec::new();
+    for (name, per, seconds) in [("daily", "day", whole), ("minutely", "minute", 60.0)] {
+        let share = tenants
+            .iter()
+            .find(|t| t.name == name)
+            .map_or(0.0, |t| t.share);
+        let joules = (TIGHT * each * plan.shape.rate * share * seconds).max(5.0 * each);
+        let before = lines.iter().find(|l| l["key"] == name);
+        let before = before.and_then(|l| l["energy_j"].as_f64()).unwrap_or(0.0);
+        // A window counts what was charged in its time before it was set.
+        let joules = joules + if per == "day" { before } else { 0.0 };
+        let path = format!("/admin/v1/tenants/{name}");
+        coordinator.admin.put(
+            &path,
+            &json!({"energy_windows": [{"joules": joules, "per": per}]}),
+        )?;
+        windows.push(Window {
+            tenant: name,
+            per,
+            joules,
+            set_after: before,
+        });
+    }
+    Ok(windows)
+}
