@@ -31,9 +31,9 @@ pub(crate) struct Config {
     pub(crate) join_token_file: Option<PathBuf>,
     /// Threads of each worker; by default all hardware threads.
     pub(crate) threads: Option<u32>,
-    /// Workers at work at once; see [`moe2_model::DeviceInfo::parallel`].
-    #[serde(default = "one")]
-    pub(crate) parallel: u32,
+    /// Work at once, of all experts together; see [`moe2_model::DeviceInfo::parallel`]. By default one where workers
+    /// compute here, and without a limit where none does.
+    pub(crate) parallel: Option<u32>,
     /// Requests waiting for one expert.
     #[serde(default = "queue")]
     pub(crate) queue: usize,
@@ -52,9 +52,6 @@ pub(crate) struct Config {
     pub(crate) expert: Vec<Expert>,
 }
 
-const fn one() -> u32 {
-    1
-}
 const fn queue() -> usize {
     64
 }
@@ -102,7 +99,7 @@ impl Config {
     }
 
     fn check(&self, wrong: &mut Vec<String>) {
-        if self.parallel == 0 || self.queue == 0 || self.threads == Some(0) {
+        if self.parallel == Some(0) || self.queue == 0 || self.threads == Some(0) {
             wrong.push("threads, parallel, queue: at least 1".to_owned());
         }
         for watts in [self.idle_watts, self.busy_watts].into_iter().flatten() {
@@ -194,7 +191,7 @@ mod tests {
             match Config::parse(text) {
                 Err(error) => assert!(!format!("{error:#}").is_empty()),
                 Ok(config) => {
-                    assert!(!config.expert.is_empty() && config.parallel > 0);
+                    assert!(!config.expert.is_empty() && config.parallel != Some(0));
                     let watts = [config.idle_watts, config.busy_watts];
                     assert!(watts.iter().flatten().all(|w| w.is_finite() && *w >= 0.0));
                 }

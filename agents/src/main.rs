@@ -193,11 +193,10 @@ fn run(args: &Args, place: meter::Place) -> anyhow::Result<()> {
 /// Only workers need to take turns; stubs do no arithmetic, and a server has its own order.
 fn parallel(config: &Config, hosted: &[experts::Hosted]) -> u32 {
     let computes = |h: &experts::Hosted| matches!(h.run, backend::Run::Worker { .. });
-    if hosted.iter().any(computes) {
-        config.parallel
-    } else {
-        u32::MAX
-    }
+    let taking_turns = hosted.iter().any(computes);
+    config
+        .parallel
+        .unwrap_or(if taking_turns { 1 } else { u32::MAX })
 }
 
 fn hardware_threads() -> u32 {

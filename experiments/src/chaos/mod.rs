@@ -233,6 +233,8 @@ fn hosted(plan: &Plan, number: usize) -> Hosted {
     Hosted {
         expert,
         watts: (idle, busy + 2.0 * (number - 1) as f64),
+        // Few, so that all three machines are needed and every fault meets work.
+        parallel: if plan.shape.scripted { 3 } else { 1 },
     }
 }
 

@@ -184,6 +184,8 @@ pub(super) struct Hosted {
     pub(super) expert: String,
     /// Power while idle and while busy.
     pub(super) watts: (f64, f64),
+    /// Work at once.
+    pub(super) parallel: u32,
 }
 
 impl Node {
@@ -203,11 +205,11 @@ impl Node {
             &token,
             made["token"].as_str().context("no token in the reply")?,
         )?;
-        let (idle, busy) = hosted.watts;
+        let ((idle, busy), parallel) = (hosted.watts, hosted.parallel);
         let config = state.join("agent.toml");
         let lines = format!(
             "coordinator = {:?}\nnode = {name:?}\nstate_dir = {state:?}\njoin_token_file = {token:?}\nthreads = 1\n\
-             probe = false\nidle_watts = {idle:?}\nbusy_watts = {busy:?}\n\n[[expert]]\n{}",
+             probe = false\nparallel = {parallel}\nidle_watts = {idle:?}\nbusy_watts = {busy:?}\n\n[[expert]]\n{}",
             way.dialled(),
             hosted.expert,
         );
