@@ -46,6 +46,7 @@ pub(crate) fn fleet(state: ExpertState) -> FleetView {
         offer,
         state,
         selected: true,
+        left_alone_for: None,
         in_flight: 0,
         waiting: 0,
         prefill_s_per_token: 0.0,

@@ -19,9 +19,9 @@ const MOST_STRETCH: f64 = 2.0;
 /// A node that was not lost for so long has no past.
 const STEADY: Duration = Duration::from_secs(60);
 /// Heartbeats that a node which was lost twice has to send before it is given work, and for every loss more.
-const PROBATION: u32 = 2;
-/// The most heartbeats of that.
-const MOST_PROBATION: u32 = 8;
+const PROBATION: u32 = 1;
+/// The most heartbeats of that: with the time it takes to connect again, a node is to be back within 5 s.
+const MOST_PROBATION: u32 = 4;
 
 /// How the coordinator sees a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -380,7 +380,7 @@ mod tests {
             health.lost(at(n * 10_000 + 9_000), "for the test");
             past = health.past();
         }
-        assert_eq!(waits, [0, 0, 2, 4, 6, 8, 8]);
+        assert_eq!(waits, [0, 0, 1, 2, 3, 4, 4]);
         let later = Health::new(at(70_000 + 60_000), past, false);
         assert!(later.is_ready(), "a minute later it has no past");
     }
