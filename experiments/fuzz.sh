@@ -32,7 +32,6 @@ join_token       moe2-net          --lib                    token::tests::fuzz_j
 identity         moe2-net          --lib                    identity::tests::fuzz_identity          crates/net/src/__fuzz__/identity         2048
 certificate      moe2-net          --lib                    certificate::tests::fuzz_certificate    crates/net/src/__fuzz__/certificate      1024
 signing_request  moe2-net          --lib                    authority::tests::fuzz_signing_request  crates/net/src/__fuzz__/signing_request  1024
-coordinator      moe2-coordinator  --bin=moe2-coordinator   config::read::tests::fuzz_config        scheduler/src/config/__fuzz__/config     1024
 request          moe2-coordinator  --bin=moe2-coordinator   http::request::tests::fuzz_request      scheduler/src/http/request/__fuzz__/request 1024
 agent            moe2-agent        --bin=moe2-agent         config::tests::fuzz_config              agents/src/__fuzz__/config               1024
 "

@@ -7,10 +7,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use moe2_model::{ExpertName, NodeId};
+use moe2_model::NodeId;
 use serde::Deserialize;
+use toml::{Table, Value};
 
 use crate::meter::Choice;
+pub(crate) use expert::{Embedded, Expert, Stub, Upstream};
+
+mod expert;
+mod keys;
 
 /// The file.
 #[derive(Debug, Clone, Deserialize)]
@@ -42,39 +47,9 @@ pub(crate) struct Config {
     /// Which energy meter to use; by default the first that works and sees the processors.
     #[serde(default)]
     pub(crate) meter: Choice,
-    /// What it hosts.
+    /// What it hosts; read one by one.
+    #[serde(skip)]
     pub(crate) expert: Vec<Expert>,
-}
-
-/// One expert.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Expert {
-    /// What users call it; by default the model's id.
-    pub(crate) name: Option<ExpertName>,
-    /// An id of the model list, or a path to a GGUF file.
-    pub(crate) model: String,
-    /// Longest prompt plus answer in tokens.
-    #[serde(default = "context")]
-    pub(crate) context: u32,
-    /// Who does the work.
-    #[serde(default)]
-    pub(crate) backend: Backend,
-    /// Milliseconds that a stub takes for a word.
-    #[serde(default = "pace")]
-    pub(crate) pace_ms: u32,
-}
-
-/// Who does an expert's work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Backend {
-    /// A worker process with the embedded engine.
-    #[default]
-    Embedded,
-    /// Canned words at a steady pace, for load tests. Its name must start with `stub-`, so that
-    /// nobody takes its answers for a model's.
-    Stub,
 }
 
 const fn one() -> u32 {
@@ -86,13 +61,6 @@ const fn queue() -> usize {
 const fn yes() -> bool {
     true
 }
-const fn context() -> u32 {
-    2_048
-}
-/// About a small model on a small GPU.
-const fn pace() -> u32 {
-    5
-}
 
 impl Config {
     /// Reads and checks a file.
@@ -103,35 +71,44 @@ impl Config {
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let config: Self = toml::from_str(text)?;
+        let mut table: Table = toml::from_str(text)?;
         let mut wrong = Vec::new();
-        if config.expert.is_empty() {
+        let experts = match table.remove("expert") {
+            None => Vec::new(),
+            Some(Value::Array(experts)) => experts,
+            Some(_) => {
+                wrong.push("expert: begin each expert with [[expert]]".to_owned());
+                Vec::new()
+            }
+        };
+        if experts.is_empty() {
             wrong.push("expert: an agent hosts at least one".to_owned());
         }
-        if config.parallel == 0 || config.queue == 0 || config.threads == Some(0) {
+        let mut hosted = Vec::new();
+        for (n, value) in experts.into_iter().enumerate() {
+            hosted.extend(expert::read(n + 1, value, &mut wrong));
+        }
+        let config: Option<Self> = keys::read(table, "", &mut wrong);
+        if let Some(config) = &config {
+            config.check(&mut wrong);
+        }
+        match config {
+            Some(config) if wrong.is_empty() => Ok(Self {
+                expert: hosted,
+                ..config
+            }),
+            _ => bail!("{}", wrong.join("; ")),
+        }
+    }
+
+    fn check(&self, wrong: &mut Vec<String>) {
+        if self.parallel == 0 || self.queue == 0 || self.threads == Some(0) {
             wrong.push("threads, parallel, queue: at least 1".to_owned());
         }
-        for watts in [config.idle_watts, config.busy_watts].into_iter().flatten() {
+        for watts in [self.idle_watts, self.busy_watts].into_iter().flatten() {
             if !watts.is_finite() || watts < 0.0 {
                 wrong.push(format!("{watts} W: use a finite number of at least 0"));
             }
-        }
-        for expert in config.expert.iter().filter(|e| e.backend == Backend::Stub) {
-            if !expert
-                .name
-                .as_ref()
-                .is_some_and(|n| n.as_str().starts_with("stub-"))
-            {
-                wrong.push(format!(
-                    "expert {}: a stub's name starts with `stub-`",
-                    expert.model
-                ));
-            }
-        }
-        if wrong.is_empty() {
-            Ok(config)
-        } else {
-            bail!("{}", wrong.join("; "))
         }
     }
 }
@@ -148,19 +125,80 @@ mod tests {
 
     const HEAD: &str = "coordinator = \"c:1\"\nnode = \"n\"\nstate_dir = \"/tmp/x\"\n";
 
+    fn faults(text: &str) -> String {
+        Config::parse(text).expect_err("it has faults").to_string()
+    }
+
+    #[test]
+    fn everything_wrong_is_told_at_once_each_with_its_place() {
+        let text = "coordinator = \"c:1\"\nnode = \"n\"\nstate_dir = \"/tmp/x\"\ntreads = 2\nparallel = 0\n\
+            [[expert]]\nmodel = \"a\"\ncontxt = 5\n\
+            [[expert]]\nname = \"gpt\"\nbackend = \"stub\"\n\
+            [[expert]]\nbackend = \"openia\"\n\
+            [[expert]]\nname = \"b\"\nbackend = \"openai\"\nurl = \"b:80\"\nparameters = 0\nparallel = 0\n";
+        let faults = faults(text);
+        for fault in [
+            "treads: unknown key; did you mean `threads`?",
+            "threads, parallel, queue: at least 1",
+            "expert a.contxt: unknown key; did you mean `context`?",
+            "expert gpt: a stub's name starts with `stub-`",
+            "expert[3].backend: `openia` is none of `embedded`, `openai`, `stub`",
+            "expert b.url: `b:80` is no address",
+            "expert b.parameters: at least 1",
+            "expert b.parallel: invalid value: integer `0`",
+        ] {
+            assert!(faults.contains(fault), "no {fault:?} in {faults}");
+        }
+    }
+
     #[test]
     fn a_stub_must_be_visible_as_one() {
-        let hidden = format!("{HEAD}[[expert]]\nmodel = \"gpt\"\nbackend = \"stub\"\n");
-        let error = Config::parse(&hidden).expect_err("hidden stub");
-        assert!(error.to_string().contains("stub-"), "{error}");
-        let shown =
-            format!("{HEAD}[[expert]]\nname = \"stub-a\"\nmodel = \"a\"\nbackend = \"stub\"\n");
+        let shown = format!("{HEAD}[[expert]]\nname = \"stub-a\"\nbackend = \"stub\"\n");
         assert!(Config::parse(&shown).is_ok());
     }
 
     #[test]
-    fn an_unknown_key_is_named() {
-        let error = Config::parse(&format!("{HEAD}treads = 2\nexpert = []\n")).expect_err("typo");
-        assert!(error.to_string().contains("treads"), "{error}");
+    fn a_key_of_another_backend_is_refused() {
+        let faults = faults(&format!(
+            "{HEAD}[[expert]]\nmodel = \"a\"\nurl = \"http://x/v1\"\n"
+        ));
+        assert!(
+            faults.contains("expert a.url: a key of other backends only"),
+            "{faults}"
+        );
+    }
+
+    #[test]
+    fn a_server_is_read_with_what_is_left_out() {
+        let text = format!(
+            "{HEAD}[[expert]]\nname = \"qwen\"\nbackend = \"openai\"\nurl = \"http://127.0.0.1:8080/v1\"\nparameters = 7e9\n"
+        );
+        let config = Config::parse(&text).expect("sound");
+        let [Expert::Upstream(upstream)] = config.expert.as_slice() else {
+            unreachable!("{:?}", config.expert)
+        };
+        assert_eq!(upstream.parameters, 7_000_000_000);
+        assert_eq!(
+            (upstream.parallel.get(), upstream.context.get()),
+            (1, 2_048)
+        );
+        assert_eq!(upstream.url.to_string(), "http://127.0.0.1:8080/v1");
+    }
+
+    #[test]
+    fn fuzz_config() {
+        bolero::check!(name = "config").for_each(|bytes: &[u8]| {
+            let Ok(text) = std::str::from_utf8(bytes) else {
+                return;
+            };
+            match Config::parse(text) {
+                Err(error) => assert!(!format!("{error:#}").is_empty()),
+                Ok(config) => {
+                    assert!(!config.expert.is_empty() && config.parallel > 0);
+                    let watts = [config.idle_watts, config.busy_watts];
+                    assert!(watts.iter().flatten().all(|w| w.is_finite() && *w >= 0.0));
+                }
+            }
+        });
     }
 }

@@ -8,16 +8,17 @@ use std::time::{Duration, Instant};
 
 use moe2_engine::agent::{Engine, Input, Output};
 use moe2_model::{DispatchId, ExpertName, Time};
+use moe2_net::Stop;
 use moe2_wire::{FromAgent, FromExpert};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
-use crate::experts::{Hosted, Run};
+use crate::backend;
+use crate::experts::Hosted;
 use crate::link::{self, Dial, FromLink};
 use crate::meter::{Sample, Sampler};
-use crate::stub;
-use crate::worker::{self, Launch, WorkerLine};
+use crate::worker::{Launch, WorkerLine};
 
 /// How long the end of all workers and of the connection may take together.
 const LAST_MOMENT: Duration = Duration::from_secs(3);
@@ -56,17 +57,6 @@ pub(crate) struct Parts {
     pub(crate) launch: Launch,
     /// The thread that reads the meter, and what it has read.
     pub(crate) meter: Option<(Sampler, mpsc::Receiver<Sample>)>,
-}
-
-/// How soon the agent is to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stop {
-    /// Not at all.
-    No,
-    /// When what is running and waiting is done.
-    Drained,
-    /// Now.
-    Now,
 }
 
 /// Runs until told to stop; no worker process is left when it returns.
@@ -262,27 +252,11 @@ impl Driver {
             return;
         };
         let inputs = self.to_workers.clone();
-        let context = hosted.offer.context_tokens;
-        let started = match &hosted.run {
-            Run::Stub { pace } => {
-                let stub = stub::start(expert.clone(), (context, *pace), inputs);
-                Ok((stub, None))
-            }
-            Run::Worker { file, plain } => {
-                let launch = Launch {
-                    model: file.clone(),
-                    context,
-                    plain: *plain,
-                    ..self.launch.clone()
-                };
-                worker::start(expert.clone(), &launch, inputs)
-                    .map(|(line, task)| (line, Some(task)))
-            }
-        };
+        let started = backend::start(hosted, &self.launch, inputs);
         match started {
             Ok((line, task)) => {
                 self.tasks.retain(|task| !task.is_finished());
-                self.tasks.extend(task);
+                self.tasks.push(task);
                 self.workers.insert(expert, line);
             }
             Err(error) => {

@@ -3,29 +3,21 @@
 //! Every file is looked at before anything starts: its header is read in Rust, so that native code
 //! never sees one that is not sound, and all problems are reported together.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use moe2_model::{Bytes, ExpertName, ExpertOffer};
 use moe2_models::{Cache, ChatStyle, Manifest, find_model, gguf};
 
-use crate::config::{Backend, Config, Expert};
+use crate::backend::Run;
+use crate::config::{Config, Embedded, Expert, Stub, Upstream};
+use crate::upstream::{self, ApiKey, Patience};
 
 /// An expert ready to be started.
 #[derive(Debug, Clone)]
 pub(crate) struct Hosted {
     pub(crate) offer: ExpertOffer,
     pub(crate) run: Run,
-}
-
-/// How an expert is run.
-#[derive(Debug, Clone)]
-pub(crate) enum Run {
-    /// A worker process on this file.
-    Worker { file: PathBuf, plain: bool },
-    /// Canned words, with so much time for each.
-    Stub { pace: Duration },
 }
 
 /// All experts of the configuration, or everything that is wrong with them.
@@ -39,7 +31,7 @@ pub(crate) fn prepare(config: &Config, cache: &Cache) -> anyhow::Result<Vec<Host
                 wrong.push(format!("expert {}: the name is used twice", one.offer.name));
             }
             Ok(one) => hosted.push(one),
-            Err(error) => wrong.push(format!("expert {}: {error:#}", expert.model)),
+            Err(error) => wrong.push(format!("expert {}: {error:#}", expert.called())),
         }
     }
     if wrong.is_empty() {
@@ -50,26 +42,24 @@ pub(crate) fn prepare(config: &Config, cache: &Cache) -> anyhow::Result<Vec<Host
 }
 
 fn describe(expert: &Expert, manifest: &Manifest, cache: &Cache) -> anyhow::Result<Hosted> {
-    if expert.backend == Backend::Stub {
-        let Some(name) = expert.name.clone() else {
-            bail!("a stub needs a name")
-        };
-        return Ok(Hosted {
-            offer: stub_offer(name, expert.context),
-            run: Run::Stub {
-                pace: Duration::from_millis(u64::from(expert.pace_ms)),
-            },
-        });
+    match expert {
+        Expert::Embedded(expert) => embedded(expert, manifest, cache),
+        Expert::Upstream(expert) => upstream(expert),
+        Expert::Stub(expert) => Ok(stub(expert)),
     }
+}
+
+fn embedded(expert: &Embedded, manifest: &Manifest, cache: &Cache) -> anyhow::Result<Hosted> {
     let found = find_model(&expert.model, manifest, cache)?;
     let info = gguf::inspect(&found.path)?;
     let name = match &expert.name {
         Some(name) => name.clone(),
         None => ExpertName::new(&default_name(expert, found.spec.map(|s| s.id.as_str())))?,
     };
+    let context = expert.context.get();
     let trained = info
         .context_length
-        .map_or(expert.context, |c| u32::try_from(c).unwrap_or(u32::MAX));
+        .map_or(context, |c| u32::try_from(c).unwrap_or(u32::MAX));
     let offer = ExpertOffer {
         name,
         family: info.architecture.clone(),
@@ -80,7 +70,7 @@ fn describe(expert: &Expert, manifest: &Manifest, cache: &Cache) -> anyhow::Resu
         weights: Bytes(info.tensor_bytes),
         // The engine keeps keys and values in half precision: two bytes each.
         kv_per_token: Bytes(info.kv_bytes_per_token(2).unwrap_or(0)),
-        context_tokens: expert.context.min(trained),
+        context_tokens: context.min(trained),
         slots: 1,
     };
     let plain = found.spec.is_some_and(|s| s.chat == ChatStyle::Plain);
@@ -93,7 +83,57 @@ fn describe(expert: &Expert, manifest: &Manifest, cache: &Cache) -> anyhow::Resu
     })
 }
 
-fn default_name(expert: &Expert, id: Option<&str>) -> String {
+fn upstream(expert: &Upstream) -> anyhow::Result<Hosted> {
+    let key = match &expert.api_key_file {
+        None => None,
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read its api_key_file {}", file.display()))?;
+            let key = ApiKey::new(text.trim());
+            let why = || format!("{} holds no key: one line of text", file.display());
+            Some(key.with_context(why)?)
+        }
+    };
+    if key.is_some() && expert.url.is_readable_on_the_way() {
+        let (expert, url) = (&expert.name, &expert.url);
+        tracing::warn!(%expert, %url, "its key and all prompts can be read on the way to the server");
+    }
+    let offer = ExpertOffer {
+        name: expert.name.clone(),
+        family: expert.family.clone(),
+        quantisation: expert.quantisation.clone(),
+        parameters: expert.parameters,
+        weights: weights(expert),
+        // What the server keeps beside the weights is its business.
+        kv_per_token: Bytes(0),
+        context_tokens: expert.context.get(),
+        slots: expert.parallel.get(),
+    };
+    let settings = upstream::Settings {
+        endpoint: expert.url.clone(),
+        model: expert.upstream_model.clone(),
+        key,
+        context_tokens: expert.context.get(),
+        patience: Patience {
+            first_token: expert.first_token_seconds,
+            next_token: expert.next_token_seconds,
+        },
+    };
+    Ok(Hosted {
+        offer,
+        run: Run::Upstream(Box::new(settings)),
+    })
+}
+
+/// As configured, or as if quantised to four bits with scales, as most are.
+fn weights(expert: &Upstream) -> Bytes {
+    const BYTES_PER_16: u64 = 9;
+    let usual = expert.parameters / 16 * BYTES_PER_16;
+    let stated = expert.weights_mb.map(|mb| mb.saturating_mul(1 << 20));
+    Bytes(stated.unwrap_or(usual).max(1))
+}
+
+fn default_name(expert: &Embedded, id: Option<&str>) -> String {
     id.map_or_else(
         || {
             let stem = std::path::Path::new(&expert.model).file_stem();
@@ -106,16 +146,22 @@ fn default_name(expert: &Expert, id: Option<&str>) -> String {
     )
 }
 
-fn stub_offer(name: ExpertName, context_tokens: u32) -> ExpertOffer {
-    ExpertOffer {
-        name,
+fn stub(expert: &Stub) -> Hosted {
+    let offer = ExpertOffer {
+        name: expert.name.clone(),
         family: "stub".to_owned(),
         quantisation: "none".to_owned(),
         parameters: 1,
         weights: Bytes(1),
         kv_per_token: Bytes(1),
-        context_tokens,
+        context_tokens: expert.context.get(),
         // As many at once as a load test asks for.
         slots: 1_024,
+    };
+    Hosted {
+        offer,
+        run: Run::Stub {
+            pace: Duration::from_millis(u64::from(expert.pace_ms)),
+        },
     }
 }

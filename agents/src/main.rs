@@ -3,6 +3,7 @@
 //! It dials out, keeps one worker process per expert, and measures energy where the machine can. All
 //! decisions are the engine's (`moe2_engine::agent`); this binary is its driver.
 
+mod backend;
 mod config;
 mod driver;
 mod experts;
@@ -10,6 +11,7 @@ mod link;
 mod meter;
 mod probe;
 mod stub;
+mod upstream;
 mod worker;
 
 use std::ffi::OsString;
@@ -22,11 +24,9 @@ use clap::{Parser, Subcommand};
 use moe2_engine::agent::{Config as EngineConfig, Engine};
 use moe2_model::{DeviceInfo, EnergySource, Time, Watts};
 use moe2_models::Cache;
-use tokio::io::AsyncReadExt;
-use tokio::sync::watch;
+use moe2_net::stop_signal;
 
 use config::Config;
-use driver::Stop;
 
 /// How long `probe` watches each meter: rails and counters move many times in it.
 const PROBE_METERS_FOR: Duration = Duration::from_secs(2);
@@ -190,47 +190,14 @@ fn run(args: &Args, place: meter::Place) -> anyhow::Result<()> {
     done
 }
 
-/// Stubs do no arithmetic, so they need not take turns.
+/// Only workers need to take turns; stubs do no arithmetic, and a server has its own order.
 fn parallel(config: &Config, hosted: &[experts::Hosted]) -> u32 {
-    let all_stubs = hosted
-        .iter()
-        .all(|h| matches!(h.run, experts::Run::Stub { .. }));
-    if all_stubs { u32::MAX } else { config.parallel }
-}
-
-/// SIGINT or SIGTERM: running work is finished, a second one ends it. A closed standard input ends the
-/// process at once, because then nobody is left to wait for it.
-fn stop_signal(exit_on_stdin_close: bool) -> std::io::Result<watch::Receiver<Stop>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (stop, stopped) = watch::channel(Stop::No);
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let stdin_closed = async move {
-        if !exit_on_stdin_close {
-            std::future::pending::<()>().await;
-        }
-        let mut buffer = [0; 64];
-        let mut stdin = tokio::io::stdin();
-        while stdin.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
-    };
-    tokio::spawn(async move {
-        tokio::pin!(stdin_closed);
-        let mut next = Stop::Drained;
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                () = &mut stdin_closed => next = Stop::Now,
-            }
-            tracing::info!(how = ?next, "stopping; a second signal stops at once");
-            if stop.send(next).is_err() || next == Stop::Now {
-                // The receiver sees the value before it sees the sender gone.
-                return;
-            }
-            next = Stop::Now;
-        }
-    });
-    Ok(stopped)
+    let computes = |h: &experts::Hosted| matches!(h.run, backend::Run::Worker { .. });
+    if hosted.iter().any(computes) {
+        config.parallel
+    } else {
+        u32::MAX
+    }
 }
 
 fn hardware_threads() -> u32 {

@@ -6,6 +6,7 @@ use crate::Setting;
 use crate::chaos;
 use crate::fleet;
 use crate::gate;
+use crate::sim;
 use crate::solver::{ablation, growth, real, routing, targets};
 
 /// How an experiment runs.
@@ -89,6 +90,16 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         name: "chaos-models",
         what: "the same with three small models with real weights, one on each machine",
         action: Action::Measure(chaos::with_models),
+    },
+    Experiment {
+        name: "sim-seeds",
+        what: "a million simulated fleets in eleven scenarios of faults, every promise judged at every step",
+        action: Action::Measure(sim::seeds),
+    },
+    Experiment {
+        name: "sim-scale",
+        what: "the real coordinator with 1,000 simulated machines and a million queries in virtual time",
+        action: Action::Measure(sim::scale),
     },
     Experiment {
         name: "overhead",
@@ -181,6 +192,7 @@ mod tests {
             rounds: None,
             seed: 1,
             smoke: true,
+            until: None,
             quiet: true,
         }
     }

@@ -9,12 +9,14 @@ mod fleet;
 mod gate;
 mod instance;
 mod record;
+mod sim;
 mod solver;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
@@ -67,7 +69,10 @@ enum Subcommands {
         /// Small sizes, to see that it runs.
         #[arg(long)]
         smoke: bool,
-        /// Print the record instead of where it is.
+        /// Most minutes, of experiments that can stop early; what was done by then is in the record.
+        #[arg(long)]
+        minutes: Option<f64>,
+        /// Print the record, not where it is.
         #[arg(long)]
         json: bool,
     },
@@ -123,6 +128,8 @@ pub(crate) struct Setting {
     pub(crate) rounds: Option<usize>,
     pub(crate) seed: u64,
     pub(crate) smoke: bool,
+    /// What is being done then is finished.
+    until: Option<Instant>,
     quiet: bool,
 }
 
@@ -155,6 +162,11 @@ impl Setting {
             );
         }
         Ok(path)
+    }
+
+    /// Whether there is time for more.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() < until)
     }
 
     /// A line of progress.
@@ -208,8 +220,11 @@ fn run(command: Subcommands) -> anyhow::Result<()> {
             rounds,
             seed,
             smoke,
+            minutes,
             json,
         } => {
+            let until = minutes.map(|m| Duration::try_from_secs_f64(m * 60.0));
+            let until = until.transpose().context("--minutes must be above 0")?;
             let setting = Setting {
                 data,
                 encoders,
@@ -217,6 +232,7 @@ fn run(command: Subcommands) -> anyhow::Result<()> {
                 rounds,
                 seed,
                 smoke,
+                until: until.and_then(|time| Instant::now().checked_add(time)),
                 quiet: false,
             };
             let (file, missed) = measure(&name, &record, &setting)?;

@@ -240,7 +240,7 @@ impl Driver {
             Input::Work { dispatch, frame } if frame.is_terminal() => {
                 self.cancels.remove(dispatch);
             }
-            Input::WorkLost { dispatch, .. } => {
+            Input::WorkLost { dispatch, .. } | Input::Unsent { dispatch, .. } => {
                 self.cancels.remove(dispatch);
             }
             Input::AgentLost { session, .. } => {
@@ -271,7 +271,7 @@ impl Driver {
     fn unsent(&self, dispatch: DispatchId, reason: &str) {
         let (engine, reason) = (self.handle.clone(), reason.to_owned());
         tokio::spawn(async move {
-            let _ = engine.input(Input::WorkLost { dispatch, reason }).await;
+            let _ = engine.input(Input::Unsent { dispatch, reason }).await;
         });
     }
 

@@ -32,10 +32,10 @@ use axum::serve::ListenerExt;
 use clap::Parser;
 use moe2_engine::coordinator::Engine;
 use moe2_metrics::Metrics;
-use moe2_net::{Accepted, Listener};
-use tokio::io::AsyncReadExt;
+use moe2_net::{Accepted, Listener, Stop, stop_signal};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use args::{Args, Command};
 use books::Tenants;
@@ -190,10 +190,11 @@ async fn serve(config: Config, (args, text): (Args, String)) -> Result<()> {
     let http_listener = http_listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
+    let stop = stop_signal(args.exit_on_stdin_close).context("cannot listen for signals")?;
     let done = tokio::select! {
-        served = axum::serve(http_listener, router) => served.context("the HTTP server failed"),
+        served = serve_http(http_listener, router, stop.clone()) => served,
         _ = driver => Err(anyhow::anyhow!("the engine's task ended")),
-        () = stopped(args.exit_on_stdin_close) => Ok(()),
+        () = stopped(stop, books.clone(), config.drain()) => Ok(()),
     };
     books.close_books(BOOKS_CLOSE_WITHIN).await;
     done
@@ -273,26 +274,33 @@ async fn accept_agents(mut listener: Listener, engine: EngineHandle, registrar: 
     }
 }
 
-/// Resolves at SIGINT, SIGTERM, or, where asked for, the end of standard input.
-async fn stopped(exit_on_stdin_close: bool) {
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => drop(terminate.recv().await),
-            Err(_) => std::future::pending().await,
-        }
+/// Answers requests until told to stop, and then until those that have begun are answered. No new connection is
+/// taken then: the clients' libraries try again, and find the next coordinator.
+async fn serve_http(
+    listener: impl axum::serve::Listener<Addr = SocketAddr>,
+    router: axum::Router,
+    mut stop: watch::Receiver<Stop>,
+) -> Result<()> {
+    let told = async move {
+        // Without anybody to tell it, it is told.
+        let _ = stop.wait_for(|stop| *stop != Stop::No).await;
     };
-    let stdin_closed = async {
-        if !exit_on_stdin_close {
-            std::future::pending::<()>().await;
+    let served = axum::serve(listener, router).with_graceful_shutdown(told);
+    served.await.context("the HTTP server failed")
+}
+
+/// Resolves when what is still under way has had its time.
+async fn stopped(mut stop: watch::Receiver<Stop>, engine: EngineHandle, patience: Duration) {
+    let told = stop.wait_for(|stop| *stop != Stop::No).await;
+    let drained = told.is_ok_and(|stop| *stop == Stop::Drained);
+    if drained {
+        let queries = engine.fleet().queries;
+        tracing::info!(queries, "finishing what is under way");
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop == Stop::Now) => {}
+            () = tokio::time::sleep(patience) => {
+                tracing::warn!("queries that are still under way are cut off");
+            }
         }
-        let mut buffer = [0; 64];
-        let mut stdin = tokio::io::stdin();
-        while stdin.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
-        () = stdin_closed => {}
     }
-    tracing::info!("stopping");
 }

@@ -56,6 +56,22 @@ impl Spec {
         MODELS.iter().enumerate().map(spec).collect()
     }
 
+    /// An agent whose expert `name` is `model` of the server that is reached like `api`; its key goes into a
+    /// file in `dir`.
+    ///
+    /// # Panics
+    /// If the file cannot be written.
+    #[must_use]
+    pub fn served(node: &str, (name, model): (&str, &str), api: &Api, dir: &Path) -> Self {
+        let key = dir.join(format!("{node}.key"));
+        fs::write(&key, api.key()).expect("the temporary directory can be written");
+        let url = format!("{}/v1", api.base());
+        let expert = format!(
+            "name = {name:?}\nbackend = \"openai\"\nurl = {url:?}\nupstream_model = {model:?}\napi_key_file = {key:?}\nparameters = 135e6\nparallel = 4\n"
+        );
+        Self::new(node, expert)
+    }
+
     /// The same on a machine that draws this much while idle.
     #[must_use]
     pub fn idling_at(mut self, watts: f64) -> Self {

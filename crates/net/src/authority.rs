@@ -233,6 +233,8 @@ fn malformed(part: &'static str, reason: &dyn fmt::Display) -> AuthorityError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     fn request(name: &str) -> Vec<u8> {
@@ -301,5 +303,23 @@ mod tests {
             let signed = authority.sign_agent(&bad, &node, DAY, SystemTime::now());
             assert!(matches!(signed, Err(AuthorityError::BadRequest(_))));
         }
+    }
+
+    /// What any stranger may send before its token is looked at.
+    #[test]
+    fn fuzz_signing_request() {
+        // No capture: an authority is not unwind-safe, as its key's type does not say that it is.
+        static AUTHORITY: LazyLock<Authority> =
+            LazyLock::new(|| Authority::create(SystemTime::now()).expect("an authority"));
+        let node = NodeId::new("n").expect("a name");
+        bolero::check!(name = "signing_request").for_each(|csr: &[u8]| {
+            match AUTHORITY.sign_agent(csr, &node, DAY, SystemTime::UNIX_EPOCH) {
+                Ok(issued) => {
+                    let named = certificate::node_of(&issued.certificate_der);
+                    assert_eq!(named.as_ref(), Some(&node));
+                }
+                Err(error) => assert!(matches!(error, AuthorityError::BadRequest(_)), "{error}"),
+            }
+        });
     }
 }

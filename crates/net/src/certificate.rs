@@ -86,3 +86,25 @@ pub(crate) fn pem(label: &str, der: &[u8]) -> String {
     out.push_str("-----\n");
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An agent reads the coordinator's certificates before it trusts them.
+    #[test]
+    fn fuzz_certificate() {
+        bolero::check!(name = "certificate").for_each(|der: &[u8]| {
+            let read = (
+                node_of(der),
+                not_before(der),
+                not_after(der),
+                public_key_of(der),
+            );
+            if serial_of(der).is_none() {
+                assert_eq!(read, (None, None, None, None));
+                assert!(!is_ca(der));
+            }
+        });
+    }
+}

@@ -166,3 +166,19 @@ fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
     }
     fs::read(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_identity() {
+        bolero::check!(name = "identity").for_each(|bytes: &[u8]| {
+            if let Ok(identity) = Identity::from_pem(bytes) {
+                let _ = (identity.not_after(), identity.renew_at());
+                let again = Identity::from_pem(identity.to_pem().as_bytes());
+                assert_eq!(again, Ok(identity));
+            }
+        });
+    }
+}

@@ -3,7 +3,8 @@
 //! The only library with sockets of the fleet. One UDP port serves two application protocols: the
 //! fleet's (`moe2/1`, a client certificate is required) and enrolment's (`moe2-join/1`, a join
 //! token is exchanged for a certificate). Identity is the certificate's, never a message's. Nothing
-//! here decides anything: what to admit, store, revoke or dispatch is its callers' business.
+//! here decides anything: what to admit, store, revoke or dispatch is its callers' business. How processes of the
+//! fleet are told to stop is here as well, because both have it.
 //!
 //! On `moe2/1` the coordinator's first stream carries one byte and ends: the agent is admitted. TLS
 //! 1.3 lets a client finish its handshake before the server has judged the client's certificate, so
@@ -18,6 +19,7 @@ mod identity;
 mod pin;
 mod revoked;
 mod server;
+mod stop;
 mod stream;
 mod tls;
 mod token;
@@ -29,5 +31,6 @@ pub use dial::DialError;
 pub use identity::{Identity, IdentityError};
 pub use revoked::Revoked;
 pub use server::{Accepted, AgentConnection, BindError, JoinConnection, Listener};
+pub use stop::{Stop, stop_signal};
 pub use stream::{FrameReceiver, FrameSender, StreamError};
 pub use token::{InvalidToken, JoinToken, constant_time_eq, hash_secret};

@@ -177,4 +177,17 @@ mod tests {
             prop_assert!(constant_time_eq(&a, &a));
         }
     }
+
+    #[test]
+    fn fuzz_join_token() {
+        bolero::check!(name = "join_token").for_each(|bytes: &[u8]| {
+            let Ok(text) = std::str::from_utf8(bytes) else {
+                return;
+            };
+            if let Ok(token) = text.parse::<JoinToken>() {
+                assert_eq!(token.to_string(), text.trim());
+                assert_eq!(token.to_string().parse(), Ok(token));
+            }
+        });
+    }
 }

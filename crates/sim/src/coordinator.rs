@@ -103,6 +103,10 @@ impl Coordinator {
         Some(self.clock.when(local).max(self.stalled_until))
     }
 
+    pub(crate) fn chance(&mut self, probability: f64) -> bool {
+        self.rng.chance(probability)
+    }
+
     /// Delay of something that it does beside its engine.
     pub(crate) fn within(&mut self, range: (Duration, Duration)) -> Duration {
         self.rng.within(range)
@@ -182,7 +186,7 @@ impl World<'_> {
             Pass::Never { dispatch, reason } => {
                 self.judge.never_left(dispatch);
                 let (life, reason) = (self.coordinator.life, reason.to_owned());
-                let lost = Happening::StreamLost {
+                let lost = Happening::Unsent {
                     life,
                     dispatch,
                     reason,

@@ -23,10 +23,12 @@ use crate::worker::token;
 
 /// A run is over after this many violations: more say nothing new.
 const ENOUGH: usize = 8;
-/// Silence after which a session must have been given up: the fleet's view shows a loss within 3 s.
-const SILENCE: Duration = Duration::from_secs(3);
+/// Silence after which nothing more is sent: 1.25 s, or up to twice that where links are restless.
+const DISTRUST: Duration = Duration::from_millis(2_600);
+/// Silence after which a session must have been given up: 2.2 s, or up to twice that where links are restless.
+const SILENCE: Duration = Duration::from_secs(5);
 /// A timer may fire so much late, because something else was due at the same moment.
-const LATE: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 struct Client {
@@ -280,6 +282,10 @@ impl Judge {
         self.demand(current, "work goes to agents that are there", || {
             format!("dispatch {dispatch} to session {session}, which is over")
         });
+        let silent = self.silent(DISTRUST).contains(&session);
+        self.demand(!silent, "a silent agent gets no work", || {
+            format!("dispatch {dispatch} to session {session}")
+        });
         let ToExpert::Work {
             expert,
             prompt,
@@ -356,9 +362,10 @@ impl Judge {
 
     /// A frame that the coordinator receives; the first terminal one of each dispatch is billed.
     pub(crate) fn framed(&mut self, dispatch: DispatchId, frame: &FromExpert) {
-        if !self.open.contains_key(&dispatch) {
+        let Some(session) = self.open.get(&dispatch).map(|open| open.session) else {
             return;
-        }
+        };
+        self.heard(session);
         let said = self.said.entry(dispatch).or_default();
         let usage: Option<Usage> = match frame {
             FromExpert::Done { usage, .. } => {

@@ -34,7 +34,7 @@ pub struct Scenario {
     pub fault_gap: Option<Duration>,
     /// What faults there are, each with its weight.
     pub faults: &'static [(Kind, u32)],
-    /// Largest drift of a process's clock, in parts of a million; its offset is anything.
+    /// Largest drift of a process's clock, in parts of a million; its offset is up to an hour.
     pub skew_ppm: u32,
     /// Joules that each tenant has for a minute of the clock; `None` for no limit.
     pub window: Option<f64>,

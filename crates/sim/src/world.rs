@@ -67,7 +67,7 @@ pub(crate) enum Happening {
         life: u64,
         request: Box<PlanRequest>,
     },
-    StreamLost {
+    Unsent {
         life: u64,
         dispatch: DispatchId,
         reason: String,
@@ -231,7 +231,7 @@ impl<'a> World<'a> {
                 | Happening::Up { .. }
                 | Happening::EndAtCoordinator { .. }
                 | Happening::Planned { .. }
-                | Happening::StreamLost { .. }
+                | Happening::Unsent { .. }
                 | Happening::Committed { .. },
             ) => self.coordinator.stalled_until,
             (None, _) => Time::ZERO,
@@ -333,7 +333,7 @@ impl<'a> World<'a> {
             Happening::Arrival(asked) => self.arrival(*asked),
             Happening::Leave(query) => {
                 // Leaving may cross with the terminal reply on the way.
-                if !self.judge.is_over(query) {
+                if !self.judge.is_over(query) || self.coordinator.chance(0.3) {
                     self.tell_coordinator(Input::ClientGone { query });
                 }
             }
@@ -347,15 +347,15 @@ impl<'a> World<'a> {
             Happening::Planned { life, request } if life == self.coordinator.life => {
                 self.planned(request);
             }
-            Happening::StreamLost {
+            Happening::Unsent {
                 life,
                 dispatch,
                 reason,
             } if life == self.coordinator.life => {
-                self.tell_coordinator(Input::WorkLost { dispatch, reason });
+                self.tell_coordinator(Input::Unsent { dispatch, reason });
             }
             // Of a process that is gone.
-            Happening::Planned { .. } | Happening::StreamLost { .. } => {}
+            Happening::Planned { .. } | Happening::Unsent { .. } => {}
             Happening::Committed { life } => self.committed(life),
             Happening::Fault(fault) => {
                 self.ahead -= 1;
@@ -407,7 +407,9 @@ impl<'a> World<'a> {
             Input::ClientGone { query } => self.judge.client_gone(*query),
             Input::Agent { session, .. } => self.judge.heard(*session),
             Input::AgentLost { session, .. } => self.judge.session_ended(*session),
-            Input::WorkLost { dispatch, .. } => self.judge.stream_lost(*dispatch),
+            Input::WorkLost { dispatch, .. } | Input::Unsent { dispatch, .. } => {
+                self.judge.stream_lost(*dispatch);
+            }
             Input::Work { dispatch, frame } => self.judge.framed(*dispatch, frame),
             Input::Planned { .. }
             | Input::Proven { .. }
@@ -556,7 +558,7 @@ impl<'a> World<'a> {
             self.send_down(session, Down::Work(dispatch, work));
         } else {
             // The driver has no connection for it any more.
-            let lost = Happening::StreamLost {
+            let lost = Happening::Unsent {
                 life: self.coordinator.life,
                 dispatch,
                 reason: "the agent is gone".to_owned(),

@@ -68,7 +68,7 @@ pub use route::{
     RoutingLimits, RoutingParts, RoutingSolution, RoutingStatus, Spent, check_routing, price,
     routing_programme,
 };
-pub use rows::{FEASIBILITY_TOLERANCE, load};
+pub use rows::{FEASIBILITY_TOLERANCE, load, spares};
 pub use search::{Bounds, BranchAndBound};
 pub use solution::{OPTIMALITY_TOLERANCE, Solution, Status};
 pub use solver::{Limits, Progress, SolveError, Solver, Unfit, UnknownSolver, solver, solvers};

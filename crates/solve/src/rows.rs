@@ -42,6 +42,26 @@ pub fn load(row: &Constraint, members: &[usize]) -> f64 {
     load.total
 }
 
+/// Experts outside the set that still fit beside it, taken in index order: with them it is maximal. Time
+/// O(experts · rows).
+#[must_use]
+pub fn spares(problem: &Problem, members: &[usize]) -> Vec<usize> {
+    let mut loads = Loads::new(problem);
+    let mut inside = vec![false; problem.expert_count()];
+    for &n in members {
+        loads.add(problem, n);
+        inside[n] = true;
+    }
+    let mut spares = Vec::new();
+    for extra in (0..inside.len()).filter(|n| !inside[*n]) {
+        if loads.fits(problem, extra) {
+            loads.add(problem, extra);
+            spares.push(extra);
+        }
+    }
+    spares
+}
+
 /// Rows that leave no room: load equal to the limit within the tolerance, and for `count` rows no
 /// room for one more member.
 pub(crate) fn binding(problem: &Problem, members: &[usize]) -> Vec<usize> {

@@ -17,5 +17,5 @@ pub use codec::CodecError;
 pub use control::{ALPN, FromAgent, PROTOCOL_VERSION, RefusedAgent, ToAgent};
 pub use enrol::{ALPN_JOIN, EnrolError, EnrolReply, EnrolRequest};
 pub use frame::{FrameDecoder, FrameError, MAX_FRAME, decode_frame, encode_frame};
-pub use work::{FailureKind, FromExpert, ToExpert};
+pub use work::{FailureKind, FromExpert, ToExpert, picked, picked_of};
 pub use worker::{FromWorker, ToWorker};

@@ -33,7 +33,7 @@ pub enum ToExpert {
 pub enum FromExpert {
     /// More answer.
     Text(String),
-    /// Log-probability (natural log) of every option, in the order asked.
+    /// Log-probability (natural log) of every option, in the order asked; or what was [`picked`].
     Options(Vec<f64>),
     /// Terminal: finished.
     Done {
@@ -61,6 +61,27 @@ impl FromExpert {
     }
 }
 
+/// Stands for the log-probability of an option that was not picked by who gives none. Finite, since JSON
+/// has no infinity, and below that of any text that is worth scoring.
+const NOT_PICKED: f64 = -1e9;
+
+/// What an expert says in [`FromExpert::Options`] that picks one of `count` options and cannot say how
+/// likely they are: 0 for that one, and for all others a number that no text has.
+#[must_use]
+pub fn picked(index: usize, count: usize) -> Vec<f64> {
+    let of = |n| if n == index { 0.0 } else { NOT_PICKED };
+    (0..count).map(of).collect()
+}
+
+/// The option that was picked, if these are no log-probabilities but what [`picked`] makes.
+#[must_use]
+pub fn picked_of(logprobs: &[f64]) -> Option<usize> {
+    let index = logprobs.iter().position(|l| *l == 0.0)?;
+    let others = logprobs.iter().enumerate().filter(|(n, _)| *n != index);
+    let all_not = others.clone().all(|(_, l)| *l <= NOT_PICKED);
+    (all_not && others.count() > 0).then_some(index)
+}
+
 /// What the coordinator does differently about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FailureKind {
@@ -81,4 +102,19 @@ pub enum FailureKind {
     Deadline,
     /// The request itself cannot be worked on by this engine.
     Rejected,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_picked_is_told_from_scores() {
+        assert_eq!(picked_of(&picked(1, 3)), Some(1));
+        assert_eq!(picked_of(&[0.0, -1e4]), None, "a very sure scorer");
+        assert_eq!(picked_of(&[-0.1, -1e9]), None);
+        assert_eq!(picked_of(&[0.0]), None, "one option is no choice");
+        assert_eq!(picked_of(&[0.0, 0.0]), None);
+        assert_eq!(picked_of(&[]), None);
+    }
 }

@@ -50,7 +50,7 @@ pub enum FromWorker {
         /// Whole characters.
         text: String,
     },
-    /// Log-probability (natural log) of every option.
+    /// Log-probability (natural log) of every option, or what was [`crate::picked`].
     Options {
         /// Of which dispatch.
         dispatch: DispatchId,

@@ -118,6 +118,7 @@ fn keys(config: &Config) -> Vec<(&'static str, Holds, Value)> {
         usage_days,
         explanations_mb,
         certificate_hours,
+        drain_seconds,
         gate,
         encoders,
         limits,
@@ -151,6 +152,7 @@ fn keys(config: &Config) -> Vec<(&'static str, Holds, Value)> {
         ("usage_days", Restart, json!(usage_days)),
         ("explanations_mb", Restart, json!(explanations_mb)),
         ("certificate_hours", Restart, json!(certificate_hours)),
+        ("drain_seconds", Restart, json!(drain_seconds)),
         ("gate", Restart, json!(gate)),
         ("encoders", Restart, json!(encoders)),
         ("limits.body_bytes", Restart, json!(body_bytes)),
@@ -192,7 +194,7 @@ mod tests {
     use super::*;
 
     /// A line for every key outside tenants, each with a value that is not the default.
-    const OTHERS: [(&str, &str); 21] = [
+    const OTHERS: [(&str, &str); 22] = [
         ("http", "http = \"127.0.0.1:1\""),
         ("quic", "quic = \"127.0.0.1:2\""),
         ("advertise", "advertise = \"here:3\""),
@@ -200,6 +202,7 @@ mod tests {
         ("usage_days", "usage_days = 1"),
         ("explanations_mb", "explanations_mb = 1"),
         ("certificate_hours", "certificate_hours = 1"),
+        ("drain_seconds", "drain_seconds = 1"),
         ("gate", "gate = \"a.gate\""),
         ("encoders", "encoders = \"folder\""),
         ("limits.body_bytes", "limits.body_bytes = 1000"),

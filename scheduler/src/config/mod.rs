@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) explanations_mb: u32,
     /// How long an agent's certificate is good for, in hours.
     pub(crate) certificate_hours: u32,
+    /// How long queries under way may go on when the coordinator is told to stop.
+    pub(crate) drain_seconds: u32,
     /// Gate file, read again when it changes; by default the gate that ships.
     pub(crate) gate: Option<PathBuf>,
     /// Folder with files of text encoders, a folder each, for a gate that needs one.
@@ -105,6 +107,7 @@ impl Default for Config {
             usage_days: 90,
             explanations_mb: 256,
             certificate_hours: 30 * 24,
+            drain_seconds: 60,
             gate: None,
             encoders: None,
             limits: Limits::default(),
@@ -212,6 +215,11 @@ impl Config {
     /// How long an agent's certificate is good for.
     pub(crate) fn certificate_life(&self) -> Duration {
         Duration::from_secs(u64::from(self.certificate_hours) * 3_600)
+    }
+
+    /// How long queries under way may go on when the coordinator is told to stop.
+    pub(crate) fn drain(&self) -> Duration {
+        Duration::from_secs(u64::from(self.drain_seconds))
     }
 
     /// How long the log of usage is kept.

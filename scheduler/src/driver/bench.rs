@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 
 use scene::{TENANTS, hello, limits, node, question, usage};
 
-use super::{Books, COMMANDS};
+use super::{Books, COMMANDS, Outbox};
 use crate::books::{Writer, now, open};
 use crate::handle::{Command, EngineHandle};
 
@@ -208,7 +208,10 @@ impl Bench {
         let mut bench = Self {
             engine: Engine::new(config, Gate::shipped()),
             metrics: Metrics::new()?,
-            books: Books::new(writer),
+            books: Books {
+                writer,
+                outbox: Outbox::default(),
+            },
             inbox,
             zero: Instant::now(),
             samples: Vec::new(),
@@ -266,14 +269,16 @@ impl Bench {
             match output {
                 Output::Ledger(entry) => {
                     let settles = matches!(entry, Entry::Settled(_));
-                    self.books.book(entry);
+                    if let Some(write) = self.books.outbox.book(entry) {
+                        self.books.writer.write(write);
+                    }
                     if settles {
-                        let number = self.books.settled;
+                        let number = self.books.outbox.last_settled();
                         self.unwritten.push_back((number, Instant::now()));
                     }
                 }
                 Output::Dispatch { dispatch, work, .. } => {
-                    self.held += u64::from(self.books.marked > self.books.committed);
+                    self.held += u64::from(self.books.outbox.awaits_mark());
                     self.work.push(Reverse((Instant::now() + WORK, dispatch)));
                     if let ToExpert::Work { .. } = *work {
                         self.of.insert(dispatch, self.samples.len());
@@ -364,7 +369,9 @@ impl Bench {
         while let Ok(command) = self.inbox.try_recv() {
             match command {
                 Command::Committed(number) => {
-                    self.books.committed(number);
+                    for mark in self.books.outbox.committed(number) {
+                        self.books.writer.write(mark);
+                    }
                     while let Some((_, at)) =
                         self.unwritten.pop_front_if(|written| written.0 <= number)
                     {

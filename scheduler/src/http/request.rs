@@ -117,7 +117,7 @@ fn target(fields: &Fields<'_>) -> Result<Target, ApiError> {
         name.parse().map(Target::Model)
     };
     target.map_err(|_| {
-        let shown: String = name.chars().take(80).collect();
+        let shown = fields::shown(name);
         ApiError::model_not_found(format!(
             "There is no model {shown:?}; use \"auto\" or a name from GET /v1/models."
         ))

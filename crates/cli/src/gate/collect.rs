@@ -382,12 +382,15 @@ fn outcome(question: &Item, reply: &Value, latency_s: f64) -> anyhow::Result<Out
     let bytes = question.choices.iter().map(String::len);
     let choice = OptionRule::default().choose(&logprobs, bytes);
     let right = Some(choice) == question.answer;
+    // Nothing is learnt of the likelihoods of options from who only says which it picked.
+    let scored = moe2_wire::picked_of(&logprobs).is_none();
+    let choice_logprobs = if scored { logprobs } else { Vec::new() };
     let actual = &expert["actual"];
     let count = |field: &str| actual[field].as_u64();
     Ok(Outcome {
         score: f64::from(u8::from(right)),
         choice: Some(choice),
-        choice_logprobs: logprobs,
+        choice_logprobs,
         prompt_tokens: count("prompt_tokens"),
         output_tokens: count("output_tokens"),
         latency_s: Some(latency_s),

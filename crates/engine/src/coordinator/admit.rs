@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use moe2_gate::{FusionGain, Topic};
 use moe2_model::{
-    Budgets, Event, ExpertId, ExpertState, Job, Joules, Mode, NodeId, Outcome, Query, QueryId,
-    RefusalKind, Seconds, Target, Task, TenantId, Time, Verdict,
+    Budgets, DispatchId, Event, ExpertId, ExpertState, Job, Joules, Mode, NodeId, Outcome, Query,
+    QueryId, RefusalKind, Seconds, Target, Task, TenantId, Time, Verdict,
 };
 
 use super::decision::{Decision, Grounds, decide};
@@ -42,8 +42,8 @@ pub(super) struct Scope<'a> {
     pub(super) places: Option<&'a Places>,
     /// A node where the query would begin now, before what waits there.
     pub(super) free: Option<&'a NodeId>,
-    /// Of a query that waits: its tenant's work that is more pressing, and what is reserved for it.
-    pub(super) waits: Option<(Seconds, Joules)>,
+    /// Of a query that waits: its tenant's work that is more pressing, and the dispatch that would be given up.
+    pub(super) waits: Option<(Seconds, DispatchId)>,
 }
 
 impl Engine {
@@ -176,7 +176,7 @@ impl Engine {
         let budgets = Budgets {
             delay: running.delay_left(now),
             first_token: running.first_token_left(now),
-            energy: self.energy_left(now, running, scope.waits.map(|(_, reserved)| reserved)),
+            energy: self.energy_left(now, running, scope.waits.map(|(_, dispatch)| dispatch)),
         };
         // For choices only: nothing forecasts what fusing texts is worth, and where it was measured,
         // committees of small models mostly lost to their best member.
@@ -213,16 +213,19 @@ impl Engine {
         Some((route, grounds, own))
     }
 
-    /// What is left of a query's joules: its own, and its tenant's, once what is `returned` has come back.
+    /// What is left of a query's joules: its own, and its tenant's, once what is reserved for `given_up` has come back.
     pub(super) fn energy_left(
         &self,
         now: Time,
         running: &Running,
-        returned: Option<Joules>,
+        given_up: Option<DispatchId>,
     ) -> Option<Joules> {
-        let window = self.ledger.binding(self.wall(now), &running.query.tenant);
-        let window = window.map(|window| window.left + returned.unwrap_or(Joules::ZERO));
-        let left = [running.energy_left(), window];
+        let (wall, tenant) = (self.wall(now), &running.query.tenant);
+        let window = match given_up {
+            Some(dispatch) => self.ledger.binding_without(wall, tenant, dispatch),
+            None => self.ledger.binding(wall, tenant),
+        };
+        let left = [running.energy_left(), window.map(|window| window.left)];
         let left = left.into_iter().flatten();
         left.min_by(|a, b| a.get().total_cmp(&b.get()))
     }

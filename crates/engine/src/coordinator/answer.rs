@@ -2,6 +2,7 @@
 
 use moe2_gate::Gate;
 use moe2_model::{Explanation, Figure, Job, Participant, Task, Time};
+use moe2_wire::picked_of;
 
 use super::fuse::{self, Answers, Contribution, Decision, Scores, Winner};
 use super::query::{Attempt, Running};
@@ -31,17 +32,33 @@ pub(crate) fn answers<'a>(gate: &Gate, running: &'a Running) -> Answers<'a> {
 
 /// Whether it is a score that counts.
 fn is_score(attempt: &Attempt) -> bool {
-    attempt.job == Job::Score && attempt.is_done() && attempt.options.is_some()
+    let scored = |options: &[f64]| picked_of(options).is_none();
+    attempt.job == Job::Score && attempt.is_done() && attempt.options.as_deref().is_some_and(scored)
 }
 
-/// How likely an expert finds each option of a choice.
+/// How likely an expert finds each option of a choice. One that only says what it picked is as sure as the
+/// gate is of it, and has no opinion of the rest.
 pub(crate) fn probabilities(gate: &Gate, running: &Running, attempt: &Attempt) -> Option<Vec<f64>> {
     let Task::Choice { options } = &running.query.task else {
         return None;
     };
     let rule = gate.option_rule(&attempt.expert.name);
     let logprobs = attempt.options.as_deref()?;
+    if let Some(index) = picked_of(logprobs) {
+        return Some(unscored(index, options.len(), attempt.forecast.quality));
+    }
     Some(rule.probabilities(logprobs, options.iter().map(String::len)))
+}
+
+/// Probabilities of `count` options, at least two, of which one was picked by who is right with
+/// probability `quality`. Never below an even share: what it picked is not held against an option.
+fn unscored(index: usize, count: usize, quality: f64) -> Vec<f64> {
+    #[allow(clippy::cast_precision_loss)] // options of one request
+    let count_f = count as f64;
+    let sure = quality.clamp(1.0 / count_f, 1.0);
+    let rest = (1.0 - sure) / (count_f - 1.0);
+    let of = |n| if n == index { sure } else { rest };
+    (0..count).map(of).collect()
 }
 
 /// Energy of all attempts that reported it.
@@ -115,4 +132,18 @@ fn participants(running: &Running, decision: &Decision) -> Vec<Participant> {
             attempt.participant(weight.copied().unwrap_or(0.0))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pick_counts_as_much_as_its_expert_is_right() {
+        let even = unscored(1, 4, 0.1);
+        assert_eq!(even, [0.25; 4]);
+        let good = unscored(1, 3, 0.8);
+        assert!((good[1] - 0.8).abs() < 1e-12 && (good[0] - 0.1).abs() < 1e-12);
+        assert!((good.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    }
 }

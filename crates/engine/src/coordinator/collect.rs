@@ -251,7 +251,12 @@ impl Engine {
         let id = open.expert.clone();
         let failed = |a: &Attempt| matches!(a.progress, Progress::Failed { .. });
         let query = self.queries.get(&open.query);
-        if query.is_some_and(|query| query.attempts.iter().any(failed)) {
+        let wanted = query
+            .and_then(|q| q.attempt(dispatch))
+            .is_some_and(Attempt::is_active);
+        // Work that nobody waits for any more and that does not end holds its expert up all the same.
+        let stuck = query.is_none();
+        if query.is_some_and(|q| q.attempts.iter().any(failed)) || !(wanted || stuck) {
             return;
         }
         let expert = self.fleet.expert_mut(&id);

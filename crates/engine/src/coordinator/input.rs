@@ -56,6 +56,13 @@ pub enum Input {
         /// Why, for people.
         reason: String,
     },
+    /// A dispatch that never left and will not: nothing is wrong with its expert.
+    Unsent {
+        /// Which.
+        dispatch: DispatchId,
+        /// Why, for people.
+        reason: String,
+    },
     /// The planner's solver finished.
     Planned {
         /// What it was asked.

@@ -213,6 +213,7 @@ impl Engine {
                 self.at_fault(now, dispatch);
                 self.dispatch_lost(now, dispatch, &reason);
             }
+            Input::Unsent { dispatch, reason } => self.dispatch_lost(now, dispatch, &reason),
             Input::Planned {
                 request,
                 solution,

@@ -7,7 +7,7 @@
 //! second place goes to work from elsewhere, so turns hold on the others and nobody in line is
 //! starved. Nothing is refused by looking: what is not better off here stays where it is.
 
-use moe2_model::{DispatchId, Event, ExpertName, Job, Joules, NodeId, Time};
+use moe2_model::{DispatchId, Event, ExpertName, Job, NodeId, Time};
 
 use super::Engine;
 use super::admit::Scope;
@@ -101,8 +101,7 @@ impl Engine {
         };
         // As if it had not been asked: an expert is asked once, and this one has not begun.
         let attempt = running.attempts.remove(place);
-        let reserved = attempt.forecast.energy_p95;
-        let better = self.better_at(now, (dispatch, reserved), (&from, to), places);
+        let better = self.better_at(now, dispatch, (&from, to), places);
         let Some(running) = self.queries.get_mut(&id) else {
             return false;
         };
@@ -147,7 +146,7 @@ impl Engine {
     fn better_at(
         &self,
         now: Time,
-        (dispatch, reserved): (DispatchId, Joules),
+        dispatch: DispatchId,
         (from, to): (&NodeId, &NodeId),
         places: &Places,
     ) -> Option<Decision> {
@@ -160,7 +159,7 @@ impl Engine {
                 nodes,
                 places: Some(places),
                 free: Some(to),
-                waits: Some((ahead, reserved)),
+                waits: Some((ahead, dispatch)),
             };
             let (route, grounds, _) = self.choose(now, id, scope)?;
             let [chosen] = route.chosen() else {

@@ -146,6 +146,18 @@ impl<T> Outbox<T> {
         number <= self.committed
     }
 
+    /// Number of the last settlement.
+    #[must_use]
+    pub const fn last_settled(&self) -> u64 {
+        self.settled
+    }
+
+    /// Whether work has to wait for a mark now.
+    #[must_use]
+    pub const fn awaits_mark(&self) -> bool {
+        self.marked > self.committed
+    }
+
     /// Marks for exactly what is under way, for a process that is about to end.
     pub fn exact(&mut self) -> Vec<(u64, Write)> {
         let exact = self.marks.exact();
@@ -164,7 +176,7 @@ impl<T> Outbox<T> {
                 dispatch,
                 session,
                 work,
-            } if self.marked > self.committed => {
+            } if self.awaits_mark() => {
                 let held = Held::Dispatch {
                     dispatch,
                     session,

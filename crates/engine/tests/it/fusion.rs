@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use moe2_engine::coordinator::{Answer, Input, Output};
 use moe2_model::{Budgets, Event, FinishReason, Job, Joules, Mode, Query, Seconds, Task};
-use moe2_wire::{FailureKind, FromAgent, FromExpert, ToExpert};
+use moe2_wire::{FailureKind, FromAgent, FromExpert, ToExpert, picked};
 
 use crate::support::{Bench, Sent, done, failed, question, usage};
 
@@ -148,6 +148,35 @@ fn a_cascade_stops_at_a_sure_answer_and_goes_on_after_an_unsure_one() {
     let cascade = why.cascade.expect("it was one");
     assert!((cascade.confidence - 1.0 / 6.0).abs() < 1e-9 && cascade.escalated == 1);
     assert!((weights(&answer) - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_pick_without_scores_is_as_sure_as_its_expert_is_good() {
+    let mut bench = Bench::with_fleet();
+    let first = bench.ask_one(choice(Mode::Cascade, &["a", "b", "c", "d", "e", "f"]));
+    scores(&mut bench, &first, &picked(3, 6));
+    for sent in bench.sent() {
+        scores(&mut bench, &sent, &[-2.0; 6]);
+    }
+    let answer = bench.answer();
+    assert_eq!(answer.text, "d");
+    let why = answer.explanation;
+    let quality = why.participants[0].forecast.quality;
+    let confidence = why.cascade.expect("it was one").confidence;
+    assert!((confidence - quality.max(1.0 / 6.0)).abs() < 1e-9 && confidence < 0.99);
+}
+
+#[test]
+fn a_pick_among_long_answers_is_no_score() {
+    let mut bench = Bench::with_fleet();
+    long_answers(&mut bench, free(Mode::Fuse));
+    let scorers = bench.sent();
+    assert!(!scorers.is_empty());
+    for sent in &scorers {
+        scores(&mut bench, sent, &picked(2, LONG.len()));
+    }
+    let why = bench.answer().explanation;
+    assert_eq!(why.fusion, "best_of/unscored");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use moe2_engine::coordinator::{
-    Config, Ending, Engine, Output, PlanLimits, QueryRecord, Reply, TenantLimits,
+    Config, Ending, EnergyWindow, Engine, Output, PlanLimits, QueryRecord, Reply, Span, Spending,
+    TenantLimits,
 };
 use moe2_gate::{Gate, Topic};
 use moe2_model::{
@@ -385,4 +386,51 @@ fn who_reads_along_is_pressing_by_the_first_token() {
     });
     let first = busy.ends(false).expect("one begins");
     assert_eq!(query_of(&busy.bench, &first), reads);
+}
+
+/// What waits since the last minute has its joules from that minute: a move would take them from this one.
+#[test]
+fn work_that_waits_over_the_turn_of_a_minute_overdraws_no_window_when_it_moves() {
+    let bound = {
+        let mut free = busy(Vec::new());
+        let ask = free.bench.ask(at("a", named("thrifty")));
+        let account = free.bench.engine.account(&named("thrifty"));
+        assert!(free.bench.sent().is_empty(), "{ask:?} waits");
+        account.reserved
+    };
+    for (windows, moved) in [(1.5, 0), (2.5, 1)] {
+        let limits = TenantLimits {
+            spending: Spending {
+                energy_windows: vec![EnergyWindow {
+                    joules: bound * windows,
+                    per: Span::Minute,
+                    rolling: false,
+                    soft: false,
+                }],
+                ..Spending::default()
+            },
+            ..TenantLimits::unlimited(named("thrifty"))
+        };
+        let mut busy = busy(vec![limits]);
+        busy.bench.ask(of(named("thrifty")));
+        assert_eq!(busy.waiting().iter().sum::<usize>(), 1);
+        for _ in 0..13 {
+            busy.bench.live_all(5, &["a", "b"]);
+            let (a, b) = (busy.a.clone(), busy.b.clone());
+            busy.bench.text(&a, "a ");
+            busy.bench.text(&b, "b ");
+        }
+        assert_eq!(busy.bench.sent(), [], "it still waits");
+        // This minute's joules go to another query, which waits for one node and cannot move.
+        let waits_at_a = busy.waiting()[0] == 1;
+        let node = if waits_at_a { "a" } else { "b" };
+        busy.bench.ask(at(node, named("thrifty")));
+        assert_eq!(busy.waiting().iter().sum::<usize>(), 2);
+        busy.ends(waits_at_a);
+        assert_eq!(
+            moves(&busy.bench),
+            moved,
+            "with {windows} times what it may take"
+        );
+    }
 }

@@ -21,3 +21,4 @@ mod proof;
 mod routing;
 #[cfg(test)]
 mod solvers;
+mod spares;

@@ -7,6 +7,7 @@
 use moe2_model::{
     Candidate, Cascade, EnergySource, Explanation, Forecast, Job, Participant, Usage, Verdict,
 };
+use moe2_wire::picked_of;
 use serde::Serialize;
 
 #[derive(Debug, Serialize)]
@@ -43,6 +44,9 @@ struct Expert<'a> {
     /// In the order of the request's options; of a scorer, in that of the different answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     option_logprobs: Option<&'a [f64]>,
+    /// It only said which option it picked, and the numbers above are no probabilities.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unscored: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -136,6 +140,11 @@ impl<'a> Expert<'a> {
             actual: participant.usage.as_ref().map(Actual::new),
             failure: participant.failure.as_deref(),
             option_logprobs: participant.option_logprobs.as_deref().filter(|_| explain),
+            unscored: participant
+                .option_logprobs
+                .as_deref()
+                .and_then(picked_of)
+                .is_some(),
         }
     }
 }

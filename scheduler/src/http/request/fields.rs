@@ -6,6 +6,14 @@ use serde_json::{Map, Value};
 
 use crate::http::error::ApiError;
 
+/// Characters of a client's own words that go into an error.
+const SHOWN: usize = 80;
+
+/// A client's word as an error repeats it.
+pub(super) fn shown(word: &str) -> String {
+    word.chars().take(SHOWN).collect()
+}
+
 /// An object of the request and where it sits.
 #[derive(Debug, Clone)]
 pub(super) struct Fields<'a> {
@@ -33,7 +41,7 @@ impl<'a> Fields<'a> {
 
     /// What a field is called in errors.
     pub(super) fn path(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
+        format!("{}{}", self.prefix, shown(name))
     }
 
     /// Names of all fields that are not `null`.

@@ -5,7 +5,7 @@
 
 use moe2_model::{Budgets, Joules, Mode, Seconds};
 
-use super::fields::Fields;
+use super::fields::{self, Fields};
 use crate::http::error::ApiError;
 
 const KEYS: &[&str] = &[
@@ -88,14 +88,15 @@ fn mode(fields: &Fields<'_>) -> Result<Mode, ApiError> {
 }
 
 fn unknown_key(fields: &Fields<'_>, unknown: &str) -> ApiError {
+    // A client chooses how long its key is, and comparing takes time with its length.
+    let shown = fields::shown(unknown);
     let nearest = KEYS
         .iter()
         .max_by(|a, b| {
-            let likeness = |key: &str| strsim::jaro_winkler(key, unknown);
+            let likeness = |key: &str| strsim::jaro_winkler(key, &shown);
             likeness(a).total_cmp(&likeness(b))
         })
         .expect("the list of keys is not empty");
-    let shown: String = unknown.chars().take(80).collect();
     let path = fields.path(&shown);
     let message = format!("`{path}` is not known; did you mean `moe2.{nearest}`?");
     ApiError::bad_request(Some(&path), message).with_code("unknown_parameter")

@@ -347,3 +347,51 @@ fn what_is_not_a_json_object_is_refused() {
     let deep = "[".repeat(100_000);
     assert!(parse(Endpoint::Chat, deep.as_bytes(), context()).is_err());
 }
+
+#[test]
+fn a_long_key_is_repeated_in_part() {
+    let long = "k".repeat(100_000);
+    for field in ["moe2", "structured_outputs"] {
+        let error = chat(&json!({ field: { &long: 1 } })).expect_err("no such key");
+        let param = error.param.expect("it is named");
+        assert!(
+            param.starts_with(&format!("{field}.kkk")) && param.len() < 120,
+            "{param}"
+        );
+        assert!(error.message.len() < 300, "{}", error.message);
+    }
+}
+
+/// Characters of a refusal, at most: it quotes words in part and escaped, and never a whole request.
+const REFUSAL: usize = 1_200;
+
+#[test]
+fn fuzz_request() {
+    bolero::check!(name = "request").for_each(|body: &[u8]| {
+        for endpoint in [Endpoint::Chat, Endpoint::Text] {
+            match parse(endpoint, body, context()) {
+                Err(error) => {
+                    assert!(error.status.is_client_error() && !error.message.is_empty());
+                    let parts = [Some(&error.message), error.param.as_ref()];
+                    let quoted: usize = parts
+                        .iter()
+                        .flatten()
+                        .map(|part| part.chars().count())
+                        .sum();
+                    assert!(quoted <= REFUSAL, "{} characters: {quoted}", error.message);
+                }
+                Ok(parsed) => {
+                    let Query { prompt, task, .. } = parsed.query;
+                    let work = moe2_wire::ToExpert::Work {
+                        dispatch: moe2_model::DispatchId(1),
+                        expert: moe2_model::ExpertName::new("m").expect("a valid name"),
+                        prompt,
+                        task,
+                        deadline_ms: 0,
+                    };
+                    moe2_wire::encode_frame(&work).expect("what is taken fits a frame");
+                }
+            }
+        }
+    });
+}

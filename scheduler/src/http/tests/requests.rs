@@ -63,6 +63,16 @@ async fn explain_adds_candidates_and_log_probabilities() {
         body["moe2"]["experts"][0]["option_logprobs"],
         json!([-0.5, -1.5])
     );
+    assert_eq!(body["moe2"]["experts"][0].get("unscored"), None);
+}
+
+#[tokio::test]
+async fn a_pick_is_not_shown_as_scores_without_saying_so() {
+    let mut picked = answer("Hello.");
+    picked.explanation.participants[0].option_logprobs = Some(moe2_wire::picked(1, 3));
+    let router = scripted(vec![Reply::Finished(Box::new(picked))]);
+    let body = body_json(send(router, post(CHAT, &hello())).await).await;
+    assert_eq!(body["moe2"]["experts"][0]["unscored"], true);
 }
 
 #[tokio::test]

@@ -208,11 +208,21 @@ impl Books {
 
     /// The hard window with the least room, if there is any.
     pub(crate) fn binding(&self, now: Wall) -> Option<Binding> {
+        self.binding_without(now, (Joules::ZERO, now))
+    }
+
+    /// The same if what was reserved at a time were given back first: to the windows that it counts in, which a
+    /// minute later may be none.
+    pub(crate) fn binding_without(
+        &self,
+        now: Wall,
+        (bound, at): (Joules, Wall),
+    ) -> Option<Binding> {
         let hard = self.energy.iter().filter(|(wanted, _)| !wanted.soft);
         hard.map(|(wanted, window)| Binding {
             window: *wanted,
             used: Joules::saturating(window.used(now)),
-            left: Joules::saturating(window.left(now)),
+            left: Joules::saturating(window.left_without(now, at, bound.get())),
             since: window.since(now),
         })
         .min_by(|a, b| a.left.get().total_cmp(&b.left.get()))

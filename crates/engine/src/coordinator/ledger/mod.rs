@@ -277,6 +277,18 @@ impl Ledger {
         self.books.get(tenant)?.binding(now)
     }
 
+    /// The same once a dispatch of this tenant has given back what is reserved for it.
+    pub(crate) fn binding_without(
+        &self,
+        now: Wall,
+        tenant: &TenantId,
+        dispatch: DispatchId,
+    ) -> Option<Binding> {
+        let own = self.open.get(&dispatch).filter(|r| r.tenant == *tenant);
+        let own = own.map_or((Joules::ZERO, now), |r| (r.bound, r.at));
+        self.books.get(tenant)?.binding_without(now, own)
+    }
+
     /// How long until so many joules fit; nothing if they never do.
     pub(crate) fn fits_in(
         &self,

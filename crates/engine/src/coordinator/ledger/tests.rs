@@ -80,6 +80,23 @@ fn a_thousand_at_once_against_a_window_for_a_hundred_leave_room_for_exactly_a_hu
 }
 
 #[test]
+fn what_a_dispatch_gives_back_is_room_only_where_it_was_taken_from() {
+    let mut ledger = limited(&window(100.0, Span::Minute));
+    let bound = Joules::saturating(60.0);
+    ledger.reserve(Wall(50), DispatchId(1), &tenant(), bound);
+    let left = |ledger: &Ledger, at: u64, dispatch: u64| {
+        let room = ledger.binding_without(Wall(at), &tenant(), DispatchId(dispatch));
+        room.expect("it has a window").left.get()
+    };
+    assert!((left(&ledger, 55, 1) - 100.0).abs() < 1e-9);
+    assert!((left(&ledger, 55, 2) - 40.0).abs() < 1e-9, "nobody's");
+    // A minute later it still is reserved, in a minute that is over.
+    ledger.reserve(Wall(70), DispatchId(2), &tenant(), bound);
+    assert!((left(&ledger, 70, 1) - 40.0).abs() < 1e-9);
+    assert!((left(&ledger, 70, 2) - 100.0).abs() < 1e-9);
+}
+
+#[test]
 fn queries_are_counted_in_and_out_and_tokens_become_those_reported() {
     let spending = Spending {
         requests_per_minute: Some(3),

@@ -184,6 +184,13 @@ impl Window {
         counted.map(|part| part.1).sum::<f64>().max(0.0)
     }
 
+    /// What may still be added once an amount that belongs to `at` is taken back; never negative.
+    pub(crate) fn left_without(&self, now: Wall, at: Wall, amount: f64) -> f64 {
+        let counts = self.part(at) >= self.horizon(now);
+        let back = if counts { amount } else { 0.0 };
+        (self.limit - (self.used(now) - back).max(0.0)).max(0.0)
+    }
+
     /// What may still be added; never negative.
     pub(crate) fn left(&self, now: Wall) -> f64 {
         (self.limit - self.used(now)).max(0.0)

@@ -18,13 +18,13 @@ mod limits;
 mod pricing;
 mod view;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use moe2_model::{Event, ExpertId, Seconds, TenantId, Time};
 use moe2_solve::{
-    Constraint, FEASIBILITY_TOLERANCE, Problem, ProblemError, Solution, Status, load, value,
+    Constraint, FEASIBILITY_TOLERANCE, Problem, ProblemError, Solution, Status, load, spares, value,
 };
 
 pub(crate) use calibration::Calibration;
@@ -143,7 +143,8 @@ impl PlanRequest {
 
     /// The columns of these experts; `None` if one of them has none.
     fn columns<'a>(&self, experts: impl IntoIterator<Item = &'a ExpertId>) -> Option<Vec<usize>> {
-        let column = |expert| self.experts.iter().position(|e| e == expert);
+        let columns: BTreeMap<&ExpertId, usize> = self.experts.iter().zip(0..).collect();
+        let column = |expert| columns.get(expert).copied();
         experts.into_iter().map(column).collect()
     }
 }
@@ -151,18 +152,6 @@ impl PlanRequest {
 fn holds(problem: &Problem, members: &[usize]) -> bool {
     let holds = |row: &Constraint| load(row, members) <= row.limit * (1.0 + FEASIBILITY_TOLERANCE);
     problem.constraints().iter().all(holds)
-}
-
-/// Experts outside the set that still fit beside it, taken in order.
-fn spares(problem: &Problem, selected: &[usize]) -> Vec<usize> {
-    let mut members = selected.to_vec();
-    for extra in (0..problem.expert_count()).filter(|n| !selected.contains(n)) {
-        members.push(extra);
-        if !holds(problem, &members) {
-            members.pop();
-        }
-    }
-    members.split_off(selected.len())
 }
 
 /// A set and those that still fit beside it.
@@ -235,8 +224,10 @@ impl Engine {
             .fleet
             .experts()
             .filter(|(_, _, expert)| expert.selected);
-        let column = |id: ExpertId| request.experts.iter().position(|e| *e == id);
-        experts.filter_map(|(id, _, _)| column(id)).collect()
+        let columns: BTreeMap<&ExpertId, usize> = request.experts.iter().zip(0..).collect();
+        experts
+            .filter_map(|(id, _, _)| columns.get(&id).copied())
+            .collect()
     }
 
     fn select(&mut self, now: Time, request: &PlanRequest, members: &[usize]) {
