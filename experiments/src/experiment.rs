@@ -82,16 +82,6 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         action: Action::Measure(fleet::measure),
     },
     Experiment {
-        name: "sim-seeds",
-        what: "a million simulated fleets in eleven scenarios of faults, every promise judged at every step",
-        action: Action::Measure(sim::seeds),
-    },
-    Experiment {
-        name: "sim-scale",
-        what: "the real coordinator with 1,000 simulated machines and a million queries in virtual time",
-        action: Action::Measure(sim::scale),
-    },
-    Experiment {
         name: "chaos",
         what: "agents killed, stopped, cut off, delayed and lossy in turn, real processes and QUIC, scripted experts, under load",
         action: Action::Measure(chaos::scripted),
@@ -100,6 +90,16 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         name: "chaos-models",
         what: "the same with three small models with real weights, one on each machine",
         action: Action::Measure(chaos::with_models),
+    },
+    Experiment {
+        name: "sim-seeds",
+        what: "a million simulated fleets in eleven scenarios of faults, every promise judged at every step",
+        action: Action::Measure(sim::seeds),
+    },
+    Experiment {
+        name: "sim-scale",
+        what: "the real coordinator with 1,000 simulated machines and a million queries in virtual time",
+        action: Action::Measure(sim::scale),
     },
     Experiment {
         name: "overhead",

@@ -72,7 +72,7 @@ enum Subcommands {
         /// Most minutes, of experiments that can stop early; what was done by then is in the record.
         #[arg(long)]
         minutes: Option<f64>,
-        /// Print the record instead of where it is.
+        /// Print the record, not where it is.
         #[arg(long)]
         json: bool,
     },
@@ -147,11 +147,6 @@ impl Setting {
         Ok(opened.transpose()?.unwrap_or_default())
     }
 
-    /// Whether there is time for more.
-    pub(crate) fn goes_on(&self) -> bool {
-        self.until.is_none_or(|until| Instant::now() < until)
-    }
-
     /// One of moe2's programs.
     ///
     /// # Errors
@@ -167,6 +162,11 @@ impl Setting {
             );
         }
         Ok(path)
+    }
+
+    /// Whether there is time for more.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() < until)
     }
 
     /// A line of progress.

@@ -29,7 +29,11 @@ pub(super) enum End {
         moe2: Value,
     },
     /// The error envelope, with a status, before anything else.
-    Refused { status: u16, code: String },
+    Refused {
+        status: u16,
+        code: String,
+        message: String,
+    },
     /// The error event, and then the end without `[DONE]`; whether there was text before.
     Broken { code: String, text: bool },
     /// Anything else.
@@ -42,6 +46,8 @@ pub(super) struct Ended {
     pub(super) end: End,
     /// To the first text of a stream.
     pub(super) first: Option<Duration>,
+    /// What the coordinator calls it.
+    pub(super) id: String,
 }
 
 impl Api {
@@ -98,20 +104,35 @@ impl Api {
     /// A chat completion to its end, whatever that is.
     pub(super) fn chat(&self, body: &Value) -> Ended {
         let began = Instant::now();
-        let whole = |end| Ended { end, first: None };
         let mut reply = match self.send("/v1/chat/completions", body) {
             Ok(reply) => reply,
-            Err(error) => return whole(End::Undocumented(format!("no reply: {error}"))),
+            Err(error) => {
+                let end = End::Undocumented(format!("no reply: {error}"));
+                return Ended {
+                    end,
+                    first: None,
+                    id: String::new(),
+                };
+            }
         };
+        let id = reply.headers().get("x-request-id");
+        let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let id = id.to_owned();
         let status = reply.status().as_u16();
         if status == 200 && body["stream"] == true {
             let lines = BufReader::new(reply.body_mut().as_reader()).lines();
-            return read_stream(lines, began);
+            let (end, first) = read_stream(lines, began);
+            return Ended { end, first, id };
         }
-        whole(match reply.body_mut().read_to_string() {
+        let end = match reply.body_mut().read_to_string() {
             Ok(text) => read_whole(status, &text),
             Err(error) => End::Undocumented(format!("the reply broke off: {error}")),
-        })
+        };
+        Ended {
+            end,
+            first: None,
+            id,
+        }
     }
 
     fn send(&self, path: &str, body: &Value) -> Result<Response<Body>, ureq::Error> {
@@ -146,7 +167,14 @@ fn read_whole(status: u16, text: &str) -> End {
     let json: Value = serde_json::from_str(text).unwrap_or(Value::Null);
     if status != 200 {
         return match code(&json) {
-            Some(code) => End::Refused { status, code },
+            Some(code) => End::Refused {
+                status,
+                code,
+                message: json["error"]["message"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
+            },
             None => End::Undocumented(format!("status {status} without an envelope")),
         };
     }
@@ -165,7 +193,10 @@ fn read_whole(status: u16, text: &str) -> End {
 }
 
 /// Reads events up to the end of the stream: what comes after a terminal one is seen too.
-fn read_stream(lines: impl Iterator<Item = std::io::Result<String>>, began: Instant) -> Ended {
+fn read_stream(
+    lines: impl Iterator<Item = std::io::Result<String>>,
+    began: Instant,
+) -> (End, Option<Duration>) {
     let (mut first, mut text, mut model) = (None, String::new(), String::new());
     let mut finished = None;
     let mut end: Option<End> = None;
@@ -174,10 +205,7 @@ fn read_stream(lines: impl Iterator<Item = std::io::Result<String>>, began: Inst
             Ok(line) => line,
             Err(error) => {
                 let why = format!("the stream broke off: {error}");
-                return Ended {
-                    end: End::Undocumented(why),
-                    first,
-                };
+                return (End::Undocumented(why), first);
             }
         };
         let Some(data) = line.strip_prefix("data: ") else {
@@ -185,10 +213,7 @@ fn read_stream(lines: impl Iterator<Item = std::io::Result<String>>, began: Inst
         };
         if end.is_some() {
             let why = "something came after the end of the stream".to_owned();
-            return Ended {
-                end: End::Undocumented(why),
-                first,
-            };
+            return (End::Undocumented(why), first);
         }
         if data == "[DONE]" {
             end = Some(match finished.take() {
@@ -228,10 +253,7 @@ fn read_stream(lines: impl Iterator<Item = std::io::Result<String>>, began: Inst
         }
     }
     let cut = || End::Undocumented("the stream ended without an end mark".to_owned());
-    Ended {
-        end: end.unwrap_or_else(cut),
-        first,
-    }
+    (end.unwrap_or_else(cut), first)
 }
 
 #[cfg(test)]
@@ -247,7 +269,7 @@ mod tests {
 
     fn read(lines: &[&str]) -> End {
         let lines = lines.iter().map(|line| Ok((*line).to_owned()));
-        read_stream(lines, Instant::now()).end
+        read_stream(lines, Instant::now()).0
     }
 
     #[test]

@@ -139,6 +139,7 @@ fn audit(
             told.late
         ));
     }
+    let mut exceeded = 0.0;
     let windows = window.map(|w| touched(w, samples));
     if let (Some(window), Some(windows)) = (window, windows) {
         let allowed = window.joules * windows as f64
@@ -147,7 +148,9 @@ fn audit(
             } else {
                 0.0
             };
-        if booked > allowed + NOTHING {
+        exceeded = (booked - allowed).max(0.0);
+        // The bound that the books promise: what work used beyond its own reservation.
+        if exceeded > number("over_j") + NOTHING {
             say(format!("{booked:.3} J used, {allowed:.3} J allowed"));
         }
     }
@@ -157,7 +160,7 @@ fn audit(
         .count();
     let row = json!({"tenant": tenant.name, "requests": samples.len(), "refused": refused,
         "queries_booked": count("queries"), "dispatches_booked": dispatches, "dispatches_told": told.dispatches,
-        "booked_j": booked, "told_j": told.joules, "beyond_reservations_j": number("over_j"),
+        "booked_j": booked, "told_j": told.joules, "beyond_reservations_j": number("over_j"), "exceeded_j": exceeded,
         "window_j": window.map(|w| w.joules), "per": window.map(|w| w.per), "windows": windows,
         "late": told.late, "wrong": wrong});
     Account { row, wrong }
@@ -207,9 +210,15 @@ mod tests {
         Sample {
             tenant: 0,
             kind: Kind::Whole,
+            model: "auto",
             sent: now,
             done: now,
-            ended: Ended { end, first: None },
+            ended: Ended {
+                end,
+                first: None,
+                id: String::new(),
+            },
+            barred: false,
         }
     }
 

@@ -188,11 +188,14 @@ pub(super) fn counters(metrics: &str) -> BTreeMap<&str, f64> {
         };
         let family = name.split('{').next().unwrap_or_default();
         let told = [
+            "moe2_breaker_openings_total",
             "moe2_dispatches_total",
             "moe2_dispatch_failures_total",
+            "moe2_hedges_total",
+            "moe2_hedges_won_total",
+            "moe2_moves_total",
             "moe2_nodes_joined_total",
             "moe2_nodes_lost_total",
-            "moe2_moves_total",
         ]
         .contains(&family);
         if let Some(value) = value.parse::<f64>().ok().filter(|_| told) {

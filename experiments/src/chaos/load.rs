@@ -78,9 +78,13 @@ pub(super) struct Sample {
     /// Index of the tenant.
     pub(super) tenant: usize,
     pub(super) kind: Kind,
+    /// Which was asked for.
+    pub(super) model: &'static str,
     pub(super) sent: Instant,
     pub(super) done: Instant,
     pub(super) ended: Ended,
+    /// Refused after a loss because its own budgets admitted none of those who were left.
+    pub(super) barred: bool,
 }
 
 impl Sample {
@@ -111,10 +115,14 @@ pub(super) struct Load {
 
 impl Load {
     /// Begins to ask.
-    pub(super) fn start(tenants: Vec<Tenant>, shape: Shape, seed: u64) -> Self {
+    pub(super) fn start(
+        (tenants, models): (Vec<Tenant>, [&'static str; 3]),
+        shape: Shape,
+        seed: u64,
+    ) -> Self {
         let (over, samples) = (Arc::<AtomicBool>::default(), Arc::<Mutex<_>>::default());
         let (until, to) = (Arc::clone(&over), Arc::clone(&samples));
-        let thread = thread::spawn(move || ask(&tenants, shape, seed, (&until, &to)));
+        let thread = thread::spawn(move || ask((&tenants, models), shape, seed, (&until, &to)));
         Self {
             over,
             samples,
@@ -155,7 +163,12 @@ impl Drop for Load {
 
 type Shared<'a> = (&'a Arc<AtomicBool>, &'a Arc<Mutex<Vec<Sample>>>);
 
-fn ask(tenants: &[Tenant], shape: Shape, seed: u64, (over, samples): Shared<'_>) {
+fn ask(
+    (tenants, models): (&[Tenant], [&'static str; 3]),
+    shape: Shape,
+    seed: u64,
+    (over, samples): Shared<'_>,
+) {
     let mut rng = Rng::new(seed);
     let mut asking: Vec<JoinHandle<()>> = Vec::new();
     let mut due = Instant::now();
@@ -164,7 +177,13 @@ fn ask(tenants: &[Tenant], shape: Shape, seed: u64, (over, samples): Shared<'_>)
         thread::sleep(due.saturating_duration_since(Instant::now()));
         let (tenant, kind) = (draw(tenants, &mut rng), Kind::draw(&mut rng));
         let (api, budgets) = (tenants[tenant].api.clone(), tenants[tenant].budgets.clone());
-        let body = body(kind, &budgets, (shape, rng.below(1_000_000)));
+        // A quarter leaves the choice to the coordinator.
+        let model = if rng.chance(0.25) {
+            "auto"
+        } else {
+            rng.pick(&models)
+        };
+        let body = body(kind, (model, &budgets), (shape, rng.below(1_000_000)));
         let to = Arc::clone(samples);
         asking.retain(|one| !one.is_finished());
         asking.push(thread::spawn(move || {
@@ -177,9 +196,11 @@ fn ask(tenants: &[Tenant], shape: Shape, seed: u64, (over, samples): Shared<'_>)
             let sample = Sample {
                 tenant,
                 kind,
+                model,
                 sent,
                 done,
                 ended,
+                barred: false,
             };
             to.lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -200,9 +221,9 @@ fn draw(tenants: &[Tenant], rng: &mut Rng) -> usize {
     found.unwrap_or(tenants.len().saturating_sub(1))
 }
 
-fn body(kind: Kind, budgets: &Value, (shape, number): (Shape, usize)) -> Value {
+fn body(kind: Kind, (model, budgets): (&str, &Value), (shape, number): (Shape, usize)) -> Value {
     let question = format!("Question {number}: what is to be done about it?");
-    let mut body = json!({"model": "auto", "temperature": 0, "max_tokens": shape.max_tokens,
+    let mut body = json!({"model": model, "temperature": 0, "max_tokens": shape.max_tokens,
         "messages": [{"role": "user", "content": question}], "moe2": budgets});
     match kind {
         Kind::Whole => body["moe2"]["mode"] = json!("single"),

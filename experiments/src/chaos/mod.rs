@@ -8,6 +8,7 @@
 
 mod api;
 mod books;
+mod explained;
 mod faults;
 mod ground;
 mod load;
@@ -36,11 +37,13 @@ use way::Way;
 
 /// Machines.
 const NODES: usize = 3;
-/// Idle and busy power of the first machine; the others draw more while busy, so that they differ.
+/// Idle and busy power of a machine.
 const WATTS: (f64, f64) = (5.0, 25.0);
 /// Between the words of a scripted expert: an answer takes 0.8 s.
 const PACE_MS: u32 = 100;
-/// Small models with real weights, one on each machine.
+/// Scripted experts.
+const STUBS: [&str; NODES] = ["stub-a", "stub-b", "stub-c"];
+/// Small models with real weights.
 const MODELS: [&str; NODES] = [
     "smollm2-135m-instruct",
     "gemma-3-270m",
@@ -55,6 +58,7 @@ const ROUND: Duration = Duration::from_millis(7_500);
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     shape: Shape,
+    models: [&'static str; NODES],
     rounds: usize,
     /// Load without faults first: forecasts learn, and what an answer costs.
     warm_up: Duration,
@@ -70,10 +74,11 @@ pub(crate) fn scripted(setting: &Setting) -> anyhow::Result<Value> {
             max_tokens: 64,
             scripted: true,
         },
+        models: STUBS,
         rounds: setting
             .rounds
             .unwrap_or(if setting.smoke { 2 } else { 200 }),
-        warm_up: Duration::from_secs(if setting.smoke { 4 } else { 20 }),
+        warm_up: Duration::from_secs(if setting.smoke { 4 } else { 60 }),
         delay: Duration::from_secs(8),
     };
     apart(setting, &plan)
@@ -88,6 +93,7 @@ pub(crate) fn with_models(setting: &Setting) -> anyhow::Result<Value> {
             max_tokens: 24,
             scripted: false,
         },
+        models: MODELS,
         rounds: setting.rounds.unwrap_or(if setting.smoke { 1 } else { 20 }),
         warm_up: Duration::from_secs(if setting.smoke { 10 } else { 60 }),
         delay: Duration::from_secs(60),
@@ -169,7 +175,7 @@ fn measure(
     })?;
     let tenants = tenants(&coordinator, plan)?;
     let began = Instant::now();
-    let load = Load::start(tenants.clone(), plan.shape, setting.seed);
+    let load = Load::start((tenants.clone(), plan.models), plan.shape, setting.seed);
     thread::sleep(plan.warm_up);
     let windows = tighten(&coordinator, (plan, &tenants))?;
     setting.say(&format!(
@@ -189,8 +195,9 @@ fn measure(
         ));
         rounds.push(round);
     }
-    let samples = load.finish();
+    let mut samples = load.finish();
     let ended = Instant::now();
+    let explained = explained::read(&coordinator.admin, &tenants, &mut samples);
     let books = books::read(&coordinator.admin, (&tenants, &samples), &windows)?;
     let metrics = coordinator.admin.text("/metrics")?;
     let run = verdict::Run {
@@ -198,12 +205,14 @@ fn measure(
         ended,
         plan_rate: plan.shape.rate,
         names,
+        hosts: hosts(plan),
         tenants,
         rounds,
         samples,
         books,
     };
     let mut result = watch.with(|log| verdict::judge(&run, log));
+    result["samples"]["explanations"] = json!(explained);
     result["seed"] = json!(setting.seed);
     result["rounds"] = json!(plan.rounds);
     result["load"] = json!({"rate_per_s": plan.shape.rate, "max_tokens": plan.shape.max_tokens,
@@ -221,20 +230,32 @@ fn all_take(watch: &Watch) -> bool {
     watch.with(|log| (0..NODES).all(|node| log.now(node).is_some_and(|seen| seen.takes)))
 }
 
-fn hosted(plan: &Plan, number: usize) -> Hosted {
-    let expert = if plan.shape.scripted {
-        format!(
-            "name = \"stub-{number}\"\nmodel = \"none\"\nbackend = \"stub\"\npace_ms = {PACE_MS}\n"
-        )
-    } else {
-        format!("model = {:?}\ncontext = 2048\n", MODELS[number - 1])
+/// Which machines have a model.
+fn hosts(plan: &Plan) -> Vec<(&'static str, Vec<usize>)> {
+    let has = |model: usize, node: usize| [node + 1, node + 2].iter().any(|of| of % NODES == model);
+    let of = |(at, model): (usize, &&'static str)| {
+        let nodes = (0..NODES).filter(|node| has(at, *node));
+        (*model, nodes.collect())
     };
-    let (idle, busy) = WATTS;
+    plan.models.iter().enumerate().map(of).collect()
+}
+
+/// Every model is on two machines, so that another can answer when one is in trouble, and is a little faster
+/// on one of them, so that all three have work.
+fn hosted(plan: &Plan, number: usize) -> Hosted {
+    let expert = |of: usize| {
+        let model = plan.models[of % NODES];
+        let body = if plan.shape.scripted {
+            let pace = if of == number { PACE_MS } else { PACE_MS + 5 };
+            format!("name = {model:?}\nbackend = \"stub\"\npace_ms = {pace}\n")
+        } else {
+            format!("model = {model:?}\ncontext = 2048\n")
+        };
+        format!("[[expert]]\n{body}")
+    };
     Hosted {
-        expert,
-        watts: (idle, busy + 2.0 * (number - 1) as f64),
-        // Few, so that all three machines are needed and every fault meets work.
-        parallel: if plan.shape.scripted { 3 } else { 1 },
+        experts: [number, number + 1].map(expert).concat(),
+        watts: WATTS,
     }
 }
 

@@ -180,12 +180,10 @@ pub(super) struct Node {
 /// What a node hosts.
 #[derive(Debug, Clone)]
 pub(super) struct Hosted {
-    /// The body of the `[[expert]]` table, TOML.
-    pub(super) expert: String,
+    /// The `[[expert]]` tables, TOML.
+    pub(super) experts: String,
     /// Power while idle and while busy.
     pub(super) watts: (f64, f64),
-    /// Work at once.
-    pub(super) parallel: u32,
 }
 
 impl Node {
@@ -205,13 +203,13 @@ impl Node {
             &token,
             made["token"].as_str().context("no token in the reply")?,
         )?;
-        let ((idle, busy), parallel) = (hosted.watts, hosted.parallel);
+        let (idle, busy) = hosted.watts;
         let config = state.join("agent.toml");
         let lines = format!(
             "coordinator = {:?}\nnode = {name:?}\nstate_dir = {state:?}\njoin_token_file = {token:?}\nthreads = 1\n\
-             probe = false\nparallel = {parallel}\nidle_watts = {idle:?}\nbusy_watts = {busy:?}\n\n[[expert]]\n{}",
+             probe = false\nidle_watts = {idle:?}\nbusy_watts = {busy:?}\n\n{}",
             way.dialled(),
-            hosted.expert,
+            hosted.experts,
         );
         fs::write(&config, lines)?;
         let log = dir.join(format!("{name}.log"));

@@ -25,6 +25,8 @@ pub(super) struct Run {
     pub(super) ended: Instant,
     pub(super) plan_rate: f64,
     pub(super) names: Vec<String>,
+    /// Which machines have a model; all of them may answer `auto`.
+    pub(super) hosts: Vec<(&'static str, Vec<usize>)>,
     pub(super) tenants: Vec<Tenant>,
     pub(super) rounds: Vec<Round>,
     pub(super) samples: Vec<Sample>,
@@ -58,7 +60,14 @@ impl Class {
         match &sample.ended.end {
             End::Answered { .. } => Self::Answered,
             End::Refused { code, .. } if own(code) => Self::Refused(code.clone()),
-            End::Refused { status, code } => not_own(format!("{status} {code}")),
+            End::Refused { code, .. } if sample.barred => {
+                Self::Refused(format!("{code}, and who was left was beyond its budgets"))
+            }
+            End::Refused {
+                status,
+                code,
+                message,
+            } => not_own(format!("{status} {code}: {message}")),
             End::Broken { code, text: true } if code == MID_STREAM || own(code) => {
                 Self::MidStream(code.clone())
             }
@@ -152,7 +161,8 @@ pub(super) fn judge(run: &Run, log: &Log) -> Value {
         .iter()
         .map(|sample| {
             let span = (sample.sent, sample.done);
-            let admissible = (0..run.names.len()).any(|node| log.took_throughout(node, span));
+            let mut able = able(run, sample.model);
+            let admissible = able.any(|node| log.took_throughout(node, span));
             Class::of(sample, &run.tenants[sample.tenant], admissible)
         })
         .collect();
@@ -160,7 +170,7 @@ pub(super) fn judge(run: &Run, log: &Log) -> Value {
     let firsts: Vec<Option<f64>> = (0..run.rounds.len())
         .map(|at| first_answer(run, at))
         .collect();
-    let of_round: Vec<Option<usize>> = run.samples.iter().map(|s| round_of(run, s.sent)).collect();
+    let of_round: Vec<Option<usize>> = run.samples.iter().map(|s| round_of(run, s.done)).collect();
     let faults: Vec<Value> = Fault::ALL
         .into_iter()
         .map(|fault| {
@@ -206,10 +216,18 @@ pub(super) fn judge(run: &Run, log: &Log) -> Value {
     result
 }
 
-/// The round in which a request was sent; none during the warm-up.
-fn round_of(run: &Run, sent: Instant) -> Option<usize> {
+/// Machines that could answer a request for this.
+fn able<'a>(run: &'a Run, model: &str) -> impl Iterator<Item = usize> + use<'a> {
+    let hosts = run.hosts.iter().find(|(name, _)| *name == model);
+    let all = 0..run.names.len();
+    let hosts = hosts.map(|(_, nodes)| nodes.as_slice());
+    all.filter(move |node| hosts.is_none_or(|nodes| nodes.contains(node)))
+}
+
+/// The round in which a request ended; none during the warm-up.
+fn round_of(run: &Run, done: Instant) -> Option<usize> {
     run.rounds
-        .partition_point(|round| round.began <= sent)
+        .partition_point(|round| round.began <= done)
         .checked_sub(1)
 }
 
@@ -351,10 +369,10 @@ fn request_samples(run: &Run, classes: &[Class], rounds: &[Option<usize>]) -> Ve
     let rows = run.samples.iter().zip(classes).zip(rounds).map(|((sample, class), round)| {
         let moe2 = sample.moe2();
         let mut row = json!({"ms": millis(sample.sent.saturating_duration_since(run.began)), "round": round.map(|at| at + 1),
-            "tenant": run.tenants[sample.tenant].name, "kind": sample.kind.as_str(), "end": class.as_str(),
+            "tenant": run.tenants[sample.tenant].name, "kind": sample.kind.as_str(), "model": sample.model, "end": class.as_str(),
             "took_ms": millis(sample.done - sample.sent)});
         let optional = [("why", json!(class.why())), ("first_ms", json!(sample.ended.first.map(millis))),
-            ("node", json!(sample.node())), ("redispatches", moe2["redispatches"].clone()), ("j", moe2["energy_j"].clone())];
+            ("node", json!(sample.node())), ("id", json!((*class != Class::Answered).then_some(&sample.ended.id))), ("redispatches", moe2["redispatches"].clone()), ("j", moe2["energy_j"].clone())];
         for (name, value) in optional {
             if !value.is_null() && value != json!(0) {
                 row[name] = value;
@@ -440,13 +458,19 @@ mod tests {
     }
 
     fn sample(end: End, (sent, done): (Instant, Instant)) -> Sample {
-        let ended = Ended { end, first: None };
+        let ended = Ended {
+            end,
+            first: None,
+            id: String::new(),
+        };
         Sample {
             tenant: 0,
             kind: Kind::Stream,
+            model: "auto",
             sent,
             done,
             ended,
+            barred: false,
         }
     }
 
@@ -460,7 +484,11 @@ mod tests {
 
     fn refused(code: &str) -> End {
         let code = code.to_owned();
-        End::Refused { status: 503, code }
+        End::Refused {
+            status: 503,
+            code,
+            message: "m".to_owned(),
+        }
     }
 
     fn broken(code: &str, text: bool) -> End {
@@ -481,6 +509,11 @@ mod tests {
         let nobody = || refused("no_expert_available");
         assert_eq!(class(nobody(), &["insufficient_quota"], true), "lost");
         assert_eq!(class(nobody(), &[], false), "unserved");
+        let barred = Sample {
+            barred: true,
+            ..sample(nobody(), (now, now))
+        };
+        assert_eq!(Class::of(&barred, &tenant(&[]), true).as_str(), "refused");
         assert_eq!(class(broken(MID_STREAM, true), &[], true), "mid_stream");
         assert_eq!(class(broken(MID_STREAM, false), &[], true), "lost");
         assert_eq!(class(broken("expert_failed", true), &[], true), "lost");
@@ -522,6 +555,7 @@ mod tests {
             ended: at(15_000),
             plan_rate: 0.1,
             names: vec!["edge-1".to_owned(), "edge-2".to_owned()],
+            hosts: Vec::new(),
             tenants: vec![tenant(&[])],
             rounds: vec![round],
             samples: vec![whole, sample(end, (at(1_500), at(4_000)))],
