@@ -450,6 +450,9 @@ impl Driver {
                     tracing::warn!(%node, "no energy sensor: its joules are modelled");
                 }
             }
+            Event::NodeSuspected { node } => {
+                tracing::warn!(%node, "nothing was heard of the node: it gets no new work");
+            }
             Event::NodeLost { node, reason } => tracing::warn!(%node, reason, "node lost"),
             Event::Planned {
                 infeasible: Some(reason),

@@ -249,6 +249,7 @@ impl Metrics {
             | Event::HedgeWon { .. }
             | Event::LeftAlone { .. }
             | Event::NodeJoined { .. }
+            | Event::NodeSuspected { .. }
             | Event::NodeLost { .. }) => self.troubles.fold(trouble),
             standing @ Event::Standing { .. } => self.energy.fold(standing),
             planning @ (Event::Planned { .. }

@@ -14,6 +14,7 @@ pub(crate) struct Troubles {
     hedges: IntCounterVec,
     hedges_won: IntCounterVec,
     nodes_joined: IntCounterVec,
+    nodes_suspected: IntCounterVec,
     nodes_lost: IntCounterVec,
 }
 
@@ -46,11 +47,16 @@ impl Troubles {
                 "Sessions opened.",
                 &["node", "source"],
             )?,
+            nodes_suspected: counts(
+                "moe2_nodes_suspected_total",
+                "Times nothing came from a node for longer than it is used to.",
+                &["node"],
+            )?,
             nodes_lost: counts("moe2_nodes_lost_total", "Sessions lost.", &["node"])?,
         })
     }
 
-    fn all(&self) -> [&IntCounterVec; 7] {
+    fn all(&self) -> [&IntCounterVec; 8] {
         [
             &self.moves,
             &self.dispatch_failures,
@@ -58,6 +64,7 @@ impl Troubles {
             &self.hedges,
             &self.hedges_won,
             &self.nodes_joined,
+            &self.nodes_suspected,
             &self.nodes_lost,
         ]
     }
@@ -85,6 +92,10 @@ impl Troubles {
             } => {
                 let labels = [node.as_str(), energy_source.as_str()];
                 self.nodes_joined.with_label_values(&labels).inc();
+            }
+            Event::NodeSuspected { node } => {
+                let node = node.as_str();
+                self.nodes_suspected.with_label_values(&[node]).inc();
             }
             Event::NodeLost { node, .. } => {
                 self.nodes_lost.with_label_values(&[node.as_str()]).inc();

@@ -171,6 +171,11 @@ pub enum Event {
         /// How much, since it last said so.
         energy: Figure,
     },
+    /// Nothing came from an agent for longer than it is used to: it gets no new work.
+    NodeSuspected {
+        /// Which.
+        node: NodeId,
+    },
     /// An agent was lost or left.
     NodeLost {
         /// Which.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use moe2_gate::{FusionGain, Topic};
 use moe2_model::{
-    Budgets, DispatchId, Event, ExpertId, ExpertState, Job, Joules, Mode, NodeId, Outcome, Query,
-    QueryId, RefusalKind, Seconds, Target, Task, TenantId, Time, Verdict,
+    Budgets, Candidate, DispatchId, Event, ExpertId, ExpertState, Job, Joules, Mode, NodeId,
+    Outcome, Query, QueryId, RefusalKind, Seconds, Target, Task, TenantId, Time, Verdict,
 };
 
 use super::decision::{Decision, Grounds, decide};
@@ -153,7 +153,7 @@ impl Engine {
                 None if running.attempts.is_empty() => {
                     waited_in_vain(now, running).unwrap_or(refusal)
                 }
-                None => experts_failed(running),
+                None => experts_failed(running, &route),
             };
             self.refuse(now, id, refusal);
             return;
@@ -478,13 +478,20 @@ pub(super) fn too_long(prompt: u32, context: u32) -> Refusal {
     refusal(RefusalKind::ContextTooLong, message, None)
 }
 
-fn experts_failed(running: &Running) -> Refusal {
+fn experts_failed(running: &Running, route: &Route) -> Refusal {
     let tried: Vec<String> = running
         .attempts
         .iter()
         .map(|a| a.expert.to_string())
         .collect();
-    let message = format!("no admissible expert is left; tried {}", tried.join(", "));
+    let beyond = |c: &Candidate| matches!(c.verdict, Verdict::TooSlow | Verdict::TooCostly);
+    let others = if route.candidates.iter().any(beyond) {
+        "; others would break what is left of the budgets"
+    } else {
+        ""
+    };
+    let tried = tried.join(", ");
+    let message = format!("no admissible expert is left; tried {tried}{others}");
     refusal(RefusalKind::NoExpert, message, Some(RETRY_NO_EXPERT))
 }
 

@@ -6,7 +6,7 @@ use moe2_model::{
 };
 use moe2_wire::{FromAgent, PROTOCOL_VERSION, RefusedAgent, ToAgent};
 
-use super::health::Silence;
+use super::health::{NodeState, Silence};
 use super::{Engine, Output, Timer};
 
 /// Experts one agent may offer; bounds what one certificate can make the coordinator remember.
@@ -204,8 +204,17 @@ impl Engine {
         let Some(node) = self.fleet.node_mut(session) else {
             return;
         };
-        match node.health.look(now, &self.config) {
-            Silence::Until(at) => self.timers.arm(Timer::Silence(session), at),
+        let trusted = node.health.is_ready();
+        let look = node.health.look(now, &self.config);
+        let suspected = trusted && node.health.state() == NodeState::Suspect;
+        match look {
+            Silence::Until(at) => {
+                self.timers.arm(Timer::Silence(session), at);
+                if let Some(node) = self.fleet.node_of(session).filter(|_| suspected) {
+                    let node = node.clone();
+                    self.event(Event::NodeSuspected { node });
+                }
+            }
             Silence::Lost(silence) => {
                 let reason = format!("silent for {:.1} s", silence.as_secs_f64());
                 self.outputs.push_back(Output::CloseAgent {

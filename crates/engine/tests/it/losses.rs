@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use moe2_engine::coordinator::{Input, NodeState, Output, Reply};
-use moe2_model::{Query, RefusalKind, SessionId, Task};
+use moe2_model::{Budgets, Event, Query, RefusalKind, Seconds, SessionId, Task};
 use moe2_wire::{FailureKind, FromAgent, FromExpert};
 
 use crate::support::{Bench, QWEN, SMOL, done, failed, question, streamed, tenant};
@@ -61,6 +61,34 @@ fn a_fleet_that_fails_at_a_query_says_whom_it_tried() {
 }
 
 #[test]
+fn a_loss_that_leaves_only_experts_beyond_the_budgets_is_told_as_that() {
+    let mut bench = Bench::with_fleet();
+    let delay = |bench: &mut Bench, seconds: f64| {
+        let mut query = question("Hello, how are you?");
+        query.budgets = Budgets {
+            delay: Some(Seconds::saturating(seconds)),
+            ..Budgets::default()
+        };
+        bench.ask(query);
+    };
+    delay(&mut bench, 1e-3);
+    let smallest = bench.refusal().1.smallest.delay.expect("it is the reason");
+    delay(&mut bench, smallest.get() + 0.1);
+    let sent = bench.sent().remove(0);
+    bench.pass(Duration::from_millis(200));
+    bench.says(&sent, failed(FailureKind::WorkerLost));
+    let (_, refusal) = bench.refusal();
+    assert_eq!(refusal.kind, RefusalKind::NoExpert);
+    assert!(
+        refusal
+            .message
+            .ends_with("others would break what is left of the budgets"),
+        "{}",
+        refusal.message
+    );
+}
+
+#[test]
 fn a_silent_node_is_suspected_then_given_up_and_its_work_moves() {
     let mut bench = Bench::with_fleet();
     let first = bench.ask_one(question("Hello, how are you?"));
@@ -83,6 +111,8 @@ fn a_silent_node_is_suspected_then_given_up_and_its_work_moves() {
     bench.pass(Duration::from_millis(100));
     assert_eq!(bench.state_of("smol"), NodeState::Suspect);
     assert_eq!(bench.state_of("qwen"), NodeState::Ready);
+    let suspected = |o: &&Output| matches!(o, Output::Event(Event::NodeSuspected { node }) if node.as_str() == "smol");
+    assert_eq!(bench.outputs.iter().filter(suspected).count(), 1);
     assert_eq!(bench.sent(), [], "suspicion moves nothing");
     let other = bench.ask_one(question("Hello again"));
     assert_eq!(other.expert, QWEN, "but it gets no new work");
