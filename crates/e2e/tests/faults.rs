@@ -204,3 +204,54 @@ fn agents_come_back_to_a_coordinator_that_was_killed_and_restarted() {
         assert!(reply.text().starts_with("stub "), "{:?}", reply.text());
     }
 }
+
+/// A rolling restart: what has begun is finished, nothing new begins, and the next coordinator has its agents back.
+#[test]
+fn a_coordinator_told_to_stop_finishes_what_has_begun_and_its_agents_find_the_next() {
+    let _alone = alone();
+    let dir = tempfile::TempDir::new().expect("a temporary directory can be made");
+    let (http, quic) = (free_port(), free_port());
+    let mut coordinator = Coordinator::start(dir.path(), http, quic);
+    let mut spec = moe2_e2e::slow_stub("edge-1", Duration::from_millis(250));
+    spec.token = Some(coordinator.token("edge-1", 600));
+    let agent = Agent::start(dir.path(), &coordinator.quic, &spec);
+    until("the agent is ready", BACK_WITHIN, || {
+        coordinator.is_ready("edge-1")
+    });
+    let mut stream = coordinator.api.stream("Hello!", &json!({}));
+    let mut said = stream.first_text();
+    let api = coordinator.api.clone();
+    let whole = std::thread::spawn(move || api.chat("Hello!", &json!({})));
+    until("both are under way", BACK_WITHIN, || {
+        coordinator.in_flight("edge-1") == 2
+    });
+    coordinator.process.signal("TERM");
+    coordinator
+        .process
+        .says("finishing what is under way", BACK_WITHIN);
+    let refused = coordinator.api.try_chat("Hello!", &json!({}));
+    assert!(refused.is_none(), "{refused:?}");
+    let events = stream.rest();
+    for event in &events {
+        if let Event::Text(text) = event {
+            said.push_str(text);
+        }
+    }
+    assert!(
+        events.ends_with(&[Event::Done, Event::Closed]),
+        "{events:?}"
+    );
+    let whole = whole.join().expect("the request ends");
+    assert_eq!((whole.status, whole.text()), (200, said.as_str()));
+    let status = coordinator.process.ends(BACK_WITHIN);
+    assert!(status.success(), "{status}");
+    drop(coordinator);
+    let coordinator = Coordinator::start(dir.path(), http, quic);
+    until("the agent is back", BACK_WITHIN, || {
+        coordinator.is_ready(&agent.node)
+    });
+    let usage = coordinator.usage("default");
+    assert_eq!(usage["queries"], 2, "both are in the books: {usage}");
+    let reply = coordinator.api.chat("Hello!", &json!({}));
+    assert_eq!(reply.status, 200, "{:?}", reply.json);
+}
