@@ -113,6 +113,20 @@ pub struct Line {
     gz: f64,
     zz: f64,
     samples: u64,
+    /// What follows from all of that, kept because forecasts are made far more often than something is learnt: for
+    /// every query and every expert.
+    fit: Fit,
+}
+
+/// A solved system.
+#[derive(Debug, Clone, Copy)]
+struct Fit {
+    /// The multipliers.
+    a: f64,
+    b: f64,
+    /// Of the multipliers, in units of the noise's variance.
+    covariance: Square,
+    squared_error: f64,
 }
 
 impl Line {
@@ -129,7 +143,13 @@ impl Line {
             off: expected_overhead * SHARED,
             on_g: SHARED + OWN,
         };
-        Self {
+        let fit = Fit {
+            a: 0.0,
+            b: 0.0,
+            covariance,
+            squared_error: 0.0,
+        };
+        let mut line = Self {
             unit,
             slope,
             expected_overhead,
@@ -142,6 +162,19 @@ impl Line {
             gz: 0.0,
             zz: 0.0,
             samples: 0,
+            fit,
+        };
+        line.fit = line.fitted();
+        line
+    }
+
+    fn fitted(&self) -> Fit {
+        let (a, b) = self.multipliers();
+        Fit {
+            a,
+            b,
+            covariance: self.precision().inverse(),
+            squared_error: self.squared_error(a, b),
         }
     }
 
@@ -156,8 +189,7 @@ impl Line {
         }
         let mut z = (y / scale).min(MOST);
         if self.samples >= TRUST_AFTER {
-            let (a, b) = self.multipliers();
-            let forecast = a * f + b * g;
+            let forecast = self.fit.a * f + self.fit.b * g;
             z = z.clamp(forecast / OUTLIER, (forecast * OUTLIER).min(MOST));
         }
         // The first requests pay for paging the weights in, so early ones are left behind faster:
@@ -173,6 +205,7 @@ impl Line {
         discount(&mut self.gz, g * z);
         discount(&mut self.zz, z * z);
         self.samples = self.samples.saturating_add(1);
+        self.fit = self.fitted();
     }
 
     /// The forecast at `x`.
@@ -186,11 +219,11 @@ impl Line {
                 freedom,
             };
         };
-        let (a, b) = self.multipliers();
-        let relative = a * f + b * g;
-        let of_the_line = self.precision().inverse().quadratic(f, g);
+        let fit = &self.fit;
+        let relative = fit.a * f + fit.b * g;
+        let of_the_line = fit.covariance.quadratic(f, g);
         let assumed = (SPREAD * relative) * (SPREAD * relative);
-        let noise = (SPREAD_WEIGHT * assumed + self.squared_error(a, b)) / freedom;
+        let noise = (SPREAD_WEIGHT * assumed + fit.squared_error) / freedom;
         Prediction {
             mean: relative * scale,
             variance: noise * (1.0 + of_the_line.max(0.0)) * scale * scale,
@@ -201,7 +234,7 @@ impl Line {
     /// The learnt slope, at least 0, in units of `y` per unit of `x`.
     #[must_use]
     pub fn slope(&self) -> f64 {
-        self.multipliers().1 * self.slope
+        self.fit.b * self.slope
     }
 
     /// Observations learnt from.
