@@ -291,8 +291,10 @@ impl Engine {
         let holds = |expert: &Expert| {
             expert.cost.prompt_tokens(bytes) < f64::from(expert.offer.context_tokens)
         };
-        let some_hold = ready.iter().any(|((_, _, expert), _)| {
-            holds(expert) && (expert.selected || query.target != Target::Auto)
+        let this = scope.waits.map(|(_, dispatch)| dispatch);
+        let some_hold = ready.iter().any(|((_, node, expert), _)| {
+            let asked = expert.selected || query.target != Target::Auto;
+            holds(expert) && asked && node.trusts(expert, now, this)
         });
         let counted = scope.places.is_none().then(|| self.fleet.places_by_kind());
         let places = scope.places.or(counted.as_ref());
@@ -326,7 +328,7 @@ impl Engine {
             contenders.push(Contender {
                 barred: self
                     .barred(running, (&id, expert), forecast.quality, short)
-                    .or_else(|| (!node.trusts(expert, now)).then_some(Verdict::LeftAlone)),
+                    .or_else(|| (!node.trusts(expert, now, this)).then_some(Verdict::LeftAlone)),
                 expert: id,
                 forecast,
             });

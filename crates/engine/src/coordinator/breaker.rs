@@ -25,6 +25,8 @@ pub(crate) struct Breaker {
     /// The pause that begins when it opens next; nothing before the first.
     pause: Option<Duration>,
     until: Option<Time>,
+    /// When a failure was counted last.
+    last: Option<Time>,
 }
 
 impl Breaker {
@@ -39,12 +41,13 @@ impl Breaker {
         (!left.is_zero()).then_some(left)
     }
 
-    /// Work came to nothing by the expert's own fault. If that opens it, for how long.
-    pub(crate) fn failed(&mut self, now: Time) -> Option<Duration> {
-        if self.open_for(now).is_some() {
-            // Work that was under way when it opened.
+    /// Work that was sent at a time came to nothing by the expert's own fault. If that opens it, for how long.
+    pub(crate) fn failed(&mut self, now: Time, sent: Time) -> Option<Duration> {
+        // One crash ends all that was under way, and counts once.
+        if self.last.is_some_and(|last| sent < last) {
             return None;
         }
+        self.last = Some(now);
         self.failures += 1;
         // The trial has failed, or it was not open.
         if self.until.is_none() && self.failures < FAILURES {
@@ -73,9 +76,9 @@ mod tests {
 
     fn opened() -> Breaker {
         let mut breaker = Breaker::default();
-        assert_eq!(breaker.failed(at(0)), None);
-        assert_eq!(breaker.failed(at(0)), None);
-        assert_eq!(breaker.failed(at(0)), Some(FIRST_PAUSE));
+        assert_eq!(breaker.failed(at(0), at(0)), None);
+        assert_eq!(breaker.failed(at(0), at(0)), None);
+        assert_eq!(breaker.failed(at(0), at(0)), Some(FIRST_PAUSE));
         breaker
     }
 
@@ -86,8 +89,8 @@ mod tests {
         assert_eq!(breaker.open_for(at(400)), Some(Duration::from_millis(600)));
         let mut shaky = Breaker::default();
         for _ in 0..10 {
-            assert_eq!(shaky.failed(at(0)), None);
-            assert_eq!(shaky.failed(at(0)), None);
+            assert_eq!(shaky.failed(at(0), at(0)), None);
+            assert_eq!(shaky.failed(at(0), at(0)), None);
             shaky.worked();
         }
         assert!(shaky.admits(at(0), false));
@@ -97,18 +100,24 @@ mod tests {
     fn after_its_pause_one_piece_of_work_is_a_trial() {
         let mut breaker = opened();
         assert!(breaker.admits(at(1_000), true) && !breaker.admits(at(1_000), false));
-        assert_eq!(breaker.failed(at(1_000)), Some(FIRST_PAUSE * 2));
+        assert_eq!(breaker.failed(at(1_000), at(1_000)), Some(FIRST_PAUSE * 2));
         assert!(!breaker.admits(at(2_999), true) && breaker.admits(at(3_000), true));
         breaker.worked();
         assert!(breaker.admits(at(3_000), false));
-        assert_eq!(breaker.failed(at(3_000)), None, "it begins anew");
+        assert_eq!(breaker.failed(at(3_000), at(3_000)), None, "it begins anew");
     }
 
     #[test]
-    fn what_was_under_way_when_it_opened_does_not_prolong_it() {
-        let mut breaker = opened();
-        assert_eq!(breaker.failed(at(500)), None);
-        assert_eq!(breaker.open_for(at(500)), Some(Duration::from_millis(500)));
+    fn what_was_under_way_at_a_failure_is_the_same_failure() {
+        let mut breaker = Breaker::default();
+        for _ in 0..8 {
+            assert_eq!(breaker.failed(at(100), at(50)), None);
+        }
+        assert_eq!(breaker.failed(at(200), at(150)), None);
+        assert_eq!(breaker.failed(at(300), at(250)), Some(FIRST_PAUSE));
+        // Sent before, and not the trial.
+        assert_eq!(breaker.failed(at(1_500), at(299)), None);
+        assert!(breaker.admits(at(1_500), true));
     }
 
     proptest! {
@@ -122,7 +131,7 @@ mod tests {
                 if works {
                     breaker.worked();
                     prop_assert!(breaker.admits(at(now), false));
-                } else if let Some(pause) = breaker.failed(at(now)) {
+                } else if let Some(pause) = breaker.failed(at(now), at(now)) {
                     prop_assert!(pause <= LONGEST_PAUSE);
                     prop_assert!(!breaker.admits(at(now), true));
                     prop_assert!(breaker.admits(at(now) + pause, true));

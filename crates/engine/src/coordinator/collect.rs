@@ -4,6 +4,8 @@
 //! it, the text already sent cannot be taken back, so the query ends with an error. Work whose query
 //! is over still reports what it used, and that is settled then.
 
+use std::time::Duration;
+
 use moe2_model::{
     Budgets, Covered, DispatchId, Event, FinishReason, Job, Outcome, QueryId, RefusalKind, Seconds,
     Task, TenantId, Time, Usage,
@@ -26,6 +28,8 @@ const MAX_TOKEN_BYTES: usize = 512;
 
 /// How far above zero a log-probability may be.
 const ROUNDING: f64 = 1e-3;
+/// How long failures at other experts are not counted of a tenant whose work has opened a breaker.
+const ONE_TENANTS_DOING: Duration = Duration::from_secs(60);
 /// Longest reason of an expert that is kept and told, in characters.
 const MAX_REASON: usize = 512;
 
@@ -67,6 +71,12 @@ impl Engine {
     }
 
     fn text(&mut self, now: Time, id: QueryId, dispatch: DispatchId, text: &str) {
+        if self.oversteps(id, dispatch, text) {
+            self.cancel(now, dispatch);
+            self.at_fault(now, dispatch);
+            self.dispatch_failed(now, dispatch, "it sent more text than was asked for");
+            return;
+        }
         if !text.is_empty() {
             self.first_wins(now, id, dispatch);
         }
@@ -76,24 +86,10 @@ impl Engine {
         let streams = running.streams();
         let unsaid = streams && running.first_delta.is_none();
         let in_one_piece = running.query.in_one_piece();
-        let most = match &running.query.task {
-            Task::Generate(sampling) => MAX_TOKEN_BYTES * sampling.max_tokens as usize,
-            Task::Choice { .. } => 0,
-        };
         let Some(attempt) = running.attempt_mut(dispatch).filter(|a| a.is_active()) else {
             return;
         };
         attempt.last_progress = now;
-        let limit = match attempt.job {
-            Job::Answer => most,
-            Job::Score => 0,
-        };
-        if attempt.text.len() + text.len() > limit {
-            self.cancel(now, dispatch);
-            self.at_fault(now, dispatch);
-            self.dispatch_failed(now, dispatch, "it sent more text than was asked for");
-            return;
-        }
         attempt.text.push_str(text);
         if text.is_empty() {
             return;
@@ -120,6 +116,22 @@ impl Engine {
         self.outputs.push_back(Output::Reply { query: id, reply });
     }
 
+    /// Whether a piece of text is more than was asked for.
+    fn oversteps(&self, id: QueryId, dispatch: DispatchId, text: &str) -> bool {
+        let running = self.queries.get(&id);
+        let attempt = running.and_then(|r| Some((r, r.attempt(dispatch)?)));
+        let Some((running, attempt)) = attempt.filter(|(_, a)| a.is_active()) else {
+            return false;
+        };
+        let most = match (attempt.job, &running.query.task) {
+            (Job::Answer, Task::Generate(sampling)) => {
+                MAX_TOKEN_BYTES * sampling.max_tokens as usize
+            }
+            _ => 0,
+        };
+        attempt.text.len() + text.len() > most
+    }
+
     fn options(&mut self, now: Time, id: QueryId, dispatch: DispatchId, logprobs: Vec<f64>) {
         let Some(running) = self.queries.get_mut(&id) else {
             return;
@@ -140,6 +152,7 @@ impl Engine {
     fn done(&mut self, now: Time, dispatch: DispatchId, finish: FinishReason, usage: Usage) {
         let needs_options = self.open.get(&dispatch).is_some_and(|open| open.choice);
         let attempt = self.attempt(dispatch).filter(|a| a.is_active());
+        let active = attempt.is_some();
         let useless = attempt.is_some_and(|attempt| {
             finish == FinishReason::Cancelled || (needs_options && attempt.options.is_none())
         });
@@ -148,7 +161,8 @@ impl Engine {
         } else if let Some(id) = self.query_of(dispatch) {
             self.first_wins(now, id, dispatch);
         }
-        if !useless && finish != FinishReason::Cancelled {
+        // Work that was given up proves nothing by ending after all.
+        if active && !useless {
             self.worked(dispatch);
         }
         let Some(open) = self.close(now, dispatch, Some(usage)) else {
@@ -158,10 +172,14 @@ impl Engine {
         let Some(running) = self.queries.get_mut(&open.query) else {
             return;
         };
-        let Some(attempt) = running.attempt_mut(dispatch).filter(|a| a.is_active()) else {
+        let Some(attempt) = running.attempt_mut(dispatch) else {
             return;
         };
+        // Also of one that was stopped: it is billed, and the reply says so.
         attempt.reported = Some(usage);
+        if !attempt.is_active() {
+            return;
+        }
         if useless {
             let why = if needs_options {
                 "it sent no option scores"
@@ -199,11 +217,14 @@ impl Engine {
             return;
         };
         let alone = running.attempts.len() - running.given_up() == 1;
-        let Some(attempt) = running.attempt_mut(dispatch).filter(|a| a.is_active()) else {
-            // Given up before: what it says now decides nothing.
+        let Some(attempt) = running.attempt_mut(dispatch) else {
             return;
         };
         attempt.reported = usage;
+        if !attempt.is_active() {
+            // Given up before: what it says now decides nothing.
+            return;
+        }
         if let FailureKind::ContextTooLong {
             prompt_tokens,
             context_tokens,
@@ -242,26 +263,39 @@ impl Engine {
         }
     }
 
-    /// Work comes to nothing by its expert's own fault, as far as can be told: not if its query has failed
-    /// elsewhere before. If that is once too often, what waits for the expert goes to others.
+    /// Work that is waited for comes to nothing by its expert's own fault, as far as can be told: not if its query
+    /// has failed elsewhere before.
     pub(super) fn at_fault(&mut self, now: Time, dispatch: DispatchId) {
+        let waited_for = self.attempt(dispatch).is_some_and(Attempt::is_active);
+        let query = self.query_of(dispatch);
+        let query = query.and_then(|id| self.queries.get(&id));
+        let failed = |a: &Attempt| matches!(a.progress, Progress::Failed { .. });
+        if waited_for && !query.is_some_and(|q| q.attempts.iter().any(failed)) {
+            self.blame(now, dispatch);
+        }
+    }
+
+    /// Counts a failure against an expert. If it is once too often, what waits for the expert goes to others. A
+    /// tenant whose work has just cost one expert its trust costs no other the same: it may be what it asks.
+    pub(super) fn blame(&mut self, now: Time, dispatch: DispatchId) {
         let Some(open) = self.open.get(&dispatch) else {
             return;
         };
-        let id = open.expert.clone();
-        let failed = |a: &Attempt| matches!(a.progress, Progress::Failed { .. });
-        let query = self.queries.get(&open.query);
-        let wanted = query
-            .and_then(|q| q.attempt(dispatch))
-            .is_some_and(Attempt::is_active);
-        // Work that nobody waits for any more and that does not end holds its expert up all the same.
-        let stuck = query.is_none();
-        if query.is_some_and(|q| q.attempts.iter().any(failed)) || !(wanted || stuck) {
+        let (id, tenant) = (open.expert.clone(), open.tenant.clone());
+        let before = self.blamed.get(&tenant);
+        if before.is_some_and(|(expert, until)| *expert != id && now < *until) {
             return;
         }
-        let expert = self.fleet.expert_mut(&id);
-        let pause = expert.and_then(|expert| expert.breaker.failed(now));
-        if let Some(pause) = pause {
+        let Some(expert) = self.fleet.expert_mut(&id) else {
+            return;
+        };
+        let sent = expert
+            .in_flight
+            .get(&dispatch)
+            .map_or(now, |(sent, _)| *sent);
+        if let Some(pause) = expert.breaker.failed(now, sent) {
+            self.blamed
+                .insert(tenant, (id.clone(), now + ONE_TENANTS_DOING));
             let pause = Seconds::from_duration(pause);
             let waiting = self.withdraw(now, &id.node, Some(&id.name));
             self.event(Event::LeftAlone { expert: id, pause });

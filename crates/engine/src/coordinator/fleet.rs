@@ -57,9 +57,10 @@ impl Node {
         self.health.heard(now, is_loading(&self.experts))
     }
 
-    /// Whether one of its experts may be sent something, as far as its failures go.
-    pub(crate) fn trusts(&self, expert: &Expert, now: Time) -> bool {
-        let of = |job: &Waiting| job.expert == expert.offer.name;
+    /// Whether one of its experts may be sent something, as far as its failures go; `this` may wait for it already.
+    pub(crate) fn trusts(&self, expert: &Expert, now: Time, this: Option<DispatchId>) -> bool {
+        let other = |job: &Waiting| Some(job.dispatch) != this;
+        let of = |job: &Waiting| job.expert == expert.offer.name && other(job);
         let alone = || expert.in_flight.is_empty() && !self.line.jobs().any(of);
         expert.breaker.admits(now, false) || (expert.breaker.admits(now, true) && alone())
     }

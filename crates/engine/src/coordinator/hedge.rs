@@ -115,8 +115,12 @@ impl Engine {
         let late = running
             .attempt(dispatch)
             .filter(|a| waits_for_its_first(a))?;
-        let alone = running.active().count() == 1 && running.hedge.is_none();
-        if !alone || running.attempts.len() >= self.config.max_attempts as usize {
+        // One of several that were to answer together has company.
+        let alone = running.active().count() == 1 && !running.has_answer();
+        if !alone
+            || running.hedge.is_some()
+            || running.attempts.len() >= self.config.max_attempts as usize
+        {
             return None;
         }
         let (route, grounds, own) = self.choose(now, id, Scope::default())?;
@@ -124,6 +128,10 @@ impl Engine {
             return None;
         };
         if !self.begins_at_once(now, &chosen.expert, &chosen.forecast) {
+            return None;
+        }
+        let both = late.forecast.energy_p95 + chosen.forecast.energy_p95;
+        if self.config.plan.energy.is_some_and(|limit| both > limit) {
             return None;
         }
         let rest = late.forecast.after(now.seconds_since(late.sent?));

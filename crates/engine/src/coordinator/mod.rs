@@ -125,6 +125,8 @@ pub struct Engine {
     waiting: Waits,
     shares: Shares,
     hedges: Allowance,
+    /// Whose work opened a breaker last, and until when that counts.
+    blamed: BTreeMap<TenantId, (ExpertId, Time)>,
     next_dispatch: u64,
     generation: u64,
     calibration: Calibration,
@@ -156,6 +158,7 @@ impl Engine {
             waiting: Waits::default(),
             shares: Shares::default(),
             hedges: Allowance::default(),
+            blamed: BTreeMap::new(),
             generation: 0,
             calibration: Calibration::default(),
             asked_for: None,
@@ -302,10 +305,13 @@ impl Engine {
                     self.timers.arm(timer, now + self.config.heartbeat);
                     debug_assert!(self.fleet.node_of(session).is_some(), "its timer is armed");
                 }
+                Timer::Stall(_) | Timer::Tail(_) if now.since(due) > self.config.heartbeat => {
+                    self.timers.arm(timer, now + self.config.heartbeat);
+                }
                 Timer::Silence(session) => self.check_silence(now, session),
                 Timer::Stall(dispatch) => self.check_stall(now, dispatch),
                 Timer::Unheard(dispatch) => {
-                    self.at_fault(now, dispatch);
+                    self.blame(now, dispatch);
                     self.dispatch_lost(now, dispatch, "it did not stop when it was told to");
                 }
                 Timer::Tail(dispatch) => self.hedge(now, dispatch),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use moe2_engine::coordinator::{Input, NodeState, Reply};
-use moe2_model::{ExpertState, Query, RefusalKind, Target};
+use moe2_model::{ExpertState, Query, RefusalKind, Target, TenantId};
 use moe2_wire::{FailureKind, FromAgent, PROTOCOL_VERSION};
 
 use crate::support::{Bench, QWEN, SMOL, Sent, device, done, failed, offer, question};
@@ -198,4 +198,60 @@ fn tokens_show_that_a_node_is_alive_when_its_heartbeats_are_late() {
     );
     bench.pass(Duration::from_secs(3));
     assert_eq!(bench.state_of("smol"), NodeState::Gone);
+}
+
+#[test]
+fn an_end_that_comes_after_all_makes_up_for_nothing() {
+    let mut bench = Bench::with_fleet();
+    for _ in 0..3 {
+        let sent = bench.ask_one(only(SMOL));
+        bench.text(&sent, &"a".repeat(512 * 20 + 1));
+        assert_eq!(bench.refusal().1.kind, RefusalKind::NoExpert);
+        bench.says(&sent, done(1.0));
+    }
+    assert_eq!(left_alone(&bench), Some(1.0));
+}
+
+#[test]
+fn what_one_tenant_asks_costs_one_expert_its_trust_and_no_second() {
+    let mut bench = Bench::with_fleet();
+    let qwen_fails = |bench: &mut Bench, tenant: &str| {
+        for _ in 0..3 {
+            let sent = bench.ask_one(Query {
+                tenant: TenantId::new(tenant).expect("a valid name"),
+                ..only(QWEN)
+            });
+            bench.says(&sent, failed(FailureKind::WorkerLost));
+            bench.refusal();
+        }
+        let view = bench.engine.view(bench.now);
+        let mut experts = view.nodes.iter().flat_map(|node| &node.experts);
+        let qwen = experts.find(|e| e.id.name.as_str() == QWEN);
+        qwen.is_some_and(|e| e.left_alone_for.is_some())
+    };
+    fail(&mut bench, 3, FailureKind::WorkerLost);
+    assert!(left_alone(&bench).is_some());
+    assert!(!qwen_fails(&mut bench, "acme"), "it may be what it asks");
+    assert!(qwen_fails(&mut bench, "zenith"), "it fails others, too");
+}
+
+#[test]
+fn work_that_never_left_and_work_that_nobody_waits_for_blame_nobody() {
+    let mut bench = Bench::with_fleet();
+    for _ in 0..4 {
+        let sent = bench.ask_one(only(SMOL));
+        let query = bench.engine.query_of(sent.dispatch).expect("it is open");
+        bench.feed(Input::ClientGone { query });
+        bench.feed(Input::WorkLost {
+            dispatch: sent.dispatch,
+            reason: "cancelled before it was sent".to_owned(),
+        });
+        let sent = bench.ask_one(only(SMOL));
+        bench.feed(Input::Unsent {
+            dispatch: sent.dispatch,
+            reason: "the books cannot be written".to_owned(),
+        });
+        bench.refusal();
+    }
+    assert_eq!(left_alone(&bench), None);
 }

@@ -90,6 +90,8 @@ fn the_one_that_begins_first_answers_and_the_other_is_stopped() {
         let answer = bench.finished();
         assert_eq!(answer.text, "Fine.");
         assert_eq!(answer.explanation.participants.len(), 2);
+        let told = answer.explanation.energy.get();
+        assert!((told - 0.75).abs() < 1e-9, "the reply says so: {told}");
         let spent = bench.settled() - before;
         assert!((spent - 0.75).abs() < 1e-9, "both are billed: {spent}");
         let won = bench
@@ -251,4 +253,40 @@ fn what_both_may_use_is_reserved_and_a_client_that_leaves_stops_both() {
     stopped(&mut bench, &first, 0.25);
     stopped(&mut bench, &second, 0.25);
     bench.settled();
+}
+
+#[test]
+fn one_that_sends_more_than_was_asked_for_does_not_win() {
+    let mut bench = measured();
+    let (first, second) = hedged(&mut bench, streamed(HELLO));
+    bench.text(&second, &"a".repeat(512 * 20 + 1));
+    assert!(cancelled(&bench, &second) && !cancelled(&bench, &first));
+    bench.text(&first, "Fine.");
+    bench.says(&first, done(0.5));
+    assert_eq!(bench.finished().text, "Fine.");
+}
+
+#[test]
+fn who_has_waited_for_one_of_several_has_an_answer_already() {
+    let mut bench = measured();
+    for model in [SMOL, GEMMA, QWEN] {
+        for _ in 0..25 {
+            let choice = Query {
+                target: Target::Model(model.parse().expect("a valid name")),
+                ..choice()
+            };
+            let sent = bench.ask_one(choice);
+            answers(&mut bench, &sent);
+        }
+    }
+    bench.ask(Query {
+        mode: Mode::Fuse,
+        max_experts: 2,
+        ..choice()
+    });
+    let sent = bench.sent();
+    assert_eq!(sent.len(), 2, "{sent:?}");
+    bench.says(&sent[0], FromExpert::Options(vec![-0.6, -0.8]));
+    bench.says(&sent[0], done(1.0));
+    assert_eq!(waits(&mut bench, 5), []);
 }
