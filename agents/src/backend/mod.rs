@@ -2,7 +2,7 @@
 //!
 //! | backend | `backend =` | work is done by | probabilities of options | at once |
 //! |---|---|---|---|---|
-//! | [`worker`](crate::worker) | `embedded` | llama.cpp in a process of its own | of every option, exact | 1 |
+//! | [`worker`] | `embedded` | llama.cpp in a process of its own | of every option, exact | 1 |
 //! | [`upstream`] | `openai` | a server of the operator | where each is one token and the server gives them | `parallel` |
 //! | [`stub`] | `stub` | nobody: canned words | invented | any number |
 //!

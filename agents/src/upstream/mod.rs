@@ -6,7 +6,7 @@
 //! closes it and still has its terminal message. What the server counts as tokens is believed, what it
 //! draws is metered like any work of this machine.
 //!
-//! [`sse`] and [`chunk`] read what comes, [`http`] moves it, [`answer`] is one request, [`health`] asks
+//! [`sse`] and [`chunk`] read what comes, [`http`] moves it, [`mod@answer`] is one request, [`health`] asks
 //! whether the server is there, [`choice`] knows the ways to hold it to options.
 
 mod answer;

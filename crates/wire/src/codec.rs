@@ -1,7 +1,7 @@
 //! The one place that knows how types become bytes.
 //!
 //! `bincode` 2 with its serde front: compact, and limited in what it reads. It believes lengths when it
-//! takes memory, so it is read through [`Unreserved`]. It is no longer maintained (3.0.0 only refuses to
+//! takes memory, so it is read through `Unreserved`. It is no longer maintained (3.0.0 only refuses to
 //! compile), so nothing outside this file names it; replacing it is a change here and a new protocol
 //! version.
 
