@@ -267,7 +267,7 @@ fn one_that_sends_more_than_was_asked_for_does_not_win() {
 }
 
 #[test]
-fn who_has_waited_for_one_of_several_has_an_answer_already() {
+fn experts_that_answer_together_are_not_hedged_when_one_has_answered() {
     let mut bench = measured();
     for model in [SMOL, GEMMA, QWEN] {
         for _ in 0..25 {
