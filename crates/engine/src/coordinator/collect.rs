@@ -151,19 +151,18 @@ impl Engine {
 
     fn done(&mut self, now: Time, dispatch: DispatchId, finish: FinishReason, usage: Usage) {
         let needs_options = self.open.get(&dispatch).is_some_and(|open| open.choice);
-        let attempt = self.attempt(dispatch).filter(|a| a.is_active());
-        let active = attempt.is_some();
-        let useless = attempt.is_some_and(|attempt| {
-            finish == FinishReason::Cancelled || (needs_options && attempt.options.is_none())
-        });
-        if useless {
-            self.at_fault(now, dispatch);
-        } else if let Some(id) = self.query_of(dispatch) {
-            self.first_wins(now, id, dispatch);
-        }
-        // Work that was given up proves nothing by ending after all.
-        if active && !useless {
-            self.worked(dispatch);
+        // Nothing of work that was given up: that it ends after all proves nothing.
+        let useful = self
+            .attempt(dispatch)
+            .filter(|a| a.is_active())
+            .map(|a| finish != FinishReason::Cancelled && (!needs_options || a.options.is_some()));
+        match (useful, self.query_of(dispatch)) {
+            (Some(true), Some(id)) => {
+                self.first_wins(now, id, dispatch);
+                self.worked(dispatch);
+            }
+            (Some(false), _) => self.at_fault(now, dispatch),
+            _ => {}
         }
         let Some(open) = self.close(now, dispatch, Some(usage)) else {
             return;
@@ -180,7 +179,7 @@ impl Engine {
         if !attempt.is_active() {
             return;
         }
-        if useless {
+        if useful == Some(false) {
             let why = if needs_options {
                 "it sent no option scores"
             } else {
@@ -250,7 +249,7 @@ impl Engine {
     }
 
     /// The attempt that a dispatch is, while its query is under way.
-    fn attempt(&self, dispatch: DispatchId) -> Option<&Attempt> {
+    pub(super) fn attempt(&self, dispatch: DispatchId) -> Option<&Attempt> {
         let open = self.open.get(&dispatch)?;
         self.queries.get(&open.query)?.attempt(dispatch)
     }
@@ -266,11 +265,13 @@ impl Engine {
     /// Work that is waited for comes to nothing by its expert's own fault, as far as can be told: not if its query
     /// has failed elsewhere before.
     pub(super) fn at_fault(&mut self, now: Time, dispatch: DispatchId) {
-        let waited_for = self.attempt(dispatch).is_some_and(Attempt::is_active);
         let query = self.query_of(dispatch);
-        let query = query.and_then(|id| self.queries.get(&id));
+        let Some(running) = query.and_then(|id| self.queries.get(&id)) else {
+            return;
+        };
+        let waited_for = running.attempt(dispatch).is_some_and(Attempt::is_active);
         let failed = |a: &Attempt| matches!(a.progress, Progress::Failed { .. });
-        if waited_for && !query.is_some_and(|q| q.attempts.iter().any(failed)) {
+        if waited_for && !running.attempts.iter().any(failed) {
             self.blame(now, dispatch);
         }
     }
@@ -522,10 +523,14 @@ impl Engine {
     fn cancel_rest(&mut self, now: Time, running: &mut Running) {
         for attempt in running.attempts.iter_mut().filter(|a| a.is_active()) {
             attempt.progress = Progress::Cancelled;
-            if self.unqueue(now, attempt.dispatch).is_some() {
-                continue;
-            }
-            self.cancel(now, attempt.dispatch);
+            self.call_off(now, attempt.dispatch);
+        }
+    }
+
+    /// Takes work that is not needed any more out of its line, or tells its expert to stop.
+    pub(super) fn call_off(&mut self, now: Time, dispatch: DispatchId) {
+        if self.unqueue(now, dispatch).is_none() {
+            self.cancel(now, dispatch);
         }
     }
 

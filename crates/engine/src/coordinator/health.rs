@@ -95,18 +95,24 @@ pub(crate) struct Past {
 }
 
 impl Past {
+    fn is_over(&self, now: Time) -> bool {
+        self.last.is_none_or(|last| now.since(last) > STEADY)
+    }
+
     /// A session was lost.
     pub(crate) fn lost(&mut self, now: Time) {
-        let steady = self.last.is_none_or(|last| now.since(last) > STEADY);
-        self.losses = if steady { 1 } else { self.losses + 1 };
+        self.losses = if self.is_over(now) {
+            1
+        } else {
+            self.losses + 1
+        };
         self.last = Some(now);
     }
 
     /// Heartbeats that the next session has to send before it counts.
     fn probation(&self, now: Time) -> u32 {
-        let steady = self.last.is_none_or(|last| now.since(last) > STEADY);
         let again = self.losses.saturating_sub(1);
-        if steady {
+        if self.is_over(now) {
             0
         } else {
             again.saturating_mul(PROBATION).min(MOST_PROBATION)

@@ -15,7 +15,7 @@ use moe2_model::{
 use super::admit::Scope;
 use super::decision::Decision;
 use super::query::{Attempt, Progress, Round};
-use super::route::Terms;
+use super::route::{Terms, later};
 use super::{Engine, Timer};
 
 /// Outcomes behind a percentile that is measured and not computed from the machine's description.
@@ -72,14 +72,13 @@ impl Engine {
 
     /// Asks another expert as well, if that pays by now; looks again when twice the time has passed.
     pub(super) fn hedge(&mut self, now: Time, dispatch: DispatchId) {
-        let Some(id) = self.open.get(&dispatch).map(|open| open.query) else {
+        let (Some(id), Some(late)) = (self.query_of(dispatch), self.attempt(dispatch)) else {
             return;
         };
-        let running = self.queries.get(&id);
-        let late = running.and_then(|r| r.attempt(dispatch));
-        let Some(sent) = late.and_then(|a| a.sent.filter(|_| a.is_active())) else {
+        let Some(sent) = late.sent.filter(|_| late.is_active()) else {
             return;
         };
+        let late = late.expert.clone();
         let allowed = self.hedges.enough();
         let better = allowed.then(|| self.better_late(now, id, dispatch));
         let Some((candidate, decision)) = better.flatten() else {
@@ -96,12 +95,9 @@ impl Engine {
             running.decisions.push(decision);
         }
         running.hedge = Some(DispatchId(self.next_dispatch));
-        let late = running.attempt(dispatch).map(|a| a.expert.clone());
         self.dispatch(now, id, &candidate, Job::Answer);
-        if let Some(late) = late {
-            let by = candidate.expert;
-            self.event(Event::Hedged { late, by });
-        }
+        let by = candidate.expert;
+        self.event(Event::Hedged { late, by });
     }
 
     /// Who could begin at once and is worth more than what is still to be had from work that is late.
@@ -184,9 +180,7 @@ impl Engine {
             if let Some(attempt) = attempt.and_then(|r| r.attempt_mut(other)) {
                 attempt.progress = Progress::Cancelled;
             }
-            if self.unqueue(now, other).is_none() {
-                self.cancel(now, other);
-            }
+            self.call_off(now, other);
         }
         if hedge == dispatch {
             self.event(Event::HedgeWon { expert: winner });
@@ -200,10 +194,7 @@ fn waits_for_its_first(attempt: &Attempt) -> bool {
 
 /// What an answer is worth: its score, where one that breaks a hard budget of time has no quality.
 fn worth(forecast: &Forecast, terms: &Terms, hard: &Budgets) -> f64 {
-    let end = hard.delay.map(|left| forecast.later_than(left));
-    let first = hard.first_token;
-    let first = first.map(|left| forecast.first_token_later_than(left));
-    let missed = f64::max(end.unwrap_or_default(), first.unwrap_or_default());
+    let missed = later(forecast, (hard.delay, hard.first_token));
     forecast.quality * (1.0 - missed) - terms.cost(forecast)
 }
 

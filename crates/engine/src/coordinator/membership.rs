@@ -37,10 +37,10 @@ impl Engine {
         let Some(known) = self.fleet.node_mut(session) else {
             return;
         };
-        // Only what changes somebody's choice is looked at again: agents may say much.
         if matches!(message, FromAgent::Heartbeat { .. }) {
             known.health.beat(now, self.config.heartbeat);
         }
+        // Only what changes somebody's choice is looked at again: agents may say much.
         let mut news = known.heard(now);
         match message {
             FromAgent::Heartbeat { standing, .. } => {

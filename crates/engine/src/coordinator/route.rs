@@ -62,10 +62,18 @@ impl Punctual {
     /// Probability that an answer is late. An answer that begins late usually ends late: the larger of the
     /// two, and not their sum.
     fn late(&self, forecast: &Forecast) -> f64 {
-        let end = self.within.map(|within| forecast.later_than(within));
-        let first = self.first_token.map(|w| forecast.first_token_later_than(w));
-        f64::max(end.unwrap_or_default(), first.unwrap_or_default())
+        later(forecast, (self.within, self.first_token))
     }
+}
+
+/// Probability that an answer ends or begins later than this, whichever is the larger.
+pub(crate) fn later(
+    forecast: &Forecast,
+    (within, first_token): (Option<Seconds>, Option<Seconds>),
+) -> f64 {
+    let end = within.map(|within| forecast.later_than(within));
+    let first = first_token.map(|within| forecast.first_token_later_than(within));
+    f64::max(end.unwrap_or_default(), first.unwrap_or_default())
 }
 
 impl Terms {

@@ -104,6 +104,16 @@ fn the_one_that_begins_first_answers_and_the_other_is_stopped() {
 
 #[test]
 fn an_answer_in_one_piece_wins_when_it_is_there() {
+    let mut bench = measured_choices();
+    bench.replies();
+    let (first, second) = hedged(&mut bench, choice());
+    answers(&mut bench, &second);
+    assert!(cancelled(&bench, &first));
+    assert_eq!(bench.finished().text, "yes");
+}
+
+/// The same fleet, whose experts have answered as many choices.
+fn measured_choices() -> Bench {
     let mut bench = measured();
     for model in [SMOL, GEMMA, QWEN] {
         for _ in 0..25 {
@@ -115,11 +125,7 @@ fn an_answer_in_one_piece_wins_when_it_is_there() {
             answers(&mut bench, &sent);
         }
     }
-    bench.replies();
-    let (first, second) = hedged(&mut bench, choice());
-    answers(&mut bench, &second);
-    assert!(cancelled(&bench, &first));
-    assert_eq!(bench.finished().text, "yes");
+    bench
 }
 
 fn choice() -> Query {
@@ -268,17 +274,7 @@ fn one_that_sends_more_than_was_asked_for_does_not_win() {
 
 #[test]
 fn experts_that_answer_together_are_not_hedged_when_one_has_answered() {
-    let mut bench = measured();
-    for model in [SMOL, GEMMA, QWEN] {
-        for _ in 0..25 {
-            let choice = Query {
-                target: Target::Model(model.parse().expect("a valid name")),
-                ..choice()
-            };
-            let sent = bench.ask_one(choice);
-            answers(&mut bench, &sent);
-        }
-    }
+    let mut bench = measured_choices();
     bench.ask(Query {
         mode: Mode::Fuse,
         max_experts: 2,

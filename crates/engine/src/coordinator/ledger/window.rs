@@ -193,7 +193,7 @@ impl Window {
 
     /// What may still be added; never negative.
     pub(crate) fn left(&self, now: Wall) -> f64 {
-        (self.limit - self.used(now)).max(0.0)
+        self.left_without(now, now, 0.0)
     }
 
     /// How long until `amount` fits, if nothing else is added; nothing if it never does.
