@@ -34,6 +34,8 @@ pub(crate) struct Config {
     /// Work at once, of all experts together; see [`moe2_model::DeviceInfo::parallel`]. By default one where workers
     /// compute here, and without a limit where none does.
     pub(crate) parallel: Option<u32>,
+    /// Memory for experts, in MiB; by default all that the machine has. What does not fit is loaded when it is needed.
+    pub(crate) memory_mb: Option<u64>,
     /// Requests waiting for one expert.
     #[serde(default = "queue")]
     pub(crate) queue: usize,
@@ -101,6 +103,9 @@ impl Config {
     fn check(&self, wrong: &mut Vec<String>) {
         if self.parallel == Some(0) || self.queue == 0 || self.threads == Some(0) {
             wrong.push("threads, parallel, queue: at least 1".to_owned());
+        }
+        if self.memory_mb == Some(0) {
+            wrong.push("memory_mb: at least 1".to_owned());
         }
         for watts in [self.idle_watts, self.busy_watts].into_iter().flatten() {
             if !watts.is_finite() || watts < 0.0 {

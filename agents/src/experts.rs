@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use moe2_engine::agent::load_time;
 use moe2_model::{Bytes, ExpertName, ExpertOffer};
 use moe2_models::{Cache, ChatStyle, Manifest, find_model, gguf};
 
@@ -72,6 +73,7 @@ fn embedded(expert: &Embedded, manifest: &Manifest, cache: &Cache) -> anyhow::Re
         kv_per_token: Bytes(info.kv_bytes_per_token(2).unwrap_or(0)),
         context_tokens: context.min(trained),
         slots: 1,
+        load: Some(load_time(Bytes(info.tensor_bytes))),
     };
     let plain = found.spec.is_some_and(|s| s.chat == ChatStyle::Plain);
     Ok(Hosted {
@@ -108,6 +110,8 @@ fn upstream(expert: &Upstream) -> anyhow::Result<Hosted> {
         kv_per_token: Bytes(0),
         context_tokens: expert.context.get(),
         slots: expert.parallel.get(),
+        // The server's business, too.
+        load: None,
     };
     let settings = upstream::Settings {
         endpoint: expert.url.clone(),
@@ -157,6 +161,7 @@ fn stub(expert: &Stub) -> Hosted {
         context_tokens: expert.context.get(),
         // As many at once as a load test asks for.
         slots: 1_024,
+        load: Some(load_time(Bytes(0))),
     };
     Hosted {
         offer,

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use moe2_engine::agent::{Config as EngineConfig, Engine};
-use moe2_model::{DeviceInfo, EnergySource, Time, Watts};
+use moe2_model::{Bytes, DeviceInfo, EnergySource, Time, Watts};
 use moe2_models::Cache;
 use moe2_net::stop_signal;
 
@@ -208,6 +208,14 @@ fn describe(config: &Config, threads: u32, cache: &Cache) -> DeviceInfo {
     // In the user's cache, not the agent's state: agents of one machine then measure it once, in turn.
     let file = cache.root().join("probe.json");
     let mut device = machine(threads, !config.probe, Some(file));
+    if let Some(mb) = config.memory_mb {
+        let given = Bytes(mb.saturating_mul(1 << 20));
+        // A machine that does not know how much it has takes the operator's word.
+        device.memory = match device.memory {
+            Bytes(0) => given,
+            found => found.min(given),
+        };
+    }
     if let Some(watts) = config.idle_watts {
         device.idle_power = Watts::saturating(watts);
     }

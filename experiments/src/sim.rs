@@ -170,6 +170,7 @@ fn machine(n: usize) -> Machine {
         kv_per_token: Bytes(12_288),
         context_tokens: 4_096,
         slots: 1,
+        load: None,
     };
     let device = DeviceInfo {
         kind: DeviceKind::Cpu,
@@ -194,7 +195,14 @@ fn machine(n: usize) -> Machine {
             .parse()
             .expect("letters and digits are a name"),
         device,
-        experts: BTreeMap::from([(offer.name.clone(), Hosted { offer, rates })]),
+        experts: BTreeMap::from([(
+            offer.name.clone(),
+            Hosted {
+                offer,
+                rates,
+                load: Duration::ZERO,
+            },
+        )]),
     }
 }
 

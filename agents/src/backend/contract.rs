@@ -217,6 +217,7 @@ impl Bench {
                 kv_per_token: Bytes(1),
                 context_tokens: 1_024,
                 slots: 4,
+                load: None,
             };
             let run = set_up.run;
             let hosted = Hosted { offer, run };

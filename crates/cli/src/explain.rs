@@ -66,6 +66,9 @@ struct WhatIf {
     /// … a second had been worth so much quality.
     #[arg(long, value_name = "QUALITY", value_parser = amount)]
     per_second: Option<f64>,
+    /// … a second until the first token had been worth so much quality.
+    #[arg(long, value_name = "QUALITY", value_parser = amount)]
+    per_first_token_second: Option<f64>,
 }
 
 impl WhatIf {
@@ -87,6 +90,8 @@ impl WhatIf {
         }
         prices.per_joule = self.per_joule.unwrap_or(prices.per_joule);
         prices.per_second = self.per_second.unwrap_or(prices.per_second);
+        let first = self.per_first_token_second;
+        prices.per_first_token_second = first.unwrap_or(prices.per_first_token_second);
         changed
     }
 }
@@ -281,9 +286,13 @@ fn grounds(grounds: &Grounds) -> String {
         format!(" ({:.3} s to the first token)", s.get())
     });
     format!(
-        "{delay}{first_token} and {energy} left; score = quality - {:.6}/J - {:.6}/s{}{}",
+        "{delay}{first_token} and {energy} left; score = quality - {:.6}/J - {:.6}/s{}{}{}",
         terms.prices.per_joule,
         terms.prices.per_second,
+        match terms.prices.per_first_token_second {
+            0.0 => String::new(),
+            price => format!(" - {price:.6}/s to the first token"),
+        },
         terms.punctual.map_or_else(String::new, |p| late(&p)),
         if terms.late {
             "; late answers wanted"

@@ -68,7 +68,7 @@ struct Change {
     limits: Limits,
 }
 
-const LIMITS: [&str; 15] = [
+const LIMITS: [&str; 16] = [
     "weight",
     "query_joules",
     "delay_seconds",
@@ -78,6 +78,7 @@ const LIMITS: [&str; 15] = [
     "first_token_p95_seconds",
     "mean_joules",
     "mean_seconds",
+    "mean_first_token_seconds",
     "experts",
     "least_quality",
     "energy_windows",
@@ -100,6 +101,9 @@ struct Limits {
     /// Seconds of a query on average, kept by a price.
     #[arg(long, value_name = "S", value_parser = amount)]
     mean_seconds: Option<f64>,
+    /// Seconds to the first token of a streamed answer on average, kept by a price.
+    #[arg(long, value_name = "S", value_parser = amount)]
+    mean_first_token_seconds: Option<f64>,
     /// Seconds that one query on a topic may take; repeat for more topics.
     #[arg(long, value_name = "TOPIC=SECONDS", value_parser = delay)]
     delay: Vec<(String, f64)>,
@@ -194,6 +198,10 @@ impl Limits {
         put("query_joules", self.query_joules.map(Value::from));
         put("mean_joules", self.mean_joules.map(Value::from));
         put("mean_seconds", self.mean_seconds.map(Value::from));
+        put(
+            "mean_first_token_seconds",
+            self.mean_first_token_seconds.map(Value::from),
+        );
         put("least_quality", self.least_quality.map(Value::from));
         put(
             "requests_per_minute",
@@ -370,6 +378,7 @@ fn table(tenants: &[Value]) -> String {
         for (name, unit, limit) in [
             ("joules", "J", "mean of a query"),
             ("seconds", "s", "mean of a query"),
+            ("first_token_seconds", "s", "mean to the first token"),
             ("late", "of answers", "late"),
         ] {
             let price = &tenant["prices"][name];
@@ -378,14 +387,13 @@ fn table(tenants: &[Value]) -> String {
                 rows += 1;
                 let saturated = price["saturated"] == json!(true);
                 let state = if saturated { "; nobody keeps it" } else { "" };
-                let tenant = tenant["name"].as_str().unwrap_or("?");
                 let of = format!("{} {unit}", number("budget"));
                 let now = format!(
                     "mean {:.3}, price {:.4}{state}",
                     number("mean"),
                     number("price")
                 );
-                table.row([tenant.to_owned(), limit.to_owned(), of, now, String::new()]);
+                table.row([name.to_owned(), limit.to_owned(), of, now, String::new()]);
             }
         }
         let others = [

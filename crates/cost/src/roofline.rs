@@ -130,6 +130,7 @@ pub(crate) mod tests {
             kv_per_token: Bytes(12_288),
             context_tokens: 4096,
             slots: 1,
+            load: None,
         }
     }
 

@@ -303,6 +303,7 @@ mod tests {
             kv_per_token: Bytes(1),
             context_tokens: 1,
             slots: 1,
+            load: None,
         }
     }
 

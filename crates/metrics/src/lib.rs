@@ -248,6 +248,7 @@ impl Metrics {
             | Event::Hedged { .. }
             | Event::HedgeWon { .. }
             | Event::LeftAlone { .. }
+            | Event::Loads { .. }
             | Event::NodeJoined { .. }
             | Event::NodeSuspected { .. }
             | Event::NodeLost { .. }) => self.troubles.fold(trouble),

@@ -13,7 +13,7 @@ impl Prices {
     pub(crate) fn new() -> Result<Self, Error> {
         let opts = Opts::new(
             "moe2_price",
-            "Quality that a joule, a second or being late costs a tenant with a budget on a mean or a percentile.",
+            "Quality that a joule, a second, one until the first token or being late costs a tenant with a budget on a mean or a percentile.",
         );
         let price = GaugeVec::new(opts, &["tenant", "per"])?;
         Ok(Self { price })
@@ -29,6 +29,7 @@ impl Prices {
             tenant,
             per_joule,
             per_second,
+            per_first_token_second,
             per_late,
         } = event
         else {
@@ -37,6 +38,7 @@ impl Prices {
         let prices = [
             ("joule", per_joule),
             ("second", per_second),
+            ("first_token_second", per_first_token_second),
             ("late", per_late),
         ];
         for (per, price) in prices {

@@ -13,6 +13,7 @@ pub(crate) struct Troubles {
     openings: IntCounterVec,
     hedges: IntCounterVec,
     hedges_won: IntCounterVec,
+    loads: IntCounterVec,
     nodes_joined: IntCounterVec,
     nodes_suspected: IntCounterVec,
     nodes_lost: IntCounterVec,
@@ -42,6 +43,11 @@ impl Troubles {
                 "moe2_hedges_won_total",
                 "Second experts that began their answer first.",
             )?,
+            loads: counts(
+                "moe2_loads_total",
+                "Experts loaded where a node hosts more than its memory holds, for work that waited or ahead of it.",
+                &["node", "cause"],
+            )?,
             nodes_joined: counts(
                 "moe2_nodes_joined_total",
                 "Sessions opened.",
@@ -56,13 +62,14 @@ impl Troubles {
         })
     }
 
-    fn all(&self) -> [&IntCounterVec; 8] {
+    fn all(&self) -> [&IntCounterVec; 9] {
         [
             &self.moves,
             &self.dispatch_failures,
             &self.openings,
             &self.hedges,
             &self.hedges_won,
+            &self.loads,
             &self.nodes_joined,
             &self.nodes_suspected,
             &self.nodes_lost,
@@ -92,6 +99,11 @@ impl Troubles {
             } => {
                 let labels = [node.as_str(), energy_source.as_str()];
                 self.nodes_joined.with_label_values(&labels).inc();
+            }
+            Event::Loads { node, needed, .. } => {
+                let cause = if *needed { "need" } else { "plan" };
+                let labels = [node.as_str(), cause];
+                self.loads.with_label_values(&labels).inc();
             }
             Event::NodeSuspected { node } => {
                 let node = node.as_str();

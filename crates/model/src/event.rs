@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EnergySource, ExpertId, Figure, Joules, NodeId, Seconds, TenantId, Usage};
+use crate::{EnergySource, ExpertId, ExpertName, Figure, Joules, NodeId, Seconds, TenantId, Usage};
 
 /// Why a query was refused or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -208,8 +208,19 @@ pub enum Event {
         per_joule: Option<f64>,
         /// Quality per second, if seconds have one.
         per_second: Option<f64>,
+        /// Quality per second to the first token of streamed answers, if that has one.
+        per_first_token_second: Option<f64>,
         /// Quality that being late costs, if there is a budget on a percentile of the delay.
         per_late: Option<f64>,
+    },
+    /// A machine that hosts more than it holds was told to load an expert.
+    Loads {
+        /// Where.
+        node: NodeId,
+        /// Which.
+        expert: ExpertName,
+        /// Work waits for it; else it is loaded ahead of need.
+        needed: bool,
     },
     /// A problem could not be made or solved; the set from before stays.
     PlanFailed {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, ExpertName};
+use crate::{Bytes, ExpertName, Seconds};
 
 /// An expert as its agent offers it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,19 @@ pub struct ExpertOffer {
     pub context_tokens: u32,
     /// Requests it works on at once; more wait in its queue.
     pub slots: u32,
+    /// About how long its weights take into memory; absent if it cannot leave memory by its agent's word, as the
+    /// model of a server.
+    pub load: Option<Seconds>,
+}
+
+impl ExpertOffer {
+    /// What it keeps in memory: weights, and a full key-value cache for each slot.
+    #[must_use]
+    pub const fn resident(&self) -> Bytes {
+        let tokens = (self.context_tokens as u64).saturating_mul(self.slots as u64);
+        let cache = self.kv_per_token.0.saturating_mul(tokens);
+        Bytes(self.weights.0.saturating_add(cache))
+    }
 }
 
 /// Whether an expert can take work now.
@@ -38,9 +51,19 @@ pub enum ExpertState {
         /// Why, for people.
         reason: String,
     },
+    /// Hosted, but not in memory: it is loaded when it is needed.
+    Unloaded,
+    /// It finishes what it has, takes nothing new and leaves memory.
+    Unloading,
 }
 
 impl ExpertState {
+    /// Whether it takes work, or is brought into memory if it is given some.
+    #[must_use]
+    pub const fn is_servable(&self) -> bool {
+        matches!(self, Self::Ready | Self::Unloaded | Self::Unloading)
+    }
+
     /// A word for tables.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
@@ -48,6 +71,8 @@ impl ExpertState {
             Self::Loading => "loading",
             Self::Ready => "ready",
             Self::Failed { .. } => "failed",
+            Self::Unloaded => "unloaded",
+            Self::Unloading => "unloading",
         }
     }
 }

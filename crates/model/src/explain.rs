@@ -4,13 +4,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EnergySource, ExpertId, Joules, Seconds, Usage};
 
-/// Prices that turn budgets into one score: quality − λ·joules − μ·seconds (MATH 2.2).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// Prices that turn budgets into one score: quality − λ·joules − μ·seconds (MATH 2.2), the seconds until the last
+/// and until the first token each with a price of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Prices {
     /// λ in quality per joule.
     pub per_joule: f64,
     /// μ in quality per second.
     pub per_second: f64,
+    /// In quality per second to the first token; 0 unless the answer is streamed.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub per_first_token_second: f64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_nothing(price: &f64) -> bool {
+    *price == 0.0
+}
+
+impl Prices {
+    /// What the joules and seconds of a forecast cost, in quality.
+    #[must_use]
+    pub fn cost(&self, forecast: &Forecast) -> f64 {
+        self.per_joule * forecast.energy.get()
+            + self.per_second * forecast.delay.get()
+            + self.per_first_token_second * forecast.first_token.get()
+    }
 }
 
 /// What one expert was forecast to do with one query.

@@ -27,7 +27,7 @@ pub(crate) struct Model {
     slots: u32,
 }
 
-/// The models of the fleet; node `n` hosts two of them.
+/// The models of the fleet; node `n` hosts two of them, every third node all three with memory for two.
 pub(crate) const MODELS: [Model; 3] = [
     Model {
         name: "smollm2-135m-instruct",
@@ -92,8 +92,9 @@ impl Host {
         } else {
             case.scenario.skew_ppm
         };
-        let hosted = [index % MODELS.len(), (index + 1) % MODELS.len()];
-        let experts: Vec<ExpertOffer> = hosted.iter().map(|m| offer(&MODELS[*m])).collect();
+        let models = if is_tight(index) { MODELS.len() } else { 2 };
+        let hosted = (index..index + models).map(|m| &MODELS[m % MODELS.len()]);
+        let experts: Vec<ExpertOffer> = hosted.map(offer).collect();
         let config = agent::Config {
             device: device(index),
             queue_limit: 1 + index % 4,
@@ -163,6 +164,11 @@ impl Host {
     }
 }
 
+/// Whether a node hosts more than its memory holds.
+fn is_tight(index: usize) -> bool {
+    index % MODELS.len() == 2
+}
+
 pub(crate) fn offer(model: &Model) -> ExpertOffer {
     ExpertOffer {
         name: ExpertName::new(model.name).expect("a literal name is valid"),
@@ -173,6 +179,7 @@ pub(crate) fn offer(model: &Model) -> ExpertOffer {
         kv_per_token: Bytes(12_288),
         context_tokens: model.context,
         slots: model.slots,
+        load: Some(Seconds::saturating(0.5)),
     }
 }
 
@@ -182,7 +189,11 @@ pub(crate) fn device(index: usize) -> DeviceInfo {
         model: "simulated".to_owned(),
         threads: 4,
         parallel: 1 + u32::from(index % 2 == 1),
-        memory: Bytes(1 << 30),
+        memory: if is_tight(index) {
+            Bytes(610 << 20)
+        } else {
+            Bytes(1 << 30)
+        },
         gpus: Vec::new(),
         cpu: None,
         gpu: None,
@@ -231,6 +242,9 @@ impl World<'_> {
         let mut config = host.config.clone();
         if self.case.mutant == Some(Mutant::TooParallel) {
             config.device.parallel += 1;
+        }
+        if self.case.mutant == Some(Mutant::TooFull) {
+            config.device.memory = Bytes(1 << 30);
         }
         host.workers = config.experts.iter().map(|_| Worker::default()).collect();
         host.engine = Some(agent::Engine::new(config, host.clock.read(now)));

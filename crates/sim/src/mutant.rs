@@ -46,6 +46,8 @@ pub enum Mutant {
     ReuseNumbers,
     /// The agent runs one job more than its cores bear.
     TooParallel,
+    /// The agent holds more than its memory does.
+    TooFull,
     /// The agent says terminal frames twice.
     RepeatFrame,
     /// The agent swallows some terminal frames.
@@ -60,7 +62,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::ForgetSettle,
         Self::BillMore,
         Self::BillLess,
@@ -81,6 +83,7 @@ impl Mutant {
         Self::ForgetMarks,
         Self::ReuseNumbers,
         Self::TooParallel,
+        Self::TooFull,
         Self::RepeatFrame,
         Self::SwallowFrame,
         Self::ForgetKill,

@@ -78,11 +78,13 @@ impl World<'_> {
         }
         worker.process += 1;
         worker.alive = true;
+        let process_number = worker.process;
+        self.judge_memory(node);
         let process = ProcessId {
             node,
             life,
             expert,
-            process: worker.process,
+            process: process_number,
         };
         let failure = self.chance_of(Ambient::Load);
         let rng = &mut self.hosts[node].rng;
@@ -90,6 +92,21 @@ impl World<'_> {
         let wait = rng.within(LOAD);
         let line = Line::Loaded { well };
         self.after(wait, Happening::Worker { process, line });
+    }
+
+    /// Whether what runs on a node fits in its memory.
+    fn judge_memory(&mut self, node: usize) {
+        let host = &self.hosts[node];
+        let there = host.workers.iter().zip(&host.config.experts);
+        let there = there.filter(|(worker, _)| worker.alive);
+        let needed: u64 = there.map(|(_, offer)| offer.resident().0).sum();
+        let memory = host.config.device.memory.0;
+        if needed > memory {
+            self.judge.blame(
+                "a node holds no more than its memory does",
+                format!("{needed} bytes are needed, {memory} are there"),
+            );
+        }
     }
 
     pub(crate) fn kill_worker(&mut self, node: usize, name: &ExpertName) {

@@ -3,14 +3,14 @@
 //! The agent opens one bidirectional stream and says [`FromAgent::Hello`]; everything that is not
 //! about a single query goes there. The node's name is not in it: the certificate says who it is.
 
-use moe2_model::{DeviceInfo, ExpertName, ExpertOffer, ExpertState, Figure};
+use moe2_model::{DeviceInfo, ExpertName, ExpertOffer, ExpertState, Figure, Seconds};
 use serde::{Deserialize, Serialize};
 
 /// TLS application protocol of the fleet; a change that old peers cannot read gets a new one.
 pub const ALPN: &[u8] = b"moe2/1";
 
 /// Version of the messages inside [`ALPN`].
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// From an agent to the coordinator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,13 @@ pub enum FromAgent {
     },
     /// Finishing what it has; give it nothing new.
     Draining,
+    /// An expert is in memory now, and how long that took.
+    Loaded {
+        /// Which.
+        name: ExpertName,
+        /// From the start of its worker until it took work.
+        took: Seconds,
+    },
 }
 
 /// From the coordinator to an agent.
@@ -58,6 +65,12 @@ pub enum ToAgent {
     },
     /// The agent is not let in.
     Refused(RefusedAgent),
+    /// What is to be in memory from now on; what else is there leaves it when its work is done. An agent never
+    /// holds more than its memory does, whatever is asked of it.
+    Keep {
+        /// In the order in which they are needed.
+        experts: Vec<ExpertName>,
+    },
 }
 
 /// Why an agent is not let in.

@@ -1,6 +1,7 @@
 //! Fifty machines of four kinds, with models of 13 billion weights and below on them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Context;
 use moe2_model::{
@@ -112,6 +113,7 @@ impl Deployment {
                 kv_per_token: Bytes(8 * 128 * 32 * 2 * 2),
                 context_tokens: context.map_or(MOST_CONTEXT, |(_, tokens)| *tokens),
                 slots: 1,
+                load: None,
             },
             name,
         })
@@ -193,7 +195,14 @@ fn machine(
                 watts: d.busy,
             };
             let offer = d.offer.clone();
-            (d.name.clone(), Hosted { offer, rates })
+            (
+                d.name.clone(),
+                Hosted {
+                    offer,
+                    rates,
+                    load: Duration::ZERO,
+                },
+            )
         })
         .collect();
     Ok(Machine {

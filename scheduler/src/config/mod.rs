@@ -135,6 +135,7 @@ impl Default for ConfigPrices {
         let Prices {
             per_joule,
             per_second,
+            per_first_token_second: _,
         } = EngineConfig::default().prices;
         Self {
             per_joule,
@@ -234,6 +235,8 @@ impl Config {
             prices: Prices {
                 per_joule: self.prices.per_joule,
                 per_second: self.prices.per_second,
+                // Only a budget makes one.
+                per_first_token_second: 0.0,
             },
             plan: self.limits_of_the_plan(),
             max_queries: self.limits.queries,

@@ -53,6 +53,9 @@ pub(crate) struct Settings {
     /// Seconds of a query on average, kept by a price.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mean_seconds: Option<Seconds>,
+    /// Seconds to the first token of a streamed answer on average, kept by a price.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mean_first_token_seconds: Option<Seconds>,
     /// Experts that may answer it; all if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) experts: Option<BTreeSet<ExpertName>>,
@@ -85,6 +88,7 @@ impl Default for Settings {
             first_token_p95_seconds: BTreeMap::new(),
             mean_joules: None,
             mean_seconds: None,
+            mean_first_token_seconds: None,
             experts: None,
             least_quality: None,
             energy_windows: Vec::new(),
@@ -111,6 +115,10 @@ impl Settings {
         let means = [
             ("mean_joules", self.mean_joules.map(Joules::get)),
             ("mean_seconds", self.mean_seconds.map(Seconds::get)),
+            (
+                "mean_first_token_seconds",
+                self.mean_first_token_seconds.map(Seconds::get),
+            ),
         ];
         let counts = [
             (
@@ -160,6 +168,7 @@ impl Settings {
             first_token_p95: self.first_token_p95_seconds.clone(),
             mean_energy: self.mean_joules,
             mean_delay: self.mean_seconds,
+            mean_first_token: self.mean_first_token_seconds,
             experts: self.experts.clone(),
             least_quality: self.least_quality,
             spending: Spending {

@@ -40,6 +40,7 @@ pub(crate) fn fleet(state: ExpertState) -> FleetView {
         kv_per_token: Bytes(1),
         context_tokens: 2_048,
         slots: 1,
+        load: None,
     };
     let expert = ExpertView {
         id: id.clone(),
@@ -201,6 +202,7 @@ fn answer(text: &str) -> Answer {
             prices: Prices {
                 per_joule: 0.001,
                 per_second: 0.01,
+                per_first_token_second: 0.0,
             },
             candidates: vec![Candidate {
                 expert,

@@ -2,13 +2,14 @@
 //!
 //! Like the coordinator's half it is a state machine without I/O. It owns three things: the session
 //! with the coordinator (`session`), the queues in front of the experts (`queue`) and the account of
-//! joules (`energy`). Work that belongs to a lost connection is cancelled at once: the coordinator
+//! joules (`energy`); and it sees to it that what is in memory fits (`residency`). Work that belongs to a lost connection is cancelled at once: the coordinator
 //! has already given it to somebody else.
 
 mod backoff;
 mod energy;
 mod input;
 mod queue;
+mod residency;
 mod session;
 mod workers;
 
@@ -24,6 +25,7 @@ use crate::timers::Timers;
 
 pub use energy::MeterReading;
 pub use input::{Input, Output, Work};
+pub use residency::{at_first, load_time};
 
 use energy::Accountant;
 use queue::Job;
@@ -59,6 +61,8 @@ pub struct Engine {
     config: Config,
     session: Session,
     workers: Vec<Worker>,
+    /// What is to be in memory, the most needed first.
+    wanted: Vec<usize>,
     index: BTreeMap<ExpertName, usize>,
     jobs: BTreeMap<DispatchId, Job>,
     /// The last frames of jobs that are over but for the reading of the meter that bills them.
@@ -70,10 +74,9 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An agent that starts its workers and dials the coordinator at once.
+    /// An agent that starts as many of its workers as its memory holds, and dials the coordinator at once.
     #[must_use]
     pub fn new(config: Config, now: Time) -> Self {
-        let workers: Vec<Worker> = config.experts.iter().map(Worker::new).collect();
         let index = config
             .experts
             .iter()
@@ -85,7 +88,8 @@ impl Engine {
         let mut engine = Self {
             accountant: Accountant::new(now, idle, dynamic),
             session: Session::new(config.seed),
-            workers,
+            workers: config.experts.iter().map(Worker::new).collect(),
+            wanted: Vec::new(),
             index,
             jobs: BTreeMap::new(),
             unbilled: BTreeMap::new(),
@@ -94,8 +98,11 @@ impl Engine {
             outputs: VecDeque::new(),
             config,
         };
-        for expert in engine.config.experts.iter().map(|e| e.name.clone()) {
-            engine.outputs.push_back(Output::StartWorker { expert });
+        engine.refuse_too_large();
+        let fits = residency::at_first(&engine.config.experts, engine.config.device.memory);
+        engine.wanted = (0..fits.len()).filter(|n| fits[*n]).collect();
+        for worker in engine.wanted.clone() {
+            engine.load(now, worker);
         }
         engine.outputs.push_back(Output::Connect);
         engine
@@ -151,7 +158,7 @@ impl Engine {
             match timer {
                 Timer::Heartbeat => self.beat(now),
                 Timer::Reconnect => self.outputs.push_back(Output::Connect),
-                Timer::Restart(worker) => self.restart(worker),
+                Timer::Restart(worker) => self.restart(now, worker),
                 Timer::Stuck(dispatch) => self.stuck(dispatch),
                 // The meter does not answer. What it says later starts anew.
                 Timer::Unbilled => self.accountant.meter_lost(),

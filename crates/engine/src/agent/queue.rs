@@ -47,7 +47,7 @@ impl Engine {
             self.fail(dispatch, FailureKind::Unavailable, &why);
             return;
         };
-        if self.draining || self.workers[worker].state != ExpertState::Ready {
+        if self.draining || !self.takes(worker) {
             let why = if self.draining {
                 "draining"
             } else {
@@ -101,14 +101,23 @@ impl Engine {
         }
     }
 
+    /// Whether an expert takes work. What is to leave memory takes what was sent before that was known.
+    fn takes(&self, worker: usize) -> bool {
+        let known = &self.workers[worker];
+        match known.state {
+            ExpertState::Ready => true,
+            ExpertState::Unloading => known.loaded && !known.ending,
+            _ => false,
+        }
+    }
+
     fn has_slot(&self, worker: usize) -> bool {
         let busy = self
             .jobs
             .values()
             .filter(|j| j.worker == worker && !j.is_waiting())
             .count();
-        self.workers[worker].state == ExpertState::Ready
-            && busy < self.config.experts[worker].slots as usize
+        self.takes(worker) && busy < self.config.experts[worker].slots as usize
     }
 
     fn start(&mut self, now: Time, dispatch: DispatchId) {
@@ -182,12 +191,14 @@ impl Engine {
             return;
         };
         if job.is_waiting() {
+            let worker = job.worker;
             self.jobs.remove(&dispatch);
             self.fail(
                 dispatch,
                 FailureKind::Deadline,
                 "its deadline passed while it waited",
             );
+            self.work_ended(now, dispatch, worker);
             self.drained_if_idle();
         } else {
             self.cancel(now, dispatch);
@@ -241,6 +252,7 @@ impl Engine {
             }
         }
         self.start_next(now);
+        self.work_ended(now, dispatch, job.worker);
         self.drained_if_idle();
     }
 

@@ -60,6 +60,13 @@ impl Engine {
             device: self.config.device.clone(),
             experts,
         }));
+        for (offer, worker) in self.config.experts.iter().zip(&self.workers) {
+            if let Some(took) = worker.took {
+                let name = offer.name.clone();
+                let message = FromAgent::Loaded { name, took };
+                self.outputs.push_back(Output::Control(message));
+            }
+        }
         if self.draining {
             self.outputs.push_back(Output::Control(FromAgent::Draining));
         }
@@ -70,6 +77,8 @@ impl Engine {
         self.session.heartbeat = None;
         self.timers.disarm(Timer::Heartbeat);
         self.cancel_all(now);
+        // Nobody may have any work left.
+        self.settle(now);
         let wait = if std::mem::take(&mut self.session.refused) {
             REFUSED_RETRY
         } else {
@@ -87,6 +96,7 @@ impl Engine {
                 self.timers.arm(Timer::Heartbeat, now + every);
             }
             ToAgent::Refused(_) => self.session.refused = true,
+            ToAgent::Keep { experts } => self.keep(now, &experts),
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use moe2_model::{DispatchId, ExpertName, ExpertOffer, ExpertState, Time, Usage};
+use moe2_model::{DispatchId, ExpertName, ExpertOffer, ExpertState, Seconds, Time, Usage};
 use moe2_wire::{FailureKind, FromAgent, FromExpert, FromWorker};
 
 use super::backoff::Backoff;
@@ -20,6 +20,16 @@ const RESTART_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) state: ExpertState,
+    /// Its process has not ended.
+    pub(super) runs: bool,
+    /// It has said that it takes work.
+    pub(super) loaded: bool,
+    /// Its process was told to end.
+    pub(super) ending: bool,
+    /// When its process was started.
+    pub(super) began: Time,
+    /// How long it loaded the last time.
+    pub(super) took: Option<Seconds>,
     backoff: Backoff,
 }
 
@@ -32,7 +42,12 @@ impl Worker {
             .bytes()
             .fold(1_u64, |h, b| h.wrapping_mul(31) + u64::from(b));
         Self {
-            state: ExpertState::Loading,
+            state: ExpertState::Unloaded,
+            runs: false,
+            loaded: false,
+            ending: false,
+            began: Time::ZERO,
+            took: None,
             backoff: Backoff::new(RESTART_MIN, RESTART_MAX, seed),
         }
     }
@@ -44,12 +59,17 @@ impl Engine {
             return;
         };
         match message {
+            // One that is to leave again leaves.
+            FromWorker::Ready { .. } if self.workers[worker].state != ExpertState::Loading => {}
             FromWorker::Ready { .. } => {
+                self.loaded(now, worker);
                 self.set_state(worker, ExpertState::Ready);
                 self.start_next(now);
             }
             FromWorker::LoadFailed { message } => {
-                self.set_state(worker, ExpertState::Failed { reason: message });
+                if self.workers[worker].state == ExpertState::Loading {
+                    self.set_state(worker, ExpertState::Failed { reason: message });
+                }
             }
             FromWorker::Text { dispatch, text } => self.relay(dispatch, FromExpert::Text(text)),
             FromWorker::Options { dispatch, logprobs } => {
@@ -103,8 +123,10 @@ impl Engine {
         let Some(worker) = self.index.get(expert).copied() else {
             return;
         };
+        self.workers[worker].runs = false;
+        let told_to = self.workers[worker].state == ExpertState::Unloading;
         // A worker that said why it could not load has already been marked with the better reason.
-        if !matches!(self.workers[worker].state, ExpertState::Failed { .. }) {
+        if !told_to && !matches!(self.workers[worker].state, ExpertState::Failed { .. }) {
             self.set_state(
                 worker,
                 ExpertState::Failed {
@@ -132,20 +154,20 @@ impl Engine {
                 },
             );
         }
+        if self.left(now, worker) {
+            return;
+        }
         let wait = self.workers[worker].backoff.next();
         self.timers.arm(Timer::Restart(worker), now + wait);
     }
 
-    pub(super) fn restart(&mut self, worker: usize) {
-        if self.draining {
-            return;
+    pub(super) fn restart(&mut self, now: Time, worker: usize) {
+        if !self.draining {
+            self.load(now, worker);
         }
-        self.set_state(worker, ExpertState::Loading);
-        let expert = self.config.experts[worker].name.clone();
-        self.outputs.push_back(Output::StartWorker { expert });
     }
 
-    fn set_state(&mut self, worker: usize, state: ExpertState) {
+    pub(super) fn set_state(&mut self, worker: usize, state: ExpertState) {
         self.workers[worker].state = state.clone();
         if self.session.is_up() {
             let name = self.config.experts[worker].name.clone();

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use moe2_gate::{FusionGain, Topic};
 use moe2_model::{
-    Budgets, Candidate, DispatchId, Event, ExpertId, ExpertState, Job, Joules, Mode, NodeId,
-    Outcome, Query, QueryId, RefusalKind, Seconds, Target, Task, TenantId, Time, Verdict,
+    Budgets, Candidate, DispatchId, Event, ExpertId, Job, Joules, Mode, NodeId, Outcome, Query,
+    QueryId, RefusalKind, Seconds, Target, Task, TenantId, Time, Verdict,
 };
 
 use super::decision::{Decision, Grounds, decide};
@@ -22,6 +22,7 @@ use super::query::{Round, Running};
 use super::queue::waited_in_vain;
 use super::record::QueryRecord;
 use super::reply::{Refusal, Reply};
+use super::residency::Load;
 use super::route::{Contender, Punctual, Route, Terms};
 use super::{Engine, Output, Timer};
 
@@ -80,11 +81,12 @@ impl Engine {
             return;
         }
         let features = self.gate.features(&query);
-        self.calibration.note(&query, &features);
+        self.calibration.note((now, wall), &query, &features);
         let limits = &self.config.plan;
         query.budgets = limits.tightened(&query.tenant, features.topic(), query.budgets);
         query.budgets.first_token = query.budgets.first_token.filter(|_| query.stream);
-        let prices = self.steering.prices(&query.tenant, self.config.prices);
+        let floor = self.config.prices;
+        let prices = self.steering.prices(&query.tenant, floor, query.stream);
         let punctual = self.punctual(&query, features.topic());
         let running = Running {
             round: Round::first(query.mode),
@@ -284,7 +286,10 @@ impl Engine {
         let ready: Vec<_> = admitted
             .into_iter()
             .zip(forecasts)
-            .filter(|((_, node, expert), _)| takes_work(node, expert))
+            .filter_map(|(found, quality)| {
+                let load = loads(now, found.1, found.2)?;
+                Some((found, quality, load))
+            })
             .collect();
         // Only the expert's tokenizer knows how long a prompt is; a forecast is reason enough to ask another.
         let bytes = query.prompt.text_bytes();
@@ -292,14 +297,14 @@ impl Engine {
             expert.cost.prompt_tokens(bytes) < f64::from(expert.offer.context_tokens)
         };
         let this = scope.waits.map(|(_, dispatch)| dispatch);
-        let some_hold = ready.iter().any(|((_, node, expert), _)| {
+        let some_hold = ready.iter().any(|((_, node, expert), ..)| {
             let asked = expert.selected || query.target != Target::Auto;
             holds(expert) && asked && node.trusts(expert, now, this)
         });
         let counted = scope.places.is_none().then(|| self.fleet.places_by_kind());
         let places = scope.places.or(counted.as_ref());
         let mut held = BTreeMap::new();
-        for ((id, node, expert), quality) in ready {
+        for ((id, node, expert), quality, load) in ready {
             let (hold, others) = held.entry(node.kind.clone()).or_insert_with(|| {
                 let places = places.and_then(|places| places.get(&node.kind));
                 let places = places.copied().unwrap_or_default();
@@ -310,15 +315,18 @@ impl Engine {
             let at_once = scope.free == Some(&id.node);
             let forecast = forecast(shape, &expert.cost, &quality, |busy| {
                 if at_once {
-                    return node.next_place(expert, now);
+                    return node.next_place(expert, now).max(load.seconds);
                 }
                 let own = hold.map_or(Seconds::ZERO, |hold| {
                     let ahead = scope.waits.map_or(hold.seconds, |(ahead, _)| ahead);
                     hold.wait(ahead, busy)
                 });
-                node.wait(now, expert, (whose, others), busy).max(own)
+                let line = node.wait(now, expert, (whose, others), busy);
+                line.max(own).max(load.seconds)
             });
             let mut forecast = self.coverage.corrected((whose.tenant, topic), forecast);
+            forecast.energy += load.joules;
+            forecast.energy_p95 += load.joules;
             if query.in_one_piece() {
                 forecast.first_token = forecast.delay;
                 forecast.first_token_p95 = forecast.delay_p95;
@@ -382,7 +390,12 @@ impl Engine {
 }
 
 pub(super) fn takes_work(node: &Node, expert: &Expert) -> bool {
-    node.health.is_ready() && expert.state == ExpertState::Ready
+    node.health.is_ready() && node.holds(expert)
+}
+
+/// What comes before an expert takes work, if it does at all.
+fn loads(now: Time, node: &Node, expert: &Expert) -> Option<Load> {
+    node.load(now, expert).filter(|_| node.health.is_ready())
 }
 
 fn refusal(kind: RefusalKind, message: String, retry_after: Option<Duration>) -> Refusal {

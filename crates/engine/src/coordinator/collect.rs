@@ -16,7 +16,7 @@ use super::answer::{answer, answers, energy};
 use super::coverage::{Coverage, Span};
 use super::fuse;
 use super::ledger::Entry;
-use super::prices::PriceView;
+use super::prices::{PriceView, Taken};
 use super::query::{Attempt, Progress, Round, Running};
 use super::record::{Ending, QueryRecord};
 use super::reply::{Refusal, Reply};
@@ -493,11 +493,14 @@ impl Engine {
         self.timers.disarm(Timer::Timeout(id));
         self.cover_cut(now, running);
         if running.attempts.iter().any(|a| a.sent.is_some()) {
-            let delay = now.seconds_since(running.submitted);
-            // What was cut off before its time was up would have been late or not, nobody knows.
             let late = running.was_late(now);
-            let late = late.filter(|late| *late || running.has_answer());
-            self.steering.ended(&running.query.tenant, delay, late);
+            let taken = Taken {
+                delay: now.seconds_since(running.submitted),
+                first_token: running.query.stream.then(|| running.first_token_by(now)),
+                // What was cut off before its time was up would have been late or not, nobody knows.
+                late: late.filter(|late| *late || running.has_answer()),
+            };
+            self.steering.ended(&running.query.tenant, taken);
             self.tell_price(&running.query.tenant);
         }
         let wall = self.wall(now);
@@ -508,13 +511,21 @@ impl Engine {
     pub(super) fn tell_price(&mut self, tenant: &TenantId) {
         let price = |view: Option<PriceView>| view.map(|view| view.price);
         let view = self.steering.view(tenant);
-        let [per_joule, per_second, per_late] = [view.joules, view.seconds, view.late].map(price);
-        if [per_joule, per_second, per_late] != [None; 3] {
+        let all = [
+            view.joules,
+            view.seconds,
+            view.first_token_seconds,
+            view.late,
+        ];
+        let prices = all.map(price);
+        if prices != [None; 4] {
+            let [per_joule, per_second, per_first_token_second, per_late] = prices;
             let tenant = tenant.clone();
             self.event(Event::Priced {
                 tenant,
                 per_joule,
                 per_second,
+                per_first_token_second,
                 per_late,
             });
         }
@@ -547,7 +558,10 @@ impl Engine {
         self.timers.disarm(Timer::Tail(dispatch));
         self.timers.disarm(Timer::Unheard(dispatch));
         let expert = self.fleet.expert_mut(&open.expert);
-        let sent = expert.and_then(|expert| expert.in_flight.remove(&dispatch));
+        let sent = expert.and_then(|expert| {
+            expert.used = Some(now);
+            expert.in_flight.remove(&dispatch)
+        });
         if let (Some((_, busy)), Some(usage)) = (sent, usage)
             && let Some(line) = self.fleet.line_mut(&open.expert.node)
         {

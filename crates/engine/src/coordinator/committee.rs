@@ -21,6 +21,8 @@ pub(crate) struct Committee {
     /// Of the members, as far as it is not spent whatever is decided.
     pub(crate) energy: Joules,
     pub(crate) delay: Seconds,
+    /// Of one alone; several answer in one piece.
+    pub(crate) first_token: Seconds,
     pub(crate) prices: Prices,
     /// What all that join may use together (p95).
     pub(crate) energy_left: Option<Joules>,
@@ -93,6 +95,7 @@ impl Committee {
             members,
             energy: self.energy + newcomer.energy,
             delay: self.delay.max(newcomer.delay),
+            first_token: self.delay.max(newcomer.delay),
             energy_left: self.energy_left.map(|left| left - newcomer.energy_p95),
             ..*self
         }
@@ -104,6 +107,7 @@ impl Committee {
         chance(&ranked)
             - self.prices.per_joule * self.energy.get()
             - self.prices.per_second * self.delay.get()
+            - self.prices.per_first_token_second * self.first_token.get()
     }
 }
 
@@ -132,9 +136,11 @@ mod tests {
             members: vec![first],
             energy: Joules::saturating(1.0),
             delay: Seconds::saturating(1.0),
+            first_token: Seconds::saturating(0.5),
             prices: Prices {
                 per_joule,
                 per_second: 0.01,
+                per_first_token_second: 0.0,
             },
             energy_left: None,
             places: 2,
@@ -187,6 +193,7 @@ mod tests {
         let sunk = |confidence, per_joule| Committee {
             energy: Joules::ZERO,
             delay: Seconds::ZERO,
+            first_token: Seconds::ZERO,
             ..committee(confidence, per_joule)
         };
         let better = pool_of(&[(0.8, 10.0, 1.0), (0.6, 1.0, 1.0)]);

@@ -6,6 +6,7 @@ use moe2_model::Prices;
 
 use super::ledger::Past;
 use super::plan::PlanLimits;
+use super::residency::Residency;
 
 /// Settings that may change while queries are under way; these keep the time they were given.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +51,8 @@ pub struct Config {
     pub cancel_grace: Duration,
     /// Share of all work that may be given to a second expert because the first is late; 0 for none.
     pub hedge_share: f64,
+    /// Who decides what machines keep in memory that host more than they hold.
+    pub residency: Residency,
     /// Attempts at one query, the first included.
     pub max_attempts: u32,
     /// Microseconds from 1970-01-01 UTC to the driver's zero: budgets of a day begin at midnight.
@@ -98,6 +101,7 @@ impl Default for Config {
             prices: Prices {
                 per_joule: 0.001,
                 per_second: 0.01,
+                per_first_token_second: 0.0,
             },
             plan: PlanLimits::default(),
             heartbeat: Duration::from_millis(500),
@@ -109,6 +113,7 @@ impl Default for Config {
             stall_grace: Duration::from_secs(10),
             cancel_grace: Duration::from_secs(60),
             hedge_share: 0.05,
+            residency: Residency::default(),
             max_attempts: 4,
             epoch: 0,
             past: Past::default(),

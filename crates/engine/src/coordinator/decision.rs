@@ -63,6 +63,7 @@ fn fuse_where_it_pays(route: &mut Route, grounds: &Grounds) {
         members: vec![forecast.quality],
         energy: forecast.energy,
         delay: forecast.delay,
+        first_token: forecast.first_token,
         prices: grounds.terms.prices,
         energy_left: grounds
             .terms

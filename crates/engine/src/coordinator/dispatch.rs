@@ -14,6 +14,7 @@ impl Engine {
     /// Asks an expert, or has the work wait for it.
     pub(super) fn dispatch(&mut self, now: Time, id: QueryId, candidate: &Candidate, job: Job) {
         if self.enqueue(now, id, candidate, job).is_some() {
+            self.settle_memory(now, &candidate.expert.node);
             self.pump(now, &candidate.expert.node);
         }
     }
@@ -107,6 +108,7 @@ impl Engine {
         };
         if let Some(known) = self.fleet.expert_mut(&expert) {
             known.in_flight.insert(dispatch, (now, job.busy));
+            known.used = Some(now);
         }
         self.shares.begins(now, &kind, &query.tenant);
         self.open.insert(

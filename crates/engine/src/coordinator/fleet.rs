@@ -15,6 +15,7 @@ use moe2_model::{
 use super::breaker::Breaker;
 use super::health::Health;
 use super::line::{Barred, Held, Line, Waiting, Whose};
+use super::residency::{LoadBudget, Memory};
 use super::shares::Kind;
 use super::view::{ExpertView, NodeView};
 
@@ -29,6 +30,12 @@ pub(crate) type Places = BTreeMap<Kind, usize>;
 pub(crate) struct Expert {
     pub(crate) offer: ExpertOffer,
     pub(crate) state: ExpertState,
+    /// Since when it is in that state.
+    pub(crate) since: Time,
+    /// When it last worked, if it has since its node joined.
+    pub(crate) used: Option<Time>,
+    /// What its last load took.
+    pub(crate) loads_in: Option<Seconds>,
     pub(crate) selected: bool,
     pub(crate) cost: ExpertCost,
     pub(crate) breaker: Breaker,
@@ -47,6 +54,8 @@ pub(crate) struct Node {
     pub(crate) experts: BTreeMap<ExpertName, Expert>,
     /// What waits for it here.
     pub(crate) line: Line,
+    /// What it keeps in memory.
+    pub(crate) memory: Memory,
     /// Whether the last place went to work from elsewhere although something waited for it here.
     pub(crate) lent: bool,
 }
@@ -100,8 +109,7 @@ impl Node {
     /// Experts that could not begin with anything now.
     pub(crate) fn full(&self) -> BTreeSet<ExpertName> {
         let full = self.experts.iter().filter(|(_, expert)| {
-            expert.state != ExpertState::Ready
-                || expert.in_flight.len() >= expert.offer.slots.max(1) as usize
+            !self.holds(expert) || expert.in_flight.len() >= expert.offer.slots.max(1) as usize
         });
         full.map(|(name, _)| name.clone()).collect()
     }
@@ -145,10 +153,11 @@ fn left_of(busy: Seconds, elapsed: Seconds) -> Seconds {
     (busy - elapsed).max(busy * 0.5)
 }
 
-/// Whether there are experts, and all of them load.
+/// Whether there are experts, and all of them load or wait until they may.
 fn is_loading(experts: &BTreeMap<ExpertName, Expert>) -> bool {
     let mut states = experts.values().map(|expert| &expert.state);
-    !experts.is_empty() && states.all(|state| *state == ExpertState::Loading)
+    let waits = [ExpertState::Loading, ExpertState::Unloaded];
+    !experts.is_empty() && states.all(|state| waits.contains(state))
 }
 
 /// By what is said of the machine: whoever says the same is taken to be alike.
@@ -190,13 +199,16 @@ impl Fleet {
             .into_iter()
             .map(|(offer, state)| {
                 let known = old.as_mut().and_then(|o| o.experts.remove(&offer.name));
-                let cost = match known {
-                    Some(known) if known.offer == offer => known.cost,
-                    _ => ExpertCost::new(&offer, &device),
-                };
+                let known = known.filter(|known| known.offer == offer);
+                let loads_in = known.as_ref().and_then(|known| known.loads_in);
+                let cost = known.map(|known| known.cost);
+                let cost = cost.unwrap_or_else(|| ExpertCost::new(&offer, &device));
                 let expert = Expert {
                     offer,
                     state,
+                    since: now,
+                    used: None,
+                    loads_in,
                     // Until the plan has room for it.
                     selected: false,
                     cost,
@@ -206,6 +218,9 @@ impl Fleet {
                 (expert.offer.name.clone(), expert)
             })
             .collect();
+        let budget = old.as_ref().map(|old| old.memory.budget());
+        let budget = budget.unwrap_or(LoadBudget::new(now));
+        let memory = Memory::new(device.memory.0, &experts, budget);
         self.sessions.insert(session, node.clone());
         self.nodes.insert(
             node,
@@ -216,6 +231,7 @@ impl Fleet {
                 device,
                 experts,
                 line: Line::default(),
+                memory,
                 lent: false,
             },
         );
@@ -283,6 +299,19 @@ impl Fleet {
         let could = |n: &Node| *n.kind == *kind && n.could_begin();
         let nodes = self.nodes.iter().filter(|(_, n)| could(n));
         nodes.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Machines that host more than they hold.
+    pub(crate) fn tight(&self) -> Vec<NodeId> {
+        let tight = |n: &Node| n.memory.is_tight() && !n.health.is_gone();
+        let nodes = self.nodes.iter().filter(|(_, n)| tight(n));
+        nodes.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether there are any.
+    pub(crate) fn is_tight(&self) -> bool {
+        let tight = |n: &Node| n.memory.is_tight() && !n.health.is_gone();
+        self.nodes.values().any(tight)
     }
 
     /// A node, to change it.

@@ -55,14 +55,26 @@ impl Engine {
                     && expert.state != state
                 {
                     news = true;
+                    let failed = matches!(state, ExpertState::Failed { .. });
+                    let recovers = matches!(expert.state, ExpertState::Failed { .. });
                     let ready = state == ExpertState::Ready;
-                    expert.state = state;
+                    (expert.state, expert.since) = (state, now);
                     known.heard(now);
-                    if !ready {
+                    // Where experts come into memory and leave it, what waits for one does so on purpose, and the
+                    // plan knows.
+                    let planned = known.memory.is_tight() && !failed && !recovers;
+                    if !ready && !planned {
                         let waiting = self.withdraw(now, &node, Some(&name));
                         self.reroute(now, waiting);
                     }
-                    self.replan(now);
+                    if !planned {
+                        self.replan(now);
+                    }
+                }
+            }
+            FromAgent::Loaded { name, took } => {
+                if let Some(expert) = known.experts.get_mut(&name) {
+                    expert.loads_in = Some(took);
                 }
             }
             FromAgent::Draining => {
@@ -142,6 +154,7 @@ impl Engine {
             .join(now, (session, node.clone()), device, experts);
         if let Some(replaced) = replaced {
             self.timers.disarm(Timer::Silence(replaced));
+            self.timers.disarm(Timer::Memory(replaced));
             let reason = "the same node opened a new session".to_owned();
             self.outputs.push_back(Output::CloseAgent {
                 session: replaced,
@@ -170,6 +183,7 @@ impl Engine {
 
     pub(super) fn agent_lost(&mut self, now: Time, session: SessionId, reason: &str) {
         self.timers.disarm(Timer::Silence(session));
+        self.timers.disarm(Timer::Memory(session));
         let Some(node) = self.fleet.node_of(session).cloned() else {
             return;
         };

@@ -4,8 +4,8 @@
 //! [`Engine::poll_output`] hands out what is to be done. It never waits, reads a clock or touches a
 //! socket, so the simulator drives it through any order of events, and the driver in `scheduler` is
 //! one loop. The file split follows the way of a query: `admit`, `route`, `dispatch`, `queue`, `moving`,
-//! `hedge`, `collect`, `rounds`, `fuse`, `answer`, with `fleet`, `health`, `breaker`, `line`, `waits`, `shares`,
-//! `ledger`, `plan` and `timers` beside it.
+//! `hedge`, `collect`, `rounds`, `fuse`, `answer`, with `fleet`, `health`, `breaker`, `residency`, `line`, `waits`,
+//! `shares`, `ledger`, `plan` and `timers` beside it.
 
 mod admit;
 mod answer;
@@ -33,6 +33,7 @@ mod query;
 mod queue;
 mod record;
 mod reply;
+mod residency;
 mod rounds;
 mod route;
 mod shares;
@@ -59,6 +60,7 @@ pub use plan::{
 pub use prices::{PriceView, TenantPrices};
 pub use record::{Ending, QueryRecord};
 pub use reply::{Answer, Refusal, Reply};
+pub use residency::Residency;
 pub use route::{Punctual, Terms};
 pub use view::{ExpertView, FleetView, NodeView};
 
@@ -77,6 +79,8 @@ use waits::Waits;
 enum Timer {
     /// A node may have been silent for too long.
     Silence(SessionId),
+    /// What a machine is to keep in memory may have changed.
+    Memory(SessionId),
     /// A dispatch may be stuck.
     Stall(DispatchId),
     /// An answer should have begun.
@@ -309,6 +313,11 @@ impl Engine {
                     self.timers.arm(timer, now + self.config.heartbeat);
                 }
                 Timer::Silence(session) => self.check_silence(now, session),
+                Timer::Memory(session) => {
+                    if let Some(node) = self.fleet.node_of(session).cloned() {
+                        self.settle_memory(now, &node);
+                    }
+                }
                 Timer::Stall(dispatch) => self.check_stall(now, dispatch),
                 Timer::Unheard(dispatch) => {
                     self.blame(now, dispatch);

@@ -21,6 +21,8 @@ const LOOK: usize = 16;
 impl Engine {
     /// Has a node that has come free begin with what waits, for it or elsewhere.
     pub(super) fn freed(&mut self, now: Time, node: &NodeId) {
+        // Who has to leave memory is given no more.
+        self.settle_memory(now, node);
         // Ends: every turn but the last fills a place.
         while self.takes_over(now, node) {}
         self.pump(now, node);

@@ -1,5 +1,5 @@
-//! Prices that keep a tenant's means: what a joule and a second cost its queries, corrected by what the
-//! last ones took (MATH 2.2: λ and μ).
+//! Prices that keep a tenant's means: what a joule, a second and a second until the first token cost its
+//! queries, corrected by what the last ones took (MATH 2.2: λ and μ).
 //!
 //! What is used multiplies the price by exp(η·used / budget), the end of a query by exp(−η): mirror ascent
 //! on the dual of "mean use at most the budget". The logarithm of the price is a sum of what was overspent,
@@ -32,6 +32,10 @@ const LATE_STEP: f64 = 0.0025;
 const LATE_PRICES: (f64, f64) = (1.0, 200.0);
 /// A price at which the budget is worth this much quality: more would change no choice.
 const CEILING: f64 = 20.0;
+
+/// What the mean time to the first token is worth at least, which is no setting: so little that it decides only
+/// between equals, and enough to rise from.
+const LEAST_FIRST_TOKEN: f64 = 0.001;
 
 /// One price with its budget.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -151,8 +155,21 @@ pub struct PriceView {
 struct Own {
     energy: Option<Dual>,
     delay: Option<Dual>,
+    /// Of streamed answers only.
+    first_token: Option<Dual>,
     /// Its use is 1 for a late answer and 0 for another: the mean is the share of late ones.
     late: Option<Dual>,
+}
+
+/// How long a query took.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Taken {
+    /// In all.
+    pub(crate) delay: Seconds,
+    /// Until the first token, or until it ended without; of streamed answers only.
+    pub(crate) first_token: Option<Seconds>,
+    /// If there is a time that most answers stay within.
+    pub(crate) late: Option<bool>,
 }
 
 /// A tenant's prices as people see them; nothing where it has no such budget.
@@ -162,6 +179,8 @@ pub struct TenantPrices {
     pub joules: Option<PriceView>,
     /// Of a second.
     pub seconds: Option<PriceView>,
+    /// Of a second until the first token of streamed answers.
+    pub first_token_seconds: Option<PriceView>,
     /// Of being late; budget and mean are shares of answers.
     pub late: Option<PriceView>,
 }
@@ -194,6 +213,13 @@ impl Steering {
                     limits.mean_delay.map(Seconds::get),
                     floor.per_second,
                 ),
+                first_token: kept(
+                    own.first_token,
+                    limits.mean_first_token.map(Seconds::get),
+                    limits
+                        .mean_first_token
+                        .map_or(0.0, |mean| LEAST_FIRST_TOKEN / mean.get()),
+                ),
                 late: limits
                     .has_percentile()
                     .then(|| own.late.unwrap_or_else(Dual::late)),
@@ -206,7 +232,12 @@ impl Steering {
 
     /// Takes prices from the planner; where no mix of experts keeps a mean, the highest there is.
     pub(crate) fn planned(&mut self, priced: &[Priced]) {
-        for Priced { tenant, prices } in priced {
+        for Priced {
+            tenant,
+            prices,
+            per_first_token_second,
+        } in priced
+        {
             let Some(own) = self.tenants.get_mut(tenant) else {
                 continue;
             };
@@ -216,15 +247,22 @@ impl Steering {
             if let Some(dual) = &mut own.delay {
                 dual.planned(prices.map_or(dual.ceiling, |p| p.per_second));
             }
+            if let Some(dual) = &mut own.first_token {
+                dual.planned(per_first_token_second.unwrap_or(dual.ceiling));
+            }
         }
     }
 
-    /// What a tenant's next query is steered by.
-    pub(crate) fn prices(&self, tenant: &TenantId, floor: Prices) -> Prices {
+    /// What a tenant's next query is steered by; its answer may be `streamed`.
+    pub(crate) fn prices(&self, tenant: &TenantId, floor: Prices, streamed: bool) -> Prices {
         let own = self.tenants.get(tenant).copied().unwrap_or_default();
         Prices {
             per_joule: own.energy.map_or(floor.per_joule, |dual| dual.price),
             per_second: own.delay.map_or(floor.per_second, |dual| dual.price),
+            per_first_token_second: own
+                .first_token
+                .filter(|_| streamed)
+                .map_or(floor.per_first_token_second, |dual| dual.price),
         }
     }
 
@@ -245,9 +283,8 @@ impl Steering {
         }
     }
 
-    /// Notes that a query that was dispatched has ended, after so long; `late` if there is a delay that most
-    /// answers stay within.
-    pub(crate) fn ended(&mut self, tenant: &TenantId, delay: Seconds, late: Option<bool>) {
+    /// Notes that a query that was dispatched has ended.
+    pub(crate) fn ended(&mut self, tenant: &TenantId, taken: Taken) {
         let Some(own) = self.tenants.get_mut(tenant) else {
             return;
         };
@@ -255,10 +292,14 @@ impl Steering {
             dual.ended();
         }
         if let Some(dual) = &mut own.delay {
-            dual.used(delay.get());
+            dual.used(taken.delay.get());
             dual.ended();
         }
-        if let (Some(dual), Some(late)) = (&mut own.late, late) {
+        if let (Some(dual), Some(first)) = (&mut own.first_token, taken.first_token) {
+            dual.used(first.get());
+            dual.ended();
+        }
+        if let (Some(dual), Some(late)) = (&mut own.late, taken.late) {
             dual.used(f64::from(u8::from(late)));
             dual.ended();
         }
@@ -267,11 +308,13 @@ impl Steering {
     /// A tenant's own prices.
     pub(crate) fn view(&self, tenant: &TenantId) -> TenantPrices {
         let own = self.tenants.get(tenant).copied().unwrap_or_default();
-        let [joules, seconds, late] =
-            [own.energy, own.delay, own.late].map(|dual| dual.map(|dual| dual.view()));
+        let all = [own.energy, own.delay, own.first_token, own.late];
+        let [joules, seconds, first_token_seconds, late] =
+            all.map(|dual| dual.map(|dual| dual.view()));
         TenantPrices {
             joules,
             seconds,
+            first_token_seconds,
             late,
         }
     }
@@ -286,6 +329,7 @@ mod tests {
     const FLOOR: Prices = Prices {
         per_joule: 0.001,
         per_second: 0.01,
+        per_first_token_second: 0.0,
     };
 
     fn steering(joules: f64) -> (Steering, TenantId) {
@@ -308,7 +352,7 @@ mod tests {
         let (mut used, mut good) = (0.0, 0.0);
         let answers = 20_000;
         for n in 0..answers {
-            let price = steering.prices(&tenant, FLOOR).per_joule;
+            let price = steering.prices(&tenant, FLOOR, false).per_joule;
             let each = experts.map(|(quality, joules)| {
                 let quality: f64 = quality + 0.2 * rng.normal();
                 (quality - price * joules, quality, joules)
@@ -319,7 +363,7 @@ mod tests {
             let drift = 1.0 + 0.5 * (n as f64 / 2_000.0).sin();
             let joules = joules * drift * (0.5 + rng.unit());
             steering.used(&tenant, Joules::saturating(joules));
-            steering.ended(&tenant, Seconds::ZERO, None);
+            steering.ended(&tenant, Taken::default());
             used += joules;
             good += quality;
         }
@@ -355,7 +399,14 @@ mod tests {
             let scores = experts.map(|e| e.0 + 0.05 * rng.normal() - price * e.1);
             let chosen = experts[usize::from(scores[1] > scores[0])];
             let is_late = rng.chance(chosen.2);
-            steering.ended(&tenant, Seconds::ZERO, Some(is_late));
+
+            steering.ended(
+                &tenant,
+                Taken {
+                    late: Some(is_late),
+                    ..Taken::default()
+                },
+            );
             late += u32::from(is_late);
             good += chosen.0;
         }
@@ -369,7 +420,7 @@ mod tests {
         );
         let view = steering.view(&tenant).late.expect("it has a budget");
         assert!((view.mean - share).abs() < 1e-12 && view.queries == 20_000);
-        steering.ended(&tenant, Seconds::ZERO, None);
+        steering.ended(&tenant, Taken::default());
         assert_eq!(
             steering.view(&tenant).late,
             Some(view),
@@ -382,13 +433,16 @@ mod tests {
         let (mut steering, tenant) = steering(5.0);
         let take = |steering: &mut Steering, joules: f64| {
             steering.used(&tenant, Joules::saturating(joules));
-            steering.ended(&tenant, Seconds::ZERO, None);
+            steering.ended(&tenant, Taken::default());
         };
         (0..10_000).for_each(|_| take(&mut steering, 50.0));
         let saturated = steering.view(&tenant).joules.expect("it has one");
         assert!(saturated.saturated && saturated.price <= CEILING / 5.0);
         (0..300).for_each(|_| take(&mut steering, 1.0));
-        assert_eq!(steering.prices(&tenant, FLOOR).per_joule, FLOOR.per_joule);
+        assert_eq!(
+            steering.prices(&tenant, FLOOR, false).per_joule,
+            FLOOR.per_joule
+        );
     }
 
     fn priced(per_joule: Option<f64>) -> Priced {
@@ -396,21 +450,22 @@ mod tests {
             tenant: TenantId::new("t").expect("a valid name"),
             prices: per_joule.map(|per_joule| Prices {
                 per_joule,
-                per_second: 0.0,
+                ..Prices::default()
             }),
+            per_first_token_second: None,
         }
     }
 
     #[test]
     fn the_planners_price_is_a_start_and_its_rises_are_taken_over() {
         let (mut steering, tenant) = steering(5.0);
-        let now = |steering: &Steering| steering.prices(&tenant, FLOOR).per_joule;
+        let now = |steering: &Steering| steering.prices(&tenant, FLOOR, false).per_joule;
         steering.planned(&[priced(Some(0.02))]);
         assert_eq!(now(&steering), 0.02, "nothing was used yet");
         steering.planned(&[priced(Some(0.01))]);
         assert_eq!(now(&steering), 0.01);
         steering.used(&tenant, Joules::saturating(10.0));
-        steering.ended(&tenant, Seconds::ZERO, None);
+        steering.ended(&tenant, Taken::default());
         let corrected = now(&steering);
         assert!((corrected / 0.01 - STEP.exp()).abs() < 1e-12);
         steering.planned(&[priced(Some(0.03))]);
@@ -431,9 +486,9 @@ mod tests {
         steering.planned(&[priced(Some(0.02))]);
         // Its query has not ended yet.
         steering.used(&tenant, Joules::saturating(50.0));
-        let before = steering.prices(&tenant, FLOOR).per_joule;
+        let before = steering.prices(&tenant, FLOOR, false).per_joule;
         steering.planned(&[priced(Some(0.01))]);
-        assert_eq!(steering.prices(&tenant, FLOOR).per_joule, before);
+        assert_eq!(steering.prices(&tenant, FLOOR, false).per_joule, before);
     }
 
     #[test]
@@ -444,20 +499,17 @@ mod tests {
             ..TenantLimits::unlimited(tenant.clone())
         };
         let mut steering = Steering::default();
-        let nothing = Prices {
-            per_joule: 0.0,
-            per_second: 0.0,
-        };
+        let nothing = Prices::default();
         steering.limit(&[limits], nothing);
         steering.used(&tenant, Joules::saturating(4.0));
-        let price = steering.prices(&tenant, nothing).per_joule;
+        let price = steering.prices(&tenant, nothing, false).per_joule;
         assert!((price / (1e-9 / 4.0 * STEP.exp()) - 1.0).abs() < 1e-9);
         steering.used(&tenant, Joules::saturating(4_000.0));
         let view = |steering: &Steering| steering.view(&tenant).joules.expect("it has one");
         assert!(view(&steering).saturated && view(&steering).price == CEILING / 4.0);
-        steering.ended(&tenant, Seconds::ZERO, None);
+        steering.ended(&tenant, Taken::default());
         assert!(view(&steering).saturated);
-        steering.ended(&tenant, Seconds::ZERO, None);
+        steering.ended(&tenant, Taken::default());
         assert!(!view(&steering).saturated);
     }
 
@@ -471,7 +523,7 @@ mod tests {
                 ..TenantLimits::unlimited(tenant.clone())
             };
             steering.limit(&[limits], FLOOR);
-            steering.prices(&tenant, FLOOR)
+            steering.prices(&tenant, FLOOR, false)
         };
         assert_eq!(set(&mut steering, 5.0).per_joule, 0.02);
         assert_eq!(set(&mut steering, 6.0), FLOOR);
@@ -489,9 +541,9 @@ mod tests {
             let floor = Prices { per_joule, ..FLOOR };
             steering.limit(std::slice::from_ref(&limits), floor);
             // Nothing is used, so the price falls as far as it may.
-            let at_once = steering.prices(&tenant, floor).per_joule;
-            (0..500).for_each(|_| steering.ended(&tenant, Seconds::ZERO, None));
-            (at_once, steering.prices(&tenant, floor).per_joule)
+            let at_once = steering.prices(&tenant, floor, false).per_joule;
+            (0..500).for_each(|_| steering.ended(&tenant, Taken::default()));
+            (at_once, steering.prices(&tenant, floor, false).per_joule)
         };
         assert_eq!(with(0.05), (0.05, 0.05));
         assert_eq!(with(0.003), (0.05, 0.003));
@@ -521,14 +573,17 @@ mod tests {
         steering.planned(&[priced(Some(0.0))]);
         for _ in 0..30 {
             steering.used(&tenant, Joules::saturating(15.0));
-            steering.ended(&tenant, Seconds::ZERO, None);
+            steering.ended(&tenant, Taken::default());
         }
-        let before = steering.prices(&tenant, FLOOR).per_joule;
+        let before = steering.prices(&tenant, FLOOR, false).per_joule;
         steering.planned(&[priced(Some(before / 2.0))]);
-        assert_eq!(steering.prices(&tenant, FLOOR).per_joule, before);
+        assert_eq!(steering.prices(&tenant, FLOOR, false).per_joule, before);
         steering.planned(&[priced(Some(0.0))]);
         steering.planned(&[priced(Some(before * 2.0))]);
-        assert_eq!(steering.prices(&tenant, FLOOR).per_joule, before * 2.0);
+        assert_eq!(
+            steering.prices(&tenant, FLOOR, false).per_joule,
+            before * 2.0
+        );
         let view = steering.view(&tenant).joules.expect("it has one");
         assert_eq!((view.queries, view.mean), (30, 15.0));
     }
@@ -543,9 +598,9 @@ mod tests {
             let mut since: (f64, f64, f64) = (0.0, 0.0, FLOOR.per_joule);
             for used in uses {
                 steering.used(&tenant, Joules::saturating(used));
-                let lost = steering.prices(&tenant, FLOOR).per_joule >= CEILING / budget;
-                steering.ended(&tenant, Seconds::ZERO, None);
-                let price = steering.prices(&tenant, FLOOR).per_joule;
+                let lost = steering.prices(&tenant, FLOOR, false).per_joule >= CEILING / budget;
+                steering.ended(&tenant, Taken::default());
+                let price = steering.prices(&tenant, FLOOR, false).per_joule;
                 since = (since.0 + used, since.1 + 1.0, since.2);
                 if lost {
                     // What is beyond the ceiling is forgotten.

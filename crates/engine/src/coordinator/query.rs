@@ -245,6 +245,12 @@ impl Running {
         Some(beyond(punctual.within, now) || beyond(punctual.first_token, first))
     }
 
+    /// Time to the first token; what has none yet takes at least until now.
+    pub(crate) fn first_token_by(&self, now: Time) -> Seconds {
+        let first = self.first_delta.unwrap_or(now);
+        first.seconds_since(self.submitted)
+    }
+
     /// When an expert has to begin at the latest for the budgets of time to hold.
     pub(crate) fn begin_within(&self, now: Time, forecast: &Forecast) -> Option<Seconds> {
         let end = self.delay_left(now).map(|left| left - forecast.busy_p95());

@@ -89,6 +89,7 @@ impl Engine {
             // Spent already.
             energy: Joules::ZERO,
             delay: Seconds::ZERO,
+            first_token: Seconds::ZERO,
             prices: running.prices,
             energy_left: energy,
             places: self.most_experts(running).saturating_sub(1),
@@ -171,9 +172,7 @@ impl Engine {
             scorers.push(Candidate {
                 expert,
                 forecast,
-                score: forecast.quality
-                    - prices.per_joule * forecast.energy.get()
-                    - prices.per_second * forecast.delay.get(),
+                score: forecast.quality - prices.cost(&forecast),
                 verdict: Verdict::Chosen,
             });
         }

@@ -80,9 +80,7 @@ impl Terms {
     /// What joules, seconds and the risk of being late cost, in quality.
     pub(crate) fn cost(&self, forecast: &Forecast) -> f64 {
         let late = self.punctual.map_or(0.0, |p| p.price * p.late(forecast));
-        self.prices.per_joule * forecast.energy.get()
-            + self.prices.per_second * forecast.delay.get()
-            + late
+        self.prices.cost(forecast) + late
     }
 }
 
@@ -294,6 +292,7 @@ mod tests {
             prices: Prices {
                 per_joule: 0.001,
                 per_second: 0.01,
+                per_first_token_second: 0.0,
             },
             budgets: Budgets {
                 delay: delay.map(Seconds::saturating),
@@ -468,6 +467,7 @@ mod tests {
         let prices = |per_joule, per_second| Prices {
             per_joule,
             per_second,
+            ..Prices::default()
         };
         assert_eq!(name(prices(0.001, 0.01)), "m1");
         assert_eq!(name(prices(0.01, 0.001)), "m2");

@@ -58,13 +58,13 @@ pub struct FleetView {
 }
 
 impl FleetView {
-    /// Experts that can take work now.
+    /// Experts that can take work now, or would be loaded for it.
     pub fn ready_experts(&self) -> impl Iterator<Item = &ExpertView> {
         self.nodes
             .iter()
             .filter(|n| n.state == NodeState::Ready)
             .flat_map(|n| &n.experts)
-            .filter(|e| e.state == ExpertState::Ready)
+            .filter(|e| e.state.is_servable())
     }
 
     /// Those of them that are in the active set: who gets queries for `auto`.

@@ -268,7 +268,7 @@ fn a_lost_connection_cancels_everything_silently_and_is_made_again() {
     assert_eq!(bench.next_timer(), [Output::Connect]);
     let outputs = bench.feed(Input::Connected);
     assert!(
-        matches!(&outputs[..], [Output::Control(FromAgent::Hello { experts, .. })]
+        matches!(&outputs[..], [Output::Control(FromAgent::Hello { experts, .. }), ..]
         if experts.iter().all(|(_, state)| *state == ExpertState::Ready))
     );
     assert_eq!(

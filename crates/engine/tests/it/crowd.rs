@@ -66,6 +66,7 @@ impl Crowd {
         };
         let offer = ExpertOffer {
             slots: PARALLEL,
+            load: None,
             ..offer(SMOL)
         };
         bench.hello((1, "smol"), device, offer);

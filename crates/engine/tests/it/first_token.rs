@@ -153,6 +153,50 @@ fn whether_most_begin_in_time_is_judged_by_the_first_token_alone() {
 }
 
 #[test]
+fn a_mean_until_the_first_token_has_a_price_that_streamed_answers_alone_move_and_pay() {
+    let limits = TenantLimits {
+        mean_first_token: Some(Seconds::saturating(0.2)),
+        ..TenantLimits::unlimited(tenant())
+    };
+    let plan = PlanLimits {
+        tenants: vec![limits],
+        ..PlanLimits::default()
+    };
+    let mut bench = Bench::planning(plan).joined();
+    let price = |bench: &Bench| {
+        let prices = bench.engine.tenant_prices(&tenant());
+        prices.first_token_seconds.expect("it has one")
+    };
+    let mut asked = |query: Query, first: u64, last: u64| {
+        let sent = bench.ask_one(query);
+        bench.pass(Duration::from_millis(first));
+        bench.text(&sent, "Fine.");
+        bench.pass(Duration::from_millis(last));
+        bench.says(&sent, done(1.0));
+        let paid = bench.finished().explanation;
+        (paid, price(&bench))
+    };
+    let (paid, early) = asked(streamed(HELLO), 100, 900);
+    assert_eq!((early.queries, early.mean), (1, 0.1));
+    let (forecast, prices) = (paid.candidates[0].forecast, paid.prices);
+    assert!(prices.per_first_token_second > 0.0, "{prices:?}");
+    let cost = prices.per_joule * forecast.energy.get()
+        + prices.per_second * forecast.delay.get()
+        + prices.per_first_token_second * forecast.first_token.get();
+    let score = paid.candidates[0].score;
+    assert!(
+        (score - (forecast.quality - cost)).abs() < 1e-12,
+        "{paid:?}"
+    );
+    let (_, slow) = asked(streamed(HELLO), 400, 0);
+    assert_eq!((slow.queries, slow.mean), (2, 0.25));
+    assert!(slow.price > early.price);
+    let (paid, after) = asked(question(HELLO), 600, 300);
+    assert_eq!(after, slow, "others are not counted");
+    assert_eq!(paid.prices.per_first_token_second, 0.0, "and do not pay");
+}
+
+#[test]
 fn another_expert_is_chosen_by_what_is_left_until_the_first_token() {
     let limits = TenantLimits {
         first_token_p95: BTreeMap::from([(Topic::Chat, Seconds::saturating(0.2))]),

@@ -18,6 +18,7 @@ fn measured() -> Bench {
         prices: Prices {
             per_joule: 1e-4,
             per_second: 0.05,
+            ..Prices::default()
         },
         ..Config::default()
     })
@@ -211,6 +212,7 @@ fn nothing_is_hedged_that_does_not_pay_or_cannot_be_paid() {
         prices: Prices {
             per_joule: 0.001,
             per_second: 0.0,
+            ..Prices::default()
         },
         ..Config::default()
     });
@@ -219,6 +221,7 @@ fn nothing_is_hedged_that_does_not_pay_or_cannot_be_paid() {
         prices: Prices {
             per_joule: 1e-4,
             per_second: 0.05,
+            ..Prices::default()
         },
         hedge_share: 0.0,
         ..Config::default()

@@ -11,6 +11,8 @@ mod hedging;
 mod limits;
 mod losses;
 mod membership;
+mod memory;
+mod memory_agent;
 mod moving;
 mod plan;
 mod queue;

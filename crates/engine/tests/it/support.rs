@@ -44,6 +44,7 @@ pub(crate) fn offer(name: &str) -> ExpertOffer {
         kv_per_token: Bytes(12_288),
         context_tokens: 2_048,
         slots: 1,
+        load: None,
     }
 }
 

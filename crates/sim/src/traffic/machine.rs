@@ -1,12 +1,15 @@
 //! A machine: how long work takes there now, and what it draws.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use moe2_engine::agent::at_first;
 use moe2_model::{
     DeviceInfo, EnergySource, ExpertName, ExpertOffer, ExpertState, Joules, NodeId, Rng, Seconds,
     SessionId, Time, Usage,
 };
+
+use super::memory::Memory;
 
 /// What an expert does on a machine at its nominal speed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,6 +29,8 @@ pub struct Hosted {
     pub offer: ExpertOffer,
     /// What it really does.
     pub rates: Rates,
+    /// How long its weights take into memory, where that does not hold all.
+    pub load: Duration,
 }
 
 /// One machine.
@@ -35,15 +40,30 @@ pub struct Machine {
     pub node: NodeId,
     /// As its agent describes it; nothing of its real speed need be in there.
     pub device: DeviceInfo,
-    /// Its experts, all of which are in memory.
+    /// Its experts; those that fit in memory when it starts are there.
     pub experts: BTreeMap<ExpertName, Hosted>,
 }
 
 impl Machine {
-    pub(super) fn offers(&self) -> Vec<(ExpertOffer, ExpertState)> {
-        let offers = self.experts.values();
+    /// What is in memory when it starts.
+    pub(super) fn at_first(&self) -> BTreeSet<ExpertName> {
+        let offers: Vec<ExpertOffer> = self.experts.values().map(|e| e.offer.clone()).collect();
+        let fits = at_first(&offers, self.device.memory);
+        let fits = self.experts.keys().zip(fits).filter(|(_, fits)| *fits);
+        fits.map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(super) fn offers(&self, there: &Memory) -> Vec<(ExpertOffer, ExpertState)> {
+        let state = |name: &ExpertName| {
+            if there.has(name) {
+                ExpertState::Ready
+            } else {
+                ExpertState::Unloaded
+            }
+        };
+        let offers = self.experts.iter();
         offers
-            .map(|e| (e.offer.clone(), ExpertState::Ready))
+            .map(|(name, e)| (e.offer.clone(), state(name)))
             .collect()
     }
 
@@ -76,6 +96,7 @@ impl Drift {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Job {
     pub(super) machine: usize,
+    pub(super) expert: ExpertName,
     asked: Time,
     began: Time,
     pub(super) first: Time,
@@ -126,6 +147,7 @@ impl Job {
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) session: Option<SessionId>,
+    pub(super) memory: Memory,
     since: Time,
     there: f64,
     free: Time,
@@ -137,6 +159,7 @@ impl Site {
     pub(super) fn new(rng: &mut Rng) -> Self {
         Self {
             session: None,
+            memory: Memory::default(),
             since: Time::ZERO,
             there: 0.0,
             free: Time::ZERO,
@@ -175,7 +198,7 @@ impl Site {
     pub(super) fn begin(
         &mut self,
         now: Time,
-        machine: usize,
+        (machine, expert): (usize, &ExpertName),
         (rates, slow): (Rates, f64),
         tokens: (u32, u32),
     ) -> Job {
@@ -188,6 +211,7 @@ impl Site {
         self.free = done;
         Job {
             machine,
+            expert: expert.clone(),
             asked: now,
             began,
             first,

@@ -5,6 +5,7 @@
 //! joules, who was refused. Machines drift in speed, leave and come back. A run is a function of its setup.
 
 mod machine;
+mod memory;
 #[cfg(test)]
 mod tests;
 
@@ -15,14 +16,15 @@ use std::time::Duration;
 use moe2_engine::coordinator::{Config, Engine, Entry, Input, Output, Reply};
 use moe2_gate::Gate;
 use moe2_model::{
-    DispatchId, Event, ExpertId, FinishReason, Query, QueryId, RefusalKind, Rng, Seconds,
-    SessionId, Time,
+    DispatchId, Event, ExpertId, ExpertName, ExpertState, FinishReason, Query, QueryId,
+    RefusalKind, Rng, Seconds, SessionId, Time,
 };
 use moe2_solve::{Limits, solver};
-use moe2_wire::{FromAgent, FromExpert, PROTOCOL_VERSION, ToExpert};
+use moe2_wire::{FromAgent, FromExpert, PROTOCOL_VERSION, ToAgent, ToExpert};
 
 pub use machine::{Drift, Hosted, Machine, Rates};
 use machine::{Job, Site};
+use memory::Change;
 
 /// One request; what it asks is made when it is asked, because hours of prompts take gigabytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -65,6 +67,19 @@ pub struct Outcome {
     pub end: Result<ExpertId, RefusalKind>,
 }
 
+/// Loads of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Loads {
+    /// All.
+    pub count: u64,
+    /// Those that work waited for.
+    pub needed: u64,
+    /// Machine-seconds.
+    pub seconds: f64,
+    /// Above idle.
+    pub joules: f64,
+}
+
 /// What a run came to.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Played {
@@ -78,6 +93,9 @@ pub struct Played {
     pub busy: f64,
     /// See [`Played::busy`].
     pub there: f64,
+    /// Experts loaded where a machine hosts more than it holds; those of them that work waited for, machine-seconds of
+    /// loading, and joules above idle that it took.
+    pub loads: Loads,
     /// Times a machine went away.
     pub losses: u64,
     /// Work moved to another expert after a loss.
@@ -88,7 +106,7 @@ pub struct Played {
     pub hopeless: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
     Ask(usize),
     First(DispatchId),
@@ -96,6 +114,8 @@ enum Happening {
     Beat(usize, SessionId),
     Leave(usize),
     Join(usize),
+    Loaded(usize, SessionId, ExpertName),
+    Settle(usize),
 }
 
 struct World<'a> {
@@ -204,6 +224,8 @@ impl<'a> World<'a> {
             Happening::Beat(machine, session) => self.beat(machine, session),
             Happening::Leave(machine) => self.leave(machine),
             Happening::Join(machine) => self.join(machine),
+            Happening::Settle(machine) => self.settle(machine),
+            Happening::Loaded(machine, session, expert) => self.loaded(machine, session, expert),
         }
     }
 
@@ -225,12 +247,13 @@ impl<'a> World<'a> {
         self.sites[machine].join(self.now, session);
         self.sessions.insert(session, machine);
         let described = &self.setup.machines[machine];
+        self.sites[machine].memory.start(described.at_first());
         let hello = FromAgent::Hello {
             min_version: PROTOCOL_VERSION,
             max_version: PROTOCOL_VERSION,
             software: "traffic".to_owned(),
             device: described.device.clone(),
-            experts: described.offers(),
+            experts: described.offers(&self.sites[machine].memory),
         };
         self.say(machine, hello);
         self.beat(machine, session);
@@ -238,6 +261,47 @@ impl<'a> World<'a> {
             let until = self.now + self.rng.gap(stays);
             self.at(until, Happening::Leave(machine));
         }
+    }
+
+    /// Has a machine bring its memory nearer to what it is to keep.
+    fn settle(&mut self, machine: usize) {
+        let Some(session) = self.sites[machine].session else {
+            return;
+        };
+        let described = &self.setup.machines[machine];
+        let changes = self.sites[machine].memory.settle(self.now, described);
+        for change in changes {
+            match change {
+                Change::State(name, state) => {
+                    self.say(machine, FromAgent::Expert { name, state });
+                }
+                Change::Loads(name, at) => {
+                    let took = at.seconds_since(self.now).get();
+                    let device = &described.device;
+                    let watts = (device.busy_power - device.idle_power).get();
+                    self.played.loads.count += 1;
+                    self.played.loads.seconds += took;
+                    self.played.loads.joules += took * watts.max(0.0);
+                    self.at(at, Happening::Loaded(machine, session, name));
+                }
+            }
+        }
+    }
+
+    fn loaded(&mut self, machine: usize, session: SessionId, name: ExpertName) {
+        let site = &mut self.sites[machine];
+        if site.session != Some(session) || !site.memory.loaded(self.now, &name) {
+            return;
+        }
+        let took = self.setup.machines[machine].experts[&name].load;
+        let took = Seconds::from_duration(took);
+        let loaded = FromAgent::Loaded {
+            name: name.clone(),
+            took,
+        };
+        self.say(machine, loaded);
+        let state = ExpertState::Ready;
+        self.say(machine, FromAgent::Expert { name, state });
     }
 
     fn beat(&mut self, machine: usize, session: SessionId) {
@@ -323,6 +387,17 @@ impl<'a> World<'a> {
                 redispatch: true, ..
             }) => self.played.redispatches += 1,
             Output::Event(Event::Moved { .. }) => self.played.moves += 1,
+            Output::Event(Event::Loads { needed: true, .. }) => self.played.loads.needed += 1,
+            Output::ToAgent {
+                session,
+                message: ToAgent::Keep { experts },
+            } => {
+                if let Some(&machine) = self.sessions.get(&session) {
+                    self.sites[machine].memory.keep(experts);
+                    // After what is being handled.
+                    self.at(self.now, Happening::Settle(machine));
+                }
+            }
             _ => {}
         }
     }
@@ -342,7 +417,13 @@ impl<'a> World<'a> {
         let described = &self.setup.machines[machine];
         let rates = described.rates(expert);
         let slow = self.sites[machine].slowdown(&self.setup.drift, self.now, &mut self.rng);
-        let job = self.sites[machine].begin(self.now, machine, (rates, slow), tokens);
+        debug_assert!(
+            self.sites[machine].memory.has(expert),
+            "who is given work is in memory"
+        );
+        self.sites[machine].memory.begins(expert);
+        let who = (machine, expert);
+        let job = self.sites[machine].begin(self.now, who, (rates, slow), tokens);
         let (first, done) = (job.first, job.done);
         self.jobs.insert(dispatch, job);
         self.at(first, Happening::First(dispatch));
@@ -353,7 +434,11 @@ impl<'a> World<'a> {
         let Some(job) = self.jobs.remove(&dispatch) else {
             return;
         };
-        self.sites[job.machine].end(self.now, &job);
+        let site = &mut self.sites[job.machine];
+        site.end(self.now, &job);
+        if site.memory.ends(&job.expert) {
+            self.at(self.now, Happening::Settle(job.machine));
+        }
         let machine = &self.setup.machines[job.machine];
         let usage = job.usage(self.now, machine.device.idle_power.get());
         self.played.busy += usage.prefill.get() + usage.decode.get();

@@ -16,11 +16,13 @@ fn machine(n: usize, rates: Rates) -> Machine {
     let offer = ExpertOffer {
         context_tokens: 8_192,
         slots: 1,
+        load: None,
         ..host::offer(&MODELS[1])
     };
     let hosted = Hosted {
         offer: offer.clone(),
         rates,
+        load: Duration::ZERO,
     };
     Machine {
         node: node_name(n),

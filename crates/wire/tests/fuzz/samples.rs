@@ -78,6 +78,7 @@ fn named_from_agent(message: &FromAgent) -> &'static str {
         FromAgent::Heartbeat { .. } => "heartbeat",
         FromAgent::Expert { .. } => "expert",
         FromAgent::Draining => "draining",
+        FromAgent::Loaded { .. } => "loaded",
     }
 }
 
@@ -105,7 +106,11 @@ fn from_agent() -> Vec<FromAgent> {
         name: expert(),
         state: failed,
     };
-    vec![hello, heartbeat, state, FromAgent::Draining]
+    let loaded = FromAgent::Loaded {
+        name: expert(),
+        took: Seconds::saturating(1.5),
+    };
+    vec![hello, heartbeat, state, FromAgent::Draining, loaded]
 }
 
 fn named_to_agent(message: &ToAgent) -> &'static str {
@@ -113,6 +118,7 @@ fn named_to_agent(message: &ToAgent) -> &'static str {
         ToAgent::Welcome { .. } => "welcome",
         ToAgent::Refused(RefusedAgent::Version { .. }) => "refused-version",
         ToAgent::Refused(RefusedAgent::BadHello(_)) => "refused-bad-hello",
+        ToAgent::Keep { .. } => "keep",
     }
 }
 
@@ -123,7 +129,11 @@ fn to_agent() -> Vec<ToAgent> {
     };
     let version = RefusedAgent::Version { min: 3, max: 3 };
     let bad = RefusedAgent::BadHello("too many experts".into());
-    vec![welcome, ToAgent::Refused(version), ToAgent::Refused(bad)]
+    let keep = ToAgent::Keep {
+        experts: vec![expert()],
+    };
+    let refused = [version, bad].map(ToAgent::Refused);
+    [vec![welcome], refused.into(), vec![keep]].concat()
 }
 
 fn named_to_expert(message: &ToExpert) -> &'static str {
@@ -360,6 +370,7 @@ fn offer() -> ExpertOffer {
         kv_per_token: Bytes(12_288),
         context_tokens: 2_048,
         slots: 1,
+        load: None,
     }
 }
 

@@ -69,6 +69,7 @@ pub(super) fn hello(n: u32) -> Result<FromAgent> {
         kv_per_token: Bytes(1),
         context_tokens: 2_048,
         slots: 1_024,
+        load: None,
     };
     Ok(FromAgent::Hello {
         min_version: PROTOCOL_VERSION,

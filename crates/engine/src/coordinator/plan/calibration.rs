@@ -7,9 +7,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use moe2_gate::QueryFeatures;
-use moe2_model::{Budgets, Message, Mode, Prompt, Query, Role, Sampling, Target, Task, TenantId};
+use moe2_model::{
+    Budgets, Message, Mode, Prompt, Query, Role, Sampling, Target, Task, TenantId, Time,
+};
 
 use super::super::forecast::Shape;
+use super::super::ledger::Wall;
+use super::demand::Demand;
 
 /// Queries kept per tenant: enough for a mix, few enough that the problem stays small.
 const KEPT: usize = 128;
@@ -63,6 +67,7 @@ impl Asked {
 pub(crate) struct Calibration {
     typical: Vec<Asked>,
     asked: BTreeMap<TenantId, VecDeque<Asked>>,
+    demand: Demand,
 }
 
 impl Default for Calibration {
@@ -75,13 +80,15 @@ impl Default for Calibration {
                 })
                 .into(),
             asked: BTreeMap::new(),
+            demand: Demand::default(),
         }
     }
 }
 
 impl Calibration {
     /// Remembers a query.
-    pub(crate) fn note(&mut self, query: &Query, features: &QueryFeatures) {
+    pub(crate) fn note(&mut self, now: (Time, Wall), query: &Query, features: &QueryFeatures) {
+        self.demand.note(now, &query.tenant, features.topic());
         if self.asked.len() >= MAX_TENANTS && !self.asked.contains_key(&query.tenant) {
             return;
         }
@@ -108,6 +115,16 @@ impl Calibration {
         let total: f64 = prompts.iter().map(|p| p.1).sum();
         prompts.iter_mut().for_each(|p| p.1 /= total);
         prompts
+    }
+
+    /// Probability that a tenant soon asks something like this.
+    pub(crate) fn chance(&self, now: (Time, Wall), tenant: &TenantId, asked: &Asked) -> f64 {
+        self.demand.chance(now, tenant, asked.features.topic())
+    }
+
+    /// Closes the hours that are over.
+    pub(crate) fn turn(&mut self, wall: Wall) {
+        self.demand.turn(wall);
     }
 
     /// Queries remembered.
@@ -158,7 +175,7 @@ mod tests {
         let query = typical(Prompt::Raw("x".to_owned()));
         let features = QueryFeatures::of(&query);
         for _ in 0..3 * KEPT {
-            calibration.note(&query, &features);
+            calibration.note((Time::ZERO, Wall(0)), &query, &features);
         }
         assert_eq!(calibration.len(), KEPT);
         let prompts = calibration.prompts(&query.tenant, KEPT);

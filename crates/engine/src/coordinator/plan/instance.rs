@@ -15,16 +15,18 @@ use std::sync::Arc;
 use moe2_cost::percentile;
 use moe2_gate::{Gate, Quality, Topic};
 use moe2_model::{
-    Budgets, ExpertId, ExpertState, Forecast, Joules, NodeId, Seconds, TenantId, Watts,
+    Budgets, ExpertId, ExpertState, Forecast, Joules, NodeId, Seconds, TenantId, Time, Watts,
 };
 use moe2_solve::{Constraint, Kind, MAX_COST, Problem, ProblemError, ProblemParts};
 
 use super::super::fleet::{Expert, Fleet, Node};
 use super::super::forecast::forecast;
 use super::super::health::NodeState;
+use super::super::ledger::Wall;
+use super::super::residency::Residency;
 use super::calibration::Asked;
-use super::pricing::Means;
-use super::{Calibration, PlanLimits, PlanRequest, TenantLimits};
+use super::pricing::{Means, Prompt};
+use super::{Calibration, PlanLimits, PlanRequest};
 
 /// Share of prompts that a worst case covers: the single worst prompt would be an outlier.
 const COVERED: f64 = 0.95;
@@ -50,6 +52,13 @@ struct Column<'a> {
     expert: &'a Expert,
 }
 
+/// What the future is judged by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outlook {
+    pub(super) residency: Residency,
+    pub(super) now: (Time, Wall),
+}
+
 /// The instance for this fleet; `None` when there is no ready expert.
 ///
 /// # Errors
@@ -58,19 +67,21 @@ pub(super) fn request(
     fleet: &Fleet,
     gate: &Gate,
     (limits, calibration): (&PlanLimits, &Calibration),
+    outlook: Outlook,
     generation: u64,
 ) -> Result<Option<PlanRequest>, ProblemError> {
     let columns: Vec<Column<'_>> = fleet
         .experts()
         .filter(|(_, node, expert)| {
-            node.health.state() != NodeState::Draining && expert.state == ExpertState::Ready
+            node.health.state() != NodeState::Draining && may_serve(node, expert)
         })
         .map(|(id, node, expert)| Column { id, node, expert })
         .collect();
     if columns.is_empty() {
         return Ok(None);
     }
-    let rows = rows(limits, calibration);
+    let short = fleet.is_tight() && outlook.residency == Residency::Planned;
+    let rows = rows(limits, calibration, short.then_some(outlook.now));
     let forecasts: Vec<Vec<Forecast>> = rows
         .iter()
         .map(|row| forecasts(row, gate, &columns))
@@ -99,7 +110,11 @@ pub(super) fn request(
     };
     let utility = rows.iter().zip(&forecasts);
     let utility = utility.map(|(row, line)| line.iter().map(|f| admitted(row, f)).collect());
-    let mut constraints = memory(&columns);
+    let mut constraints = match outlook.residency {
+        Residency::Planned => memory(&columns),
+        // Memory is then no matter of the plan.
+        Residency::LeastRecentlyUsed => Vec::new(),
+    };
     constraints.extend(limits.standing.map(|limit| standing(&columns, limit)));
     for (&topic, &limit) in &limits.delay {
         constraints.extend(delay(&rows, &forecasts, topic, limit));
@@ -135,27 +150,47 @@ pub(super) fn request(
     }))
 }
 
+/// Whether an expert can be in memory: it is, or it will be if it is chosen.
+fn may_serve(node: &Node, expert: &Expert) -> bool {
+    match expert.state {
+        ExpertState::Ready => true,
+        ExpertState::Failed { .. } => false,
+        ExpertState::Loading | ExpertState::Unloaded | ExpertState::Unloading => {
+            node.memory.is_tight()
+        }
+    }
+}
+
 /// Tenants with mean budgets, and what they ask.
 fn means(
     limits: &PlanLimits,
     rows: &[Row<'_>],
     (utility, forecasts): (&[Vec<f64>], &[Vec<Forecast>]),
 ) -> Vec<Means> {
-    let kept = |t: &&TenantLimits| t.mean_energy.is_some() || t.mean_delay.is_some();
-    let means = limits.tenants.iter().filter(kept).map(|tenant| {
-        let lines = rows.iter().zip(utility.iter().zip(forecasts));
-        let own = lines.filter(|(row, _)| row.tenant == tenant.tenant);
-        let prompts = own.map(|(row, (utility, forecasts))| {
-            let cells = utility.iter().copied().zip(forecasts.iter().copied());
-            (row.weight, cells.collect())
+    let means = limits
+        .tenants
+        .iter()
+        .filter(|t| t.has_mean())
+        .map(|tenant| {
+            let lines = rows.iter().zip(utility.iter().zip(forecasts));
+            let own = lines.filter(|(row, _)| row.tenant == tenant.tenant);
+            let prompts = own.map(|(row, (utility, forecasts))| {
+                let cells = utility.iter().copied().zip(forecasts.iter().copied());
+                Prompt {
+                    weight: row.weight,
+                    streamed: row.asked.streamed,
+                    in_one_piece: row.asked.in_one_piece,
+                    cells: cells.collect(),
+                }
+            });
+            Means {
+                tenant: tenant.tenant.clone(),
+                energy: tenant.mean_energy,
+                delay: tenant.mean_delay,
+                first_token: tenant.mean_first_token,
+                prompts: prompts.collect(),
+            }
         });
-        Means {
-            tenant: tenant.tenant.clone(),
-            energy: tenant.mean_energy,
-            delay: tenant.mean_delay,
-            prompts: prompts.collect(),
-        }
-    });
     means.collect()
 }
 
@@ -181,8 +216,13 @@ fn unserved(rows: &[Row<'_>], utility: &[Vec<f64>]) -> Vec<TenantId> {
     without.map(|(tenant, _)| tenant.clone()).collect()
 }
 
-/// Every tenant's prompts; weights sum to 1.
-fn rows<'a>(limits: &'a PlanLimits, calibration: &'a Calibration) -> Vec<Row<'a>> {
+/// Every tenant's prompts; weights sum to 1. Where memory is `short`, each counts by the chance that something like
+/// it is asked soon.
+fn rows<'a>(
+    limits: &'a PlanLimits,
+    calibration: &'a Calibration,
+    short: Option<(Time, Wall)>,
+) -> Vec<Row<'a>> {
     let nobody = TenantId::new("planner").expect("a literal name is valid");
     let mut tenants: BTreeMap<TenantId, f64> =
         calibration.tenants().map(|t| (t.clone(), 1.0)).collect();
@@ -198,14 +238,17 @@ fn rows<'a>(limits: &'a PlanLimits, calibration: &'a Calibration) -> Vec<Row<'a>
     for (tenant, weight) in &tenants {
         for (asked, part) in calibration.prompts(tenant, each) {
             let topic = asked.features.topic();
+            let chance = short.map_or(1.0, |now| calibration.chance(now, tenant, asked));
             rows.push(Row {
                 tenant: tenant.clone(),
                 asked,
-                weight: weight / total * part,
+                weight: weight / total * part * chance,
                 budgets: limits.tightened(tenant, topic, Budgets::default()),
             });
         }
     }
+    let all: f64 = rows.iter().map(|row| row.weight).sum();
+    rows.iter_mut().for_each(|row| row.weight /= all);
     rows
 }
 
@@ -310,10 +353,7 @@ fn worst(lines: &[&Vec<Forecast>], cost: impl Fn(&Forecast) -> f64) -> Option<Ve
 
 /// Weights plus a full key-value cache for each slot.
 fn resident_bytes(expert: &Expert) -> f64 {
-    let offer = &expert.offer;
-    let cache =
-        as_f64(offer.kv_per_token.0) * f64::from(offer.context_tokens) * f64::from(offer.slots);
-    as_f64(offer.weights.0) + cache
+    as_f64(expert.offer.resident().0)
 }
 
 #[allow(clippy::cast_precision_loss)] // exact below 2^53 bytes

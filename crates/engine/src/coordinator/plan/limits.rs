@@ -56,6 +56,8 @@ pub struct TenantLimits {
     pub mean_energy: Option<Joules>,
     /// Delay of a query on average, kept by a price.
     pub mean_delay: Option<Seconds>,
+    /// Time to the first token of a streamed answer on average, kept by a price.
+    pub mean_first_token: Option<Seconds>,
     /// Experts that may answer it; all if absent.
     pub experts: Option<BTreeSet<ExpertName>>,
     /// Forecast probability of a good answer below which an expert is not asked.
@@ -79,6 +81,7 @@ impl TenantLimits {
             first_token_p95: BTreeMap::new(),
             mean_energy: None,
             mean_delay: None,
+            mean_first_token: None,
             experts: None,
             least_quality: None,
             spending: Spending::default(),
@@ -98,6 +101,11 @@ impl TenantLimits {
         } else {
             None
         }
+    }
+
+    /// Whether its queries have a price of their own that keeps a mean.
+    pub(crate) fn has_mean(&self) -> bool {
+        self.mean_energy.is_some() || self.mean_delay.is_some() || self.mean_first_token.is_some()
     }
 
     /// Whether most of its answers are to keep a time.

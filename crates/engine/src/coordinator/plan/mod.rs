@@ -1,6 +1,6 @@
 //! The coarse level: which experts form the active set S (MATH 2.1).
 //!
-//! `calibration` keeps what is asked, `instance` makes a selection problem of it, the driver solves
+//! `calibration` keeps what is asked and `demand` how likely it is to be asked soon, `instance` makes a selection problem of it, the driver solves
 //! that on a worker and judges the answer, and here it is applied. The solver may leave out
 //! experts that add nothing to the objective; some optimum is a maximal feasible set, so those that
 //! still fit are added back as spares: a spare expert shortens queues and stands in when another is lost.
@@ -13,6 +13,7 @@
 //! when a review finds the problem different from the one last solved.
 
 mod calibration;
+mod demand;
 mod instance;
 mod limits;
 mod pricing;
@@ -33,6 +34,7 @@ pub use pricing::Priced;
 pub use view::{ConstraintView, PlanView, PlannedExpert};
 
 use super::{Engine, Output, Timer};
+use instance::Outlook;
 use pricing::Means;
 
 /// How often the problem is looked at again while the fleet stays the same.
@@ -187,11 +189,11 @@ impl Engine {
         self.generation += 1;
         self.timers.disarm(Timer::Settled);
         self.timers.arm(Timer::Review, now + REVIEW_EVERY);
-        let request = self.problem();
+        let request = self.problem(now);
         self.asked_for = None;
         match request {
             Ok(Some(request)) => {
-                let members = with_spares(&request.problem, self.active(&request));
+                let members = self.meanwhile(&request);
                 self.select(now, &request, &members);
                 self.asked_for = Some(request.clone());
                 self.outputs.push_back(Output::Plan(Box::new(request)));
@@ -209,11 +211,17 @@ impl Engine {
         }
     }
 
-    fn problem(&self) -> Result<Option<PlanRequest>, ProblemError> {
+    fn problem(&mut self, now: Time) -> Result<Option<PlanRequest>, ProblemError> {
+        let wall = self.wall(now);
+        self.calibration.turn(wall);
         instance::request(
             &self.fleet,
             &self.gate,
             (&self.config.plan, &self.calibration),
+            Outlook {
+                residency: self.config.residency,
+                now: (now, wall),
+            },
             self.generation,
         )
     }
@@ -230,6 +238,32 @@ impl Engine {
             .collect()
     }
 
+    /// Who is active until there is a plan: whoever was and whoever fits beside, but nobody who would have to be brought
+    /// into memory first.
+    fn meanwhile(&self, request: &PlanRequest) -> Vec<usize> {
+        let problem = &request.problem;
+        let mut members = self.active(request);
+        let there = |n: &usize| {
+            let id = &request.experts[*n];
+            let node = self.fleet.node(&id.node);
+            let known = node.and_then(|node| Some((node, node.experts.get(&id.name)?)));
+            known.is_some_and(|(node, expert)| !node.memory.is_tight() || node.holds(expert))
+        };
+        if self.fleet.is_tight() {
+            for n in (0..request.experts.len()).filter(|n| there(n)) {
+                if !members.contains(&n) {
+                    members.push(n);
+                    if !holds(problem, &members) {
+                        members.pop();
+                    }
+                }
+            }
+        }
+        let spares = spares(problem, &members);
+        members.extend(spares.into_iter().filter(there));
+        members
+    }
+
     fn select(&mut self, now: Time, request: &PlanRequest, members: &[usize]) {
         let chosen = request.named(members.iter().copied());
         self.fleet.select(&chosen);
@@ -238,11 +272,13 @@ impl Engine {
             offered: request.experts.len(),
         });
         self.withdraw_inactive(now);
+        self.settle_all_memory(now);
     }
 
     /// Asks for a new active set if the problem has become another one.
     pub(super) fn review(&mut self, now: Time) {
-        let same = match (&self.asked_for, self.problem()) {
+        let problem = self.problem(now);
+        let same = match (&self.asked_for, problem) {
             (Some(old), Ok(Some(new))) => !instance::differs(old, &new),
             (old, Ok(new)) => old.is_none() && new.is_none(),
             (_, Err(_)) => false,

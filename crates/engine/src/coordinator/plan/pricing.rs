@@ -10,8 +10,18 @@ use moe2_solve::{
 
 use super::{PlanRequest, with_spares};
 
-/// All prompts of one tenant: its means are over all that it asks.
-const ALL: &str = "all";
+/// Prompts that a mean counts, and those that it does not.
+const COUNTED: &str = "counted";
+const OTHERS: &str = "others";
+
+/// Which mean of seconds; the solver's problem has one for each prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mean {
+    /// Of the delay, beside that of joules.
+    Whole,
+    /// Of the time to the first token of what is streamed, by itself: each price is a start only.
+    FirstToken,
+}
 
 /// A tenant's mean budgets, and what it asks.
 #[derive(Debug, Clone)]
@@ -19,8 +29,30 @@ pub(crate) struct Means {
     pub(crate) tenant: TenantId,
     pub(crate) energy: Option<Joules>,
     pub(crate) delay: Option<Seconds>,
-    /// Prompts with their weights, and every expert's forecast; 0 is the utility of what is not admitted.
-    pub(crate) prompts: Vec<(f64, Vec<(f64, Forecast)>)>,
+    /// Of streamed answers.
+    pub(crate) first_token: Option<Seconds>,
+    pub(crate) prompts: Vec<Prompt>,
+}
+
+/// What a tenant asks, with its weight.
+#[derive(Debug, Clone)]
+pub(crate) struct Prompt {
+    pub(crate) weight: f64,
+    pub(crate) streamed: bool,
+    pub(crate) in_one_piece: bool,
+    /// Every expert's utility, 0 of what is not admitted, and forecast.
+    pub(crate) cells: Vec<(f64, Forecast)>,
+}
+
+impl Prompt {
+    /// Until the first token, if the answer is streamed.
+    fn first_token(&self, forecast: &Forecast) -> f64 {
+        match (self.streamed, self.in_one_piece) {
+            (false, _) => 0.0,
+            (true, true) => forecast.delay.get(),
+            (true, false) => forecast.first_token.get(),
+        }
+    }
 }
 
 /// What a tenant's joules and seconds should cost.
@@ -28,8 +60,11 @@ pub(crate) struct Means {
 pub struct Priced {
     /// Whose.
     pub tenant: TenantId,
-    /// Prices that keep its means; `None` if no mix of the active experts does.
+    /// Prices of joules and of seconds that keep its means; `None` if no mix of the active experts does.
     pub prices: Option<Prices>,
+    /// The price of seconds until the first token that keeps their mean, if it were the only one; `None` if no
+    /// mix does.
+    pub per_first_token_second: Option<f64>,
 }
 
 impl PlanRequest {
@@ -48,43 +83,58 @@ impl PlanRequest {
 impl Means {
     /// Nothing if the problem is none, as when nobody is active, or the solver's answer does not hold.
     fn price(&self, members: &[usize]) -> Option<Priced> {
-        let routing = self.routing(members)?;
-        let solution = price(&routing);
-        let prices = match solution.status {
-            RoutingStatus::Infeasible(_) => None,
-            _ => {
-                check_routing(&routing, &solution).ok()?;
-                Some(Prices {
-                    per_joule: solution.prices.energy,
-                    per_second: solution.prices.latency.first().copied().unwrap_or(0.0),
-                })
-            }
-        };
+        let whole = self.solve(members, Mean::Whole)?;
+        let first = self.solve(members, Mean::FirstToken)?;
         Some(Priced {
             tenant: self.tenant.clone(),
-            prices,
+            prices: whole.map(|(per_joule, per_second)| Prices {
+                per_joule,
+                per_second,
+                per_first_token_second: 0.0,
+            }),
+            per_first_token_second: first.map(|(_, per_second)| per_second),
         })
     }
 
-    fn routing(&self, members: &[usize]) -> Option<Routing> {
-        let total: f64 = self.prompts.iter().map(|(weight, _)| weight).sum();
-        let table = |of: fn(&(f64, Forecast)) -> f64| {
-            let row = |(_, line): &(f64, Vec<(f64, Forecast)>)| {
-                members.iter().map(|n| of(&line[*n])).collect()
-            };
+    /// Prices of joules and seconds; an inner `None` if no mix keeps the means.
+    fn solve(&self, members: &[usize], mean: Mean) -> Option<Option<(f64, f64)>> {
+        let routing = self.routing(members, mean)?;
+        let solution = price(&routing);
+        if let RoutingStatus::Infeasible(_) = solution.status {
+            return Some(None);
+        }
+        check_routing(&routing, &solution).ok()?;
+        // Only what is counted has a limit, and so a price.
+        let seconds = solution.prices.latency.iter().fold(0.0, |a, b| a + b);
+        Some(Some((solution.prices.energy, seconds)))
+    }
+
+    fn routing(&self, members: &[usize], mean: Mean) -> Option<Routing> {
+        let total: f64 = self.prompts.iter().map(|p| p.weight).sum();
+        let table = |of: &dyn Fn(&Prompt, &(f64, Forecast)) -> f64| {
+            let row = |p: &Prompt| members.iter().map(|n| of(p, &p.cells[*n])).collect();
             self.prompts.iter().map(row).collect()
         };
-        let delay = self.delay.map(|limit| (ALL.to_owned(), limit.get()));
+        let whole = mean == Mean::Whole;
+        let limit = if whole { self.delay } else { self.first_token };
+        let counted = |p: &Prompt| whole || p.streamed;
+        // There may be nothing yet that counts.
+        let limit = limit.filter(|_| self.prompts.iter().any(counted));
+        let limit = limit.map(|limit| (COUNTED.to_owned(), limit.get()));
+        let category = |p: &Prompt| if counted(p) { COUNTED } else { OTHERS }.to_owned();
         Routing::new(RoutingParts {
             experts: members.iter().map(usize::to_string).collect(),
-            utility: table(|(quality, _)| *quality),
-            energy_j: table(|(_, forecast)| forecast.energy.get()),
-            latency_s: table(|(_, forecast)| forecast.delay.get()),
-            category: vec![ALL.to_owned(); self.prompts.len()],
-            weights: Some(self.prompts.iter().map(|p| p.0 / total).collect()),
+            utility: table(&|_, (quality, _)| *quality),
+            energy_j: table(&|_, (_, forecast)| forecast.energy.get()),
+            latency_s: table(&|prompt, (_, forecast)| match mean {
+                Mean::Whole => forecast.delay.get(),
+                Mean::FirstToken => prompt.first_token(forecast),
+            }),
+            category: self.prompts.iter().map(category).collect(),
+            weights: Some(self.prompts.iter().map(|p| p.weight / total).collect()),
             limits: RoutingLimits {
-                energy_j_mean: self.energy.map(Joules::get),
-                latency_s_mean: delay.into_iter().collect(),
+                energy_j_mean: self.energy.filter(|_| whole).map(Joules::get),
+                latency_s_mean: limit.into_iter().collect(),
             },
         })
         .ok()
