@@ -82,6 +82,11 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         action: Action::Measure(fleet::measure),
     },
     Experiment {
+        name: "residency",
+        what: "15 models on each of eight machines that hold a few, three days of production traces: planned ahead against least recently used",
+        action: Action::Measure(fleet::residency::measure),
+    },
+    Experiment {
         name: "chaos",
         what: "agents killed, stopped, cut off, delayed and lossy in turn, real processes and QUIC, scripted experts, under load",
         action: Action::Measure(chaos::scripted),

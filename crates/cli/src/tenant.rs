@@ -375,13 +375,13 @@ fn table(tenants: &[Value]) -> String {
                 row(format!("{name} per minute"), left);
             }
         }
-        for (name, unit, limit) in [
+        for (price, unit, limit) in [
             ("joules", "J", "mean of a query"),
             ("seconds", "s", "mean of a query"),
             ("first_token_seconds", "s", "mean to the first token"),
             ("late", "of answers", "late"),
         ] {
-            let price = &tenant["prices"][name];
+            let price = &tenant["prices"][price];
             let number = |field: &str| price[field].as_f64().unwrap_or(0.0);
             if price.is_object() {
                 rows += 1;

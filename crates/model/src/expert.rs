@@ -58,12 +58,6 @@ pub enum ExpertState {
 }
 
 impl ExpertState {
-    /// Whether it takes work, or is brought into memory if it is given some.
-    #[must_use]
-    pub const fn is_servable(&self) -> bool {
-        matches!(self, Self::Ready | Self::Unloaded | Self::Unloading)
-    }
-
     /// A word for tables.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {

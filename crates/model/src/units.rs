@@ -57,6 +57,12 @@ macro_rules! quantity {
             pub fn max(self, other: Self) -> Self {
                 if self.0 >= other.0 { self } else { other }
             }
+
+            /// The smaller of two amounts.
+            #[must_use]
+            pub fn min(self, other: Self) -> Self {
+                if self.0 <= other.0 { self } else { other }
+            }
         }
 
         impl TryFrom<f64> for $name {

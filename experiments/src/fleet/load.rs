@@ -86,6 +86,26 @@ impl Trace {
         60.0 * self.rows.len() as f64 / self.seconds().max(1.0)
     }
 
+    /// A share of its rows, each with its place in the trace's time from 0 to 1.
+    pub(super) fn thinned(&self, share: f64, rng: &mut Rng) -> Vec<(f64, Request)> {
+        let length = self.seconds().max(1.0);
+        let kept = self.rows.iter().filter(|_| rng.chance(share));
+        let one = |row: &Row| {
+            let request = Request {
+                at: Time::ZERO,
+                input_tokens: row.input_tokens,
+                output_tokens: row.output_tokens.clamp(1, self.max_tokens),
+            };
+            (row.arrival_s / length, request)
+        };
+        kept.map(one).collect()
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     fn seconds(&self) -> f64 {
         self.rows.last().map_or(0.0, |r| r.arrival_s)
     }
@@ -178,7 +198,7 @@ impl Load {
 }
 
 /// The first requests come when all machines have joined.
-fn at(seconds: f64) -> Time {
+pub(super) fn at(seconds: f64) -> Time {
     Time::ZERO + Duration::from_secs_f64(1.0 + seconds)
 }
 

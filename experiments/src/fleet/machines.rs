@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use moe2_model::{
-    Bytes, DeviceInfo, DeviceKind, EnergySource, ExpertName, ExpertOffer, NodeId, Roofline, Watts,
+    Bytes, DeviceInfo, DeviceKind, EnergySource, ExpertName, ExpertOffer, NodeId, Roofline,
+    Seconds, Watts,
 };
 use moe2_sim::traffic::{Hosted, Machine, Rates};
 
@@ -23,6 +24,10 @@ const CONTEXTS: [(&str, u32); 6] = [
 ];
 /// What memory is set aside for: the longest prompt of the traces and its answer.
 const MOST_CONTEXT: u32 = 16_384;
+
+/// A disk on the bus of a small machine, and what a process takes before it reads. Assumed.
+const DISK_BYTES_PER_S: f64 = 1e9;
+const START_S: f64 = 1.0;
 
 /// One kind of machine: how many there are, how many models each hosts, and the data sheet's ceilings,
 /// which are what forecasts begin with.
@@ -119,6 +124,12 @@ impl Deployment {
         })
     }
 
+    /// How long its weights take from a solid-state disk into memory.
+    fn load(&self) -> Duration {
+        let seconds = START_S + self.offer.weights.0 as f64 / DISK_BYTES_PER_S;
+        Duration::from_secs_f64(seconds)
+    }
+
     /// Seconds and joules above idle of a request at nominal speed; nothing if it does not fit.
     pub(super) fn cost(&self, (input, output): (u32, u32)) -> Option<(f64, f64)> {
         let fits = input + output <= self.offer.context_tokens;
@@ -152,6 +163,31 @@ impl Fleet {
             }
             let there = all.into_iter().zip(placed).filter(|(_, placed)| *placed);
             deployments.extend(there.map(|(deployment, _)| deployment));
+        }
+        Ok(Self {
+            machines,
+            deployments,
+        })
+    }
+
+    /// Some machines of the two kinds with accelerators, each of which hosts every model and holds a few at a time.
+    pub(super) fn tight(devices: &[Device], of_each: usize) -> anyhow::Result<Self> {
+        let mut machines = Vec::new();
+        let mut deployments = Vec::new();
+        for (device, kind) in devices.iter().zip(KINDS).take(2) {
+            let all = (0..MODELS.len()).map(|model| Deployment::new(model, device));
+            let mut all: Vec<Deployment> = all.collect::<Result<_, _>>()?;
+            for deployment in &mut all {
+                let load = Seconds::from_duration(deployment.load());
+                deployment.offer.load = Some(load);
+            }
+            for n in 0..of_each {
+                let all: Vec<&Deployment> = all.iter().collect();
+                let mut machine = machine(device, &kind, n, &all)?;
+                machine.device.memory = Bytes((USABLE * device.memory) as u64);
+                machines.push(machine);
+            }
+            deployments.extend(all);
         }
         Ok(Self {
             machines,
@@ -200,7 +236,7 @@ fn machine(
                 Hosted {
                     offer,
                     rates,
-                    load: Duration::ZERO,
+                    load: d.load(),
                 },
             )
         })

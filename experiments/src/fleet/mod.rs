@@ -4,6 +4,7 @@
 mod judge;
 mod load;
 mod machines;
+pub(crate) mod residency;
 mod tenants;
 
 use std::time::Duration;

@@ -45,6 +45,7 @@ pub(crate) fn fleet(state: ExpertState) -> FleetView {
     let expert = ExpertView {
         id: id.clone(),
         offer,
+        servable: state == ExpertState::Ready,
         state,
         selected: true,
         left_alone_for: None,

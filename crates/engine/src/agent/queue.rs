@@ -106,7 +106,7 @@ impl Engine {
         let known = &self.workers[worker];
         match known.state {
             ExpertState::Ready => true,
-            ExpertState::Unloading => known.loaded && !known.ending,
+            ExpertState::Unloading => known.loaded && known.runs && !known.ending,
             _ => false,
         }
     }

@@ -8,7 +8,7 @@
 use moe2_model::{Bytes, DispatchId, ExpertName, ExpertOffer, ExpertState, Seconds, Time};
 use moe2_wire::FromAgent;
 
-use super::{Engine, Output, Timer};
+use super::{Engine, Output};
 
 /// Reading weights from a disk that nobody has measured: a solid-state disk on a small machine's bus. Assumed.
 const DISK_BYTES_PER_S: f64 = 5e8;
@@ -77,6 +77,18 @@ impl Engine {
         self.settle(now);
     }
 
+    /// What is there is what a coordinator hears of, and what is wanted until it says more.
+    pub(super) fn keep_what_is_there(&mut self) {
+        let there = |n: &usize| {
+            let worker = &self.workers[*n];
+            worker.runs && worker.state != ExpertState::Unloading
+        };
+        let failed = |n: &usize| matches!(self.workers[*n].state, ExpertState::Failed { .. });
+        let wanted =
+            (0..self.workers.len()).filter(|n| there(n) || (failed(n) && self.wanted.contains(n)));
+        self.wanted = wanted.collect();
+    }
+
     /// Brings memory nearer to what is wanted.
     pub(super) fn settle(&mut self, now: Time) {
         for worker in 0..self.workers.len() {
@@ -98,12 +110,11 @@ impl Engine {
             return;
         }
         match self.workers[worker].state {
-            // It may have said that it cannot load, and is about to end.
-            ExpertState::Failed { .. } if !self.workers[worker].runs => {
-                self.timers.disarm(Timer::Restart(worker));
-                self.set_state(worker, ExpertState::Unloaded);
-            }
-            ExpertState::Failed { .. } | ExpertState::Ready | ExpertState::Loading => {
+            // Its reason is shown, and it is left alone, for as long as if it were wanted.
+            ExpertState::Failed { .. } if !self.workers[worker].runs => {}
+            // It has said that it cannot load, and is about to end.
+            ExpertState::Failed { .. } => {}
+            ExpertState::Ready | ExpertState::Loading => {
                 self.set_state(worker, ExpertState::Unloading);
             }
             ExpertState::Unloading | ExpertState::Unloaded => {}
@@ -156,9 +167,25 @@ impl Engine {
     fn fits(&self, worker: usize) -> bool {
         let mut room = Room::of(self.config.device.memory);
         let there = self.workers.iter().zip(&self.config.experts);
-        let there = there.filter(|(worker, _)| worker.state != ExpertState::Unloaded);
-        there.for_each(|(_, offer)| room.take_what_there_is(offer));
+        // One that failed has its place for when it is started again.
+        let there = there.enumerate().filter(|(n, (worker, _))| {
+            let back = matches!(worker.state, ExpertState::Failed { .. });
+            worker.runs || (back && self.wanted.contains(n))
+        });
+        there.for_each(|(_, (_, offer))| room.take_what_there_is(offer));
         room.take(&self.config.experts[worker])
+    }
+
+    /// The time is over for which an expert that failed is left alone.
+    pub(super) fn restart(&mut self, now: Time, worker: usize) {
+        if self.draining {
+            return;
+        }
+        if self.wanted.contains(&worker) {
+            self.load(now, worker);
+        } else {
+            self.set_state(worker, ExpertState::Unloaded);
+        }
     }
 
     /// Starts a worker's process.

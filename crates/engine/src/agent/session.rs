@@ -46,6 +46,7 @@ impl Engine {
     pub(super) fn connected(&mut self, _now: Time) {
         self.session.up = true;
         self.session.sequence = 0;
+        self.keep_what_is_there();
         let experts: Vec<(ExpertOffer, ExpertState)> = self
             .config
             .experts

@@ -161,12 +161,6 @@ impl Engine {
         self.timers.arm(Timer::Restart(worker), now + wait);
     }
 
-    pub(super) fn restart(&mut self, now: Time, worker: usize) {
-        if !self.draining {
-            self.load(now, worker);
-        }
-    }
-
     pub(super) fn set_state(&mut self, worker: usize, state: ExpertState) {
         self.workers[worker].state = state.clone();
         if self.session.is_up() {

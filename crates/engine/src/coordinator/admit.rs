@@ -288,6 +288,11 @@ impl Engine {
             .zip(forecasts)
             .filter_map(|(found, quality)| {
                 let load = loads(now, found.1, found.2)?;
+                // What is there only when the query's time is over is of no use to it.
+                let left = running.limit.saturating_sub(now.since(running.submitted));
+                if load.seconds.get() > left.as_secs_f64() {
+                    return None;
+                }
                 Some((found, quality, load))
             })
             .collect();
@@ -325,8 +330,8 @@ impl Engine {
                 line.max(own).max(load.seconds)
             });
             let mut forecast = self.coverage.corrected((whose.tenant, topic), forecast);
+            // They steer the choice; what the query itself may use is as before.
             forecast.energy += load.joules;
-            forecast.energy_p95 += load.joules;
             if query.in_one_piece() {
                 forecast.first_token = forecast.delay;
                 forecast.first_token_p95 = forecast.delay_p95;

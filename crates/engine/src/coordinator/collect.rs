@@ -98,7 +98,9 @@ impl Engine {
         attempt.began.get_or_insert(now);
         self.timers.disarm(Timer::Tail(dispatch));
         let model = unsaid.then(|| attempt.expert.to_string());
-        if let Some(covered) = attempt.began_in_time().filter(|_| first && !in_one_piece) {
+        let teaches = attempt.teaches() || attempt.job != Job::Answer;
+        let covered = attempt.began_in_time().filter(|_| first && !in_one_piece);
+        if let Some(covered) = covered.filter(|_| teaches) {
             let whose = (&running.query.tenant, running.features.topic());
             self.coverage.note(whose, Span::FirstToken, covered);
         }
@@ -496,7 +498,7 @@ impl Engine {
             let late = running.was_late(now);
             let taken = Taken {
                 delay: now.seconds_since(running.submitted),
-                first_token: running.query.stream.then(|| running.first_token_by(now)),
+                first_token: running.first_token_by(now),
                 // What was cut off before its time was up would have been late or not, nobody knows.
                 late: late.filter(|late| *late || running.has_answer()),
             };
@@ -640,7 +642,7 @@ impl Engine {
             return;
         };
         let attempt = running.attempt(dispatch);
-        if let Some(attempt) = attempt.filter(|a| a.job == Job::Answer) {
+        if let Some(attempt) = attempt.filter(|a| a.teaches()) {
             let covered = now.seconds_since(attempt.asked) <= attempt.forecast.delay_p95;
             let whose = (&running.query.tenant, running.features.topic());
             self.coverage.note(whose, Span::Delay, covered);
@@ -666,7 +668,7 @@ impl Engine {
 }
 
 fn note_late(coverage: &mut Coverage, now: Time, (running, attempt): (&Running, &Attempt)) {
-    if attempt.job != Job::Answer {
+    if !attempt.teaches() {
         return;
     }
     let whose = (&running.query.tenant, running.features.topic());

@@ -29,6 +29,9 @@ impl Engine {
     ) -> Option<DispatchId> {
         let dispatch = DispatchId(self.next_dispatch);
         let (expert, forecast) = (&candidate.expert, candidate.forecast);
+        let there = self.fleet.node(&expert.node);
+        let there = there.and_then(|node| Some(node.holds(node.experts.get(&expert.name)?)));
+        let there = there.unwrap_or(true);
         let running = self.queries.get_mut(&id)?;
         self.next_dispatch += 1;
         running.attempts.push(Attempt {
@@ -36,6 +39,7 @@ impl Engine {
             job,
             expert: expert.clone(),
             forecast,
+            loaded: !there,
             asked: now,
             sent: None,
             last_progress: now,

@@ -63,7 +63,11 @@ pub(crate) struct Node {
 impl Node {
     /// Something came from it. True if its state is another now.
     pub(crate) fn heard(&mut self, now: Time) -> bool {
-        self.health.heard(now, is_loading(&self.experts))
+        if self.experts.values().any(|e| e.state == ExpertState::Ready) {
+            self.memory.works();
+        }
+        let loading = is_loading(&self.experts) && !self.memory.only_changes();
+        self.health.heard(now, loading)
     }
 
     /// Whether one of its experts may be sent something, as far as its failures go; `this` may wait for it already.
@@ -426,6 +430,7 @@ fn expert_view(now: Time, (name, node): (&NodeId, &Node), expert: &Expert) -> Ex
         },
         offer: expert.offer.clone(),
         state: expert.state.clone(),
+        servable: node.load(now, expert).is_some(),
         selected: expert.selected,
         left_alone_for: expert.breaker.open_for(now).map(Seconds::from_duration),
         in_flight: expert.in_flight.len(),

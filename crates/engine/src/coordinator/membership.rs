@@ -74,7 +74,8 @@ impl Engine {
             }
             FromAgent::Loaded { name, took } => {
                 if let Some(expert) = known.experts.get_mut(&name) {
-                    expert.loads_in = Some(took);
+                    let beyond = expert.loaded_in(took);
+                    known.memory.took_longer(now, beyond);
                 }
             }
             FromAgent::Draining => {

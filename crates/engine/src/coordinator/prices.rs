@@ -166,7 +166,7 @@ struct Own {
 pub(crate) struct Taken {
     /// In all.
     pub(crate) delay: Seconds,
-    /// Until the first token, or until it ended without; of streamed answers only.
+    /// Until the first token, of streamed answers only.
     pub(crate) first_token: Option<Seconds>,
     /// If there is a time that most answers stay within.
     pub(crate) late: Option<bool>,
@@ -248,7 +248,10 @@ impl Steering {
                 dual.planned(prices.map_or(dual.ceiling, |p| p.per_second));
             }
             if let Some(dual) = &mut own.first_token {
-                dual.planned(per_first_token_second.unwrap_or(dual.ceiling));
+                let price = per_first_token_second.map(|price| price.unwrap_or(dual.ceiling));
+                if let Some(price) = price {
+                    dual.planned(price);
+                }
             }
         }
     }

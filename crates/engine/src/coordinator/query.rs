@@ -58,6 +58,8 @@ pub(crate) struct Attempt {
     pub(crate) job: Job,
     pub(crate) expert: ExpertId,
     pub(crate) forecast: Forecast,
+    /// Whether it had to be brought into memory first: how long that takes says nothing of other forecasts.
+    pub(crate) loaded: bool,
     /// When it was chosen.
     pub(crate) asked: Time,
     /// When it left; nothing while it waits in line.
@@ -75,6 +77,11 @@ pub(crate) struct Attempt {
 impl Attempt {
     pub(crate) fn is_active(&self) -> bool {
         self.progress == Progress::Active
+    }
+
+    /// Whether how long it takes says how good such forecasts are.
+    pub(crate) fn teaches(&self) -> bool {
+        self.job == Job::Answer && !self.loaded
     }
 
     /// Whether its first token came within its forecast's p95; nothing before it comes.
@@ -245,10 +252,11 @@ impl Running {
         Some(beyond(punctual.within, now) || beyond(punctual.first_token, first))
     }
 
-    /// Time to the first token; what has none yet takes at least until now.
-    pub(crate) fn first_token_by(&self, now: Time) -> Seconds {
-        let first = self.first_delta.unwrap_or(now);
-        first.seconds_since(self.submitted)
+    /// Time to the first token of a streamed answer, if there is any of it.
+    pub(crate) fn first_token_by(&self, now: Time) -> Option<Seconds> {
+        let first = self.first_delta.or(self.has_answer().then_some(now));
+        let first = first.filter(|_| self.query.stream);
+        first.map(|at| at.seconds_since(self.submitted))
     }
 
     /// When an expert has to begin at the latest for the budgets of time to hold.

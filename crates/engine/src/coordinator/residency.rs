@@ -22,6 +22,7 @@ use moe2_model::{DispatchId, Event, ExpertName, ExpertState, Joules, NodeId, Sec
 use moe2_wire::ToAgent;
 
 use super::fleet::{Expert, Node};
+use super::line::Waiting;
 use super::{Engine, Output, Timer};
 
 /// How long an expert stays that was in use: a conversation goes on after a while.
@@ -30,6 +31,10 @@ const LINGER: Duration = Duration::from_secs(30);
 const LOADING: f64 = 0.05;
 /// Seconds of loading that a machine has at once; one long load is always possible.
 const BURST: f64 = 60.0;
+/// Longest that a load is believed to take.
+const LONGEST: Seconds = Seconds::saturating(600.0);
+/// Share of an agent's guess that a load takes at least.
+const LEAST_OF_GUESS: f64 = 0.25;
 /// Share of a load's time that is left when it takes longer than it should.
 const OVERDUE: f64 = 0.1;
 
@@ -88,7 +93,12 @@ impl LoadBudget {
 pub(crate) struct Memory {
     /// Whether it hosts more than it holds, and can change what it holds.
     tight: bool,
+    /// Whether any of its experts has been there since it joined.
+    worked: bool,
+    /// What may be sent work.
     kept: BTreeSet<ExpertName>,
+    /// What it was told to keep: the same, and what has to finish first.
+    told: BTreeSet<ExpertName>,
     budget: LoadBudget,
 }
 
@@ -102,12 +112,15 @@ impl Memory {
         let needed = experts.values().map(|e| e.offer.resident().0);
         let needed = needed.fold(0_u64, u64::saturating_add);
         let there = experts.iter().filter(|(_, expert)| expert.is_there());
+        let kept: BTreeSet<ExpertName> = there.map(|(name, _)| name.clone()).collect();
         Self {
+            worked: experts.values().any(|e| e.state == ExpertState::Ready),
             // One that does not know how much it has is taken to have enough.
             tight: memory > 0
                 && needed > memory
                 && experts.values().any(|e| e.offer.load.is_some()),
-            kept: there.map(|(name, _)| name.clone()).collect(),
+            told: kept.clone(),
+            kept,
             budget,
         }
     }
@@ -120,6 +133,21 @@ impl Memory {
     pub(crate) const fn is_tight(&self) -> bool {
         self.tight
     }
+
+    /// Whether nothing is there because one makes room for another, which is no reason to send it no work.
+    pub(crate) const fn only_changes(&self) -> bool {
+        self.tight && self.worked
+    }
+
+    /// A load took so much longer than was counted.
+    pub(crate) fn took_longer(&mut self, now: Time, beyond: Seconds) {
+        self.budget.spend(now, beyond);
+    }
+
+    /// One of its experts is there.
+    pub(crate) const fn works(&mut self) {
+        self.worked = true;
+    }
 }
 
 impl Expert {
@@ -130,8 +158,18 @@ impl Expert {
 
     /// What a load takes, as measured or as its agent guesses.
     fn load_time(&self) -> Seconds {
-        let guess = self.offer.load.unwrap_or(Seconds::ZERO);
+        let guess = self.offer.load.unwrap_or(Seconds::ZERO).min(LONGEST);
         self.loads_in.unwrap_or(guess)
+    }
+
+    /// A load took so long, by its agent's word. Nobody's loads cost nothing, and one that hung does not end all that
+    /// come after it.
+    pub(crate) fn loaded_in(&mut self, took: Seconds) -> Seconds {
+        let before = self.load_time();
+        let guess = self.offer.load.unwrap_or(Seconds::ZERO).min(LONGEST);
+        let took = took.max(guess * LEAST_OF_GUESS).min(LONGEST);
+        self.loads_in = Some(took);
+        (took - before).max(Seconds::ZERO)
     }
 }
 
@@ -149,7 +187,8 @@ impl Node {
         stays && expert.state == ExpertState::Ready
     }
 
-    /// What comes before an expert can take work; `None` if it does not take any.
+    /// What comes before an expert can take work; `None` if it does not take any. A load begins when what has to make
+    /// room has finished and what is needed longer has been loaded.
     pub(crate) fn load(&self, now: Time, expert: &Expert) -> Option<Load> {
         if self.holds(expert) {
             return Some(Load::default());
@@ -159,7 +198,8 @@ impl Node {
             return None;
         }
         let whole = expert.load_time();
-        let kept = self.memory.kept.contains(&expert.offer.name);
+        let name = &expert.offer.name;
+        let kept = self.memory.kept.contains(name);
         if kept && expert.state == ExpertState::Loading {
             let taken = now.seconds_since(expert.since);
             let seconds = (whole - taken).max(whole * OVERDUE);
@@ -168,16 +208,36 @@ impl Node {
                 joules: Joules::ZERO,
             });
         }
-        let budget = if kept {
-            Seconds::ZERO
-        } else {
-            self.memory.budget.wait(now, whole)
-        };
+        if kept {
+            return Some(Load {
+                seconds: self.making_room(now, expert) + whole,
+                joules: Joules::ZERO,
+            });
+        }
+        let before = self.experts.values().filter(|other| {
+            let waits = |job: &Waiting| job.expert == other.offer.name;
+            other.offer.name != *name && !other.is_there() && self.line.jobs().any(waits)
+        });
+        let before: Seconds = before.map(Expert::load_time).sum();
+        let allowed = self.memory.budget.wait(now, whole + before);
         let watts = (self.device.busy_power - self.device.idle_power).get();
         Some(Load {
-            seconds: budget + whole,
+            seconds: allowed.max(self.making_room(now, expert)) + before + whole,
             joules: Joules::saturating(watts.max(0.0) * whole.get()),
         })
+    }
+
+    /// Until work that keeps others in memory leaves room for an expert.
+    fn making_room(&self, now: Time, expert: &Expert) -> Seconds {
+        let works = self.experts.values().filter(|e| !e.in_flight.is_empty());
+        let taken = works.map(|e| e.offer.resident().0);
+        let taken = taken.fold(0_u64, u64::saturating_add);
+        let needed = expert.offer.resident().0;
+        if taken.saturating_add(needed) <= self.device.memory.0 {
+            Seconds::ZERO
+        } else {
+            self.next_place(expert, now)
+        }
     }
 
     /// What is to be in memory, the most needed first, and when to look again.
@@ -189,6 +249,8 @@ impl Node {
             room: self.device.memory.0,
             spent: self.memory.budget,
             bounded: planned,
+            reserve: 0.0,
+            missed: false,
             kept: Vec::new(),
             again: None,
         };
@@ -208,6 +270,8 @@ impl Node {
             .iter()
             .filter_map(|(_, name)| self.experts.get(*name));
         needed.for_each(|expert| choice.add(expert));
+        // The plan is not to use up what need may come to.
+        choice.reserve = BURST / 2.0;
         let mut recent: Vec<&Expert> = self.experts.values().filter(|e| e.is_there()).collect();
         recent.sort_by_key(|expert| std::cmp::Reverse(expert.last_used(now)));
         let lately = |used: Time| now.since(used) < LINGER;
@@ -250,6 +314,10 @@ struct Choice<'a> {
     room: u64,
     spent: LoadBudget,
     bounded: bool,
+    /// Seconds of loading that are to be left.
+    reserve: f64,
+    /// Something that is needed longer has to wait until it may be loaded: nothing is loaded before it.
+    missed: bool,
     kept: Vec<ExpertName>,
     again: Option<Time>,
 }
@@ -265,14 +333,17 @@ impl Choice<'_> {
         let Some(room) = self.room.checked_sub(expert.offer.resident().0) else {
             return;
         };
-        // One that was told to leave may have left before it hears that it is to stay.
-        let comes = !self.node.memory.kept.contains(name);
+        let comes = !self.node.memory.told.contains(name);
         if self.bounded && comes {
             let load = expert.load_time();
-            let wait = self.spent.wait(self.now, load);
+            let with_reserve = Seconds::saturating(load.get() + self.reserve);
+            let wait = self.spent.wait(self.now, with_reserve);
             if wait > Seconds::ZERO {
+                self.missed = true;
                 let wait = Duration::try_from_secs_f64(wait.get()).unwrap_or(LINGER);
                 self.look_again(Some(self.now + wait));
+            }
+            if self.missed {
                 return;
             }
             self.spent.spend(self.now, load);
@@ -303,22 +374,33 @@ impl Engine {
             Some(at) => self.timers.arm(timer, at),
             None => self.timers.disarm(timer),
         }
-        let kept: BTreeSet<ExpertName> = experts.iter().cloned().collect();
-        if kept == node.memory.kept {
+        node.memory.kept = experts.iter().cloned().collect();
+        // What is on its way to an expert would find it gone: it leaves when its work has ended, and until then
+        // comes first in what the machine is told.
+        let works = |e: &&Expert| !e.in_flight.is_empty() && !experts.contains(&e.offer.name);
+        let works = node.experts.values().filter(works);
+        let works: Vec<ExpertName> = works.map(|e| e.offer.name.clone()).collect();
+        let all: Vec<ExpertName> = works.into_iter().chain(experts).collect();
+        let told: BTreeSet<ExpertName> = all.iter().cloned().collect();
+        if told == node.memory.told {
             return;
         }
-        let before = std::mem::replace(&mut node.memory.kept, kept);
+        let before = std::mem::replace(&mut node.memory.told, told);
         let mut loads = Vec::new();
-        for expert in experts.iter().filter(|name| !before.contains(*name)) {
-            let Some(known) = node.experts.get(expert) else {
-                continue;
-            };
-            node.memory.budget.spend(now, known.load_time());
-            loads.push(expert.clone());
+        for (expert, known) in &mut node.experts {
+            let (was, is) = (before.contains(expert), node.memory.told.contains(expert));
+            if is && !was {
+                node.memory.budget.spend(now, known.load_time());
+                loads.push(expert.clone());
+            }
+            if was && !is && known.is_there() {
+                // It will say so itself.
+                (known.state, known.since) = (ExpertState::Unloading, now);
+            }
         }
         self.outputs.push_back(Output::ToAgent {
             session,
-            message: ToAgent::Keep { experts },
+            message: ToAgent::Keep { experts: all },
         });
         for expert in loads {
             let (node, needed) = (name.clone(), self.is_needed(name, &expert));

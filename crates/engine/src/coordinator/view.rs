@@ -31,6 +31,9 @@ pub struct ExpertView {
     pub offer: ExpertOffer,
     /// Whether it can take work.
     pub state: ExpertState,
+    /// Whether it takes work, or is brought into memory if it is given some.
+    #[serde(default)]
+    pub servable: bool,
     /// In the active set the planner chose.
     pub selected: bool,
     /// How long it is left alone because it failed again and again, if it is.
@@ -64,7 +67,7 @@ impl FleetView {
             .iter()
             .filter(|n| n.state == NodeState::Ready)
             .flat_map(|n| &n.experts)
-            .filter(|e| e.state.is_servable())
+            .filter(|e| e.servable)
     }
 
     /// Those of them that are in the active set: who gets queries for `auto`.

@@ -49,6 +49,8 @@ pub(crate) struct Asked {
     pub(crate) streamed: bool,
     /// Whether its first token comes with its last.
     pub(crate) in_one_piece: bool,
+    /// Who may answer it.
+    pub(crate) target: Target,
 }
 
 impl Asked {
@@ -58,6 +60,7 @@ impl Asked {
             shape: Shape::of(query),
             streamed: query.stream,
             in_one_piece: query.in_one_piece(),
+            target: query.target.clone(),
         }
     }
 }

@@ -108,8 +108,17 @@ pub(super) fn request(
             forecast.quality
         }
     };
-    let utility = rows.iter().zip(&forecasts);
-    let utility = utility.map(|(row, line)| line.iter().map(|f| admitted(row, f)).collect());
+    let utility: Vec<Vec<f64>> = rows
+        .iter()
+        .zip(&forecasts)
+        .map(|(row, line)| line.iter().map(|f| admitted(row, f)).collect())
+        .collect();
+    let unserved = unserved(&rows, &utility);
+    let utility = if short {
+        only_named(&rows, &columns, utility)
+    } else {
+        utility
+    };
     let mut constraints = match outlook.residency {
         Residency::Planned => memory(&columns),
         // Memory is then no matter of the plan.
@@ -130,9 +139,7 @@ pub(super) fn request(
         kind: Kind::Count,
     }));
     constraints.iter_mut().for_each(representable);
-    let utility: Vec<Vec<f64>> = utility.collect();
     let means = means(limits, &rows, (&utility, &forecasts));
-    let unserved = unserved(&rows, &utility);
     let problem = Problem::new(ProblemParts {
         experts: columns.iter().map(|c| c.id.to_string()).collect(),
         utility,
@@ -148,6 +155,23 @@ pub(super) fn request(
         unserved,
         means: Arc::new(means),
     }))
+}
+
+/// Where memory is short, who is named has to be there: nobody else is of any use. Elsewhere whoever is named is
+/// asked, active or not.
+fn only_named(
+    rows: &[Row<'_>],
+    columns: &[Column<'_>],
+    mut utility: Vec<Vec<f64>>,
+) -> Vec<Vec<f64>> {
+    for (row, line) in rows.iter().zip(&mut utility) {
+        for (column, cell) in columns.iter().zip(line) {
+            if !row.asked.target.admits(&column.id) {
+                *cell = 0.0;
+            }
+        }
+    }
+    utility
 }
 
 /// Whether an expert can be in memory: it is, or it will be if it is chosen.

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use moe2_model::{Event, ExpertId, Seconds, TenantId, Time};
+use moe2_model::{Event, ExpertId, NodeId, Seconds, TenantId, Time};
 use moe2_solve::{
     Constraint, FEASIBILITY_TOLERANCE, Problem, ProblemError, Solution, Status, load, spares, value,
 };
@@ -250,8 +250,13 @@ impl Engine {
             known.is_some_and(|(node, expert)| !node.memory.is_tight() || node.holds(expert))
         };
         if self.fleet.is_tight() {
-            for n in (0..request.experts.len()).filter(|n| there(n)) {
-                if !members.contains(&n) {
+            // Of machines of which nobody is active yet.
+            let served: BTreeSet<&NodeId> =
+                members.iter().map(|n| &request.experts[*n].node).collect();
+            let new = |n: &usize| !served.contains(&request.experts[*n].node);
+            let newcomers = (0..request.experts.len()).filter(|n| new(n) && there(n));
+            for n in newcomers.collect::<Vec<_>>() {
+                {
                     members.push(n);
                     if !holds(problem, &members) {
                         members.pop();

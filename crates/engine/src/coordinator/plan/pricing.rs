@@ -63,8 +63,8 @@ pub struct Priced {
     /// Prices of joules and of seconds that keep its means; `None` if no mix of the active experts does.
     pub prices: Option<Prices>,
     /// The price of seconds until the first token that keeps their mean, if it were the only one; `None` if no
-    /// mix does.
-    pub per_first_token_second: Option<f64>,
+    /// mix does. Nothing without such a budget.
+    pub per_first_token_second: Option<Option<f64>>,
 }
 
 impl PlanRequest {
@@ -84,7 +84,10 @@ impl Means {
     /// Nothing if the problem is none, as when nobody is active, or the solver's answer does not hold.
     fn price(&self, members: &[usize]) -> Option<Priced> {
         let whole = self.solve(members, Mean::Whole)?;
-        let first = self.solve(members, Mean::FirstToken)?;
+        // Without an answer it keeps what it has.
+        let first = self
+            .first_token
+            .and_then(|_| self.solve(members, Mean::FirstToken));
         Some(Priced {
             tenant: self.tenant.clone(),
             prices: whole.map(|(per_joule, per_second)| Prices {
@@ -92,7 +95,7 @@ impl Means {
                 per_second,
                 per_first_token_second: 0.0,
             }),
-            per_first_token_second: first.map(|(_, per_second)| per_second),
+            per_first_token_second: first.map(|first| first.map(|(_, per_second)| per_second)),
         })
     }
 
