@@ -188,7 +188,7 @@ fn a_failure_shrinks_to_a_line_that_replays() {
         (Mutant::DoubleDispatch, 1, 0),
         (Mutant::ForgetSettle, 1, 0),
         (Mutant::ForgetMarks, 1, 1),
-        (Mutant::ForgetSilence, 0, 1),
+        (Mutant::ForgetSilence, 2, 1),
     ] {
         let failing = (0..50).find_map(|seed| {
             let case = Case::new(Scenario::everything(), seed).with(mutant);

@@ -181,7 +181,9 @@ impl Engine {
         if self.draining {
             return;
         }
-        if self.wanted.contains(&worker) {
+        // Its memory may have been given away meanwhile.
+        self.workers[worker].state = ExpertState::Unloaded;
+        if self.wanted.contains(&worker) && self.fits(worker) {
             self.load(now, worker);
         } else {
             self.set_state(worker, ExpertState::Unloaded);

@@ -134,6 +134,8 @@ pub struct Engine {
     next_dispatch: u64,
     generation: u64,
     calibration: Calibration,
+    /// Quality that plans would have added to what was asked since memory last changed for one.
+    missed: f64,
     /// The problem last handed out.
     asked_for: Option<PlanRequest>,
     pace: Pace,
@@ -165,6 +167,7 @@ impl Engine {
             blamed: BTreeMap::new(),
             generation: 0,
             calibration: Calibration::default(),
+            missed: 0.0,
             asked_for: None,
             pace: Pace::default(),
             plan: None,

@@ -1,7 +1,7 @@
 //! Which experts a machine keeps in memory where it hosts more than fit.
 //!
 //! The planner's active set keeps the limit on each machine's memory, so what it chose is what is to be in memory.
-//! Three things are between the choice and the machine:
+//! Four things are between the choice and the machine:
 //!
 //! - **Need.** Work that waits for an expert which is not in memory has it loaded, the oldest work first. Nobody is
 //!   starved by an expert that is asked without a pause.
@@ -11,6 +11,7 @@
 //!   no more than [`LOADING`] of its time with it, whatever is asked of it and however often the plan changes: over T
 //!   seconds at most BURST + LOADING·T seconds of loading, by forecast. Who needs an expert that may not be loaded yet
 //!   is told so by its forecast, and is sent elsewhere if that is better.
+//! - **Worth.** A change that the plan wants is made when it pays ([`plan`](super::plan)).
 //!
 //! A load is part of an expert's forecast: its seconds are waited for, its joules are counted. They are nobody's
 //! bill, since no query alone is their cause; they are standing energy.
@@ -18,10 +19,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use moe2_model::{DispatchId, Event, ExpertName, ExpertState, Joules, NodeId, Seconds, Time};
+use moe2_model::{
+    DispatchId, Event, ExpertId, ExpertName, ExpertState, Joules, NodeId, Seconds, Time,
+};
 use moe2_wire::ToAgent;
 
-use super::fleet::{Expert, Node};
+use super::fleet::{Expert, Fleet, Node};
 use super::line::Waiting;
 use super::{Engine, Output, Timer};
 
@@ -354,6 +357,17 @@ impl Choice<'_> {
 
     fn look_again(&mut self, at: Option<Time>) {
         self.again = [self.again, at].into_iter().flatten().min();
+    }
+}
+
+impl Fleet {
+    /// What bringing an expert into memory takes; nothing of one that is there or told to come.
+    pub(crate) fn load_joules(&self, now: Time, id: &ExpertId) -> Joules {
+        let node = self.node(&id.node).filter(|node| node.memory.tight);
+        let known = node.and_then(|node| Some((node, node.experts.get(&id.name)?)));
+        let load = known.filter(|(node, _)| !node.memory.told.contains(&id.name));
+        let load = load.and_then(|(node, expert)| node.load(now, expert));
+        load.map_or(Joules::ZERO, |load| load.joules)
     }
 }
 

@@ -71,6 +71,8 @@ pub(crate) struct Calibration {
     typical: Vec<Asked>,
     asked: BTreeMap<TenantId, VecDeque<Asked>>,
     demand: Demand,
+    /// Queries since this was last asked.
+    lately: u32,
 }
 
 impl Default for Calibration {
@@ -84,6 +86,7 @@ impl Default for Calibration {
                 .into(),
             asked: BTreeMap::new(),
             demand: Demand::default(),
+            lately: 0,
         }
     }
 }
@@ -92,6 +95,7 @@ impl Calibration {
     /// Remembers a query.
     pub(crate) fn note(&mut self, now: (Time, Wall), query: &Query, features: &QueryFeatures) {
         self.demand.note(now, &query.tenant, features.topic());
+        self.lately = self.lately.saturating_add(1);
         if self.asked.len() >= MAX_TENANTS && !self.asked.contains_key(&query.tenant) {
             return;
         }
@@ -123,6 +127,16 @@ impl Calibration {
     /// Probability that a tenant soon asks something like this.
     pub(crate) fn chance(&self, now: (Time, Wall), tenant: &TenantId, asked: &Asked) -> f64 {
         self.demand.chance(now, tenant, asked.features.topic())
+    }
+
+    /// Queries to be expected soon.
+    pub(crate) fn expected(&self, now: (Time, Wall)) -> f64 {
+        self.demand.expected(now)
+    }
+
+    /// Queries since the last call.
+    pub(crate) fn take_lately(&mut self) -> u32 {
+        std::mem::take(&mut self.lately)
     }
 
     /// Closes the hours that are over.

@@ -115,6 +115,12 @@ impl Demand {
         all.for_each(|habit| habit.turn(wall.0 / HOUR_S));
     }
 
+    /// Queries to be expected of everybody within the horizon.
+    pub(crate) fn expected(&self, (now, wall): (Time, Wall)) -> f64 {
+        let all = self.tenants.values().flat_map(BTreeMap::values);
+        all.map(|habit| habit.expected(now, wall)).sum()
+    }
+
     /// Probability that a tenant asks about a topic within the horizon, from [`LEAST`] to 1.
     pub(crate) fn chance(&self, (now, wall): (Time, Wall), tenant: &TenantId, topic: Topic) -> f64 {
         let habit = self.tenants.get(tenant).and_then(|own| own.get(&topic));

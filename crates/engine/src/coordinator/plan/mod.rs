@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use moe2_model::{Event, ExpertId, NodeId, Seconds, TenantId, Time};
+use moe2_model::{Event, ExpertId, Joules, NodeId, Seconds, TenantId, Time};
 use moe2_solve::{
     Constraint, FEASIBILITY_TOLERANCE, Problem, ProblemError, Solution, Status, load, spares, value,
 };
@@ -33,6 +33,7 @@ pub use limits::{PlanLimits, TenantLimits};
 pub use pricing::Priced;
 pub use view::{ConstraintView, PlanView, PlannedExpert};
 
+use super::residency::Residency;
 use super::{Engine, Output, Timer};
 use instance::Outlook;
 use pricing::Means;
@@ -247,7 +248,9 @@ impl Engine {
             let id = &request.experts[*n];
             let node = self.fleet.node(&id.node);
             let known = node.and_then(|node| Some((node, node.experts.get(&id.name)?)));
-            known.is_some_and(|(node, expert)| !node.memory.is_tight() || node.holds(expert))
+            let planned = self.config.residency == Residency::Planned;
+            !planned
+                || known.is_some_and(|(node, expert)| !node.memory.is_tight() || node.holds(expert))
         };
         if self.fleet.is_tight() {
             // Of machines of which nobody is active yet.
@@ -321,9 +324,38 @@ impl Engine {
             self.tell_price(&priced.tenant);
         }
         if !matches!(plan.solution.status, Status::Infeasible(_)) {
-            self.select(now, &plan.request, &plan.members());
+            let members = self.worth_loading(now, &plan);
+            self.select(now, &plan.request, &members);
         }
         self.plan = Some(Arc::new(plan));
+    }
+
+    /// The members of a plan, or who is active if bringing others into memory does not pay: what they would add to the
+    /// queries that are expected soon, and would have added to those that came since the last change, against the
+    /// joules of their loads at the operator's price. Whoever waited costs at most twice of what either choice
+    /// would have from the start (rent or buy; Karlin et al., 1988).
+    fn worth_loading(&mut self, now: Time, plan: &Plan) -> Vec<usize> {
+        let (request, members) = (&plan.request, plan.members());
+        let joules: Joules = members
+            .iter()
+            .map(|n| self.fleet.load_joules(now, &request.experts[*n]))
+            .sum();
+        if joules == Joules::ZERO || self.config.residency != Residency::Planned {
+            self.missed = 0.0;
+            return members;
+        }
+        let active = self.meanwhile(request);
+        let problem = &request.problem;
+        let gain = value(problem, &members) - value(problem, &active);
+        let clock = (now, self.wall(now));
+        self.missed += gain.max(0.0) * f64::from(self.calibration.take_lately());
+        let expected = gain * self.calibration.expected(clock);
+        let serves = holds(problem, &active) && !active.is_empty();
+        if serves && expected + self.missed <= self.config.prices.per_joule * joules.get() {
+            return active;
+        }
+        self.missed = 0.0;
+        members
     }
 
     /// Uses an answer to a problem that is over, if it is one to today's too: a fleet that changes
