@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use moe2_gate::QueryFeatures;
 use moe2_model::{
-    Candidate, Cascade, DispatchId, ExpertId, FinishReason, Forecast, Job, Joules, Mode,
-    Participant, Prices, Query, Seconds, Task, Time, Usage,
+    Cascade, DispatchId, ExpertId, FinishReason, Forecast, Job, Joules, Mode, Participant, Prices,
+    Query, Seconds, Task, Time, Usage,
 };
 
-use super::decision::Decision;
+use super::decision::Choices;
 use super::route::Punctual;
 
 /// How long a query without any budget of time may take before others' are less pressing.
@@ -140,9 +140,8 @@ pub(crate) struct Running {
     pub(crate) prices: Prices,
     /// What most answers stay within, all of it.
     pub(crate) punctual: Option<Punctual>,
-    pub(crate) candidates: Vec<Candidate>,
-    /// Choices made so far, where they are recorded.
-    pub(crate) decisions: Vec<Decision>,
+    /// Choices of experts so far.
+    pub(crate) choices: Choices,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) redispatches: u32,
     /// The one that was asked because another was late.

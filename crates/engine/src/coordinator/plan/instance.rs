@@ -213,9 +213,8 @@ fn forecasts(row: &Row<'_>, gate: &Gate, columns: &[Column<'_>]) -> Vec<Forecast
     let names: Vec<_> = columns.iter().map(|c| c.id.name.clone()).collect();
     let qualities = gate.forecast(&row.asked.features, &names);
     let one = |(column, quality): (&Column<'_>, Quality)| {
-        forecast(row.asked.shape, &column.expert.cost, &quality, |_| {
-            Seconds::ZERO
-        })
+        let speed = column.expert.cost.speed();
+        forecast(row.asked.shape, &speed, &quality, |_| Seconds::ZERO)
     };
     columns.iter().zip(qualities).map(one).collect()
 }
