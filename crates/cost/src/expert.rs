@@ -48,6 +48,7 @@ impl CostForecast {
     /// The same request with this much to wait for first: work ahead, and the way there and back. What is
     /// ahead is mostly work of the same device, so it is as uncertain, relatively, as the request's own:
     /// one factor stretches the whole delay to its p95.
+    #[inline]
     #[must_use]
     pub fn behind(self, waiting: Seconds) -> Self {
         let stretched = |own: Seconds, p95: Seconds| {
@@ -89,6 +90,7 @@ pub struct Speed {
 
 impl Speed {
     /// Prompt tokens expected for `bytes` of text, template included.
+    #[inline]
     #[must_use]
     pub fn prompt_tokens(&self, bytes: usize) -> f64 {
         self.prompt.predict(bytes as f64).mean
@@ -96,6 +98,7 @@ impl Speed {
 
     /// Forecasts a generated answer on an idle device beside the coordinator; see
     /// [`CostForecast::behind`].
+    #[inline]
     #[must_use]
     pub fn forecast(&self, prompt_tokens: f64, output_tokens: f64) -> CostForecast {
         let phases = [
@@ -112,6 +115,7 @@ impl Speed {
     }
 
     /// Forecasts a choice whose options have `option_tokens` together.
+    #[inline]
     #[must_use]
     pub fn forecast_choice(&self, prompt_tokens: f64, option_tokens: f64) -> CostForecast {
         let phases = [
@@ -122,6 +126,7 @@ impl Speed {
     }
 
     /// Phases one after the other: expected seconds and their p95.
+    #[inline]
     fn span(&self, phases: [Prediction; 2], factor: Option<f64>) -> (Seconds, Seconds) {
         let busy = phases[0].mean + phases[1].mean;
         let variance = phases[0].variance + phases[1].variance;
@@ -130,6 +135,7 @@ impl Speed {
         (seconds, seconds * stretch(factor, busy, variance, freedom))
     }
 
+    #[inline]
     fn add_up(&self, phases: [Prediction; 2]) -> CostForecast {
         let busy = phases[0].mean + phases[1].mean;
         let variance = phases[0].variance + phases[1].variance;
@@ -285,6 +291,7 @@ impl ExpertCost {
 }
 
 /// The factor from a mean to its p95, at least 1: empirical when enough errors are known.
+#[inline]
 fn stretch(factor: Option<f64>, mean: f64, variance: f64, freedom: f64) -> f64 {
     let parametric = || {
         if mean > 0.0 {

@@ -56,6 +56,7 @@ impl Prediction {
 
 /// The 95 % quantile of Student's t, by the first terms of its Cornish–Fisher expansion: within
 /// 3 % from 3 degrees of freedom on, and we never have fewer.
+#[inline]
 pub(crate) fn student_95(freedom: f64) -> f64 {
     let v = freedom.max(SPREAD_WEIGHT);
     1.644_854 + 1.523_77 / v + 1.420_2 / (v * v)
@@ -83,10 +84,12 @@ impl Square {
         }
     }
 
+    #[inline]
     const fn times(&self, f: f64, g: f64) -> (f64, f64) {
         (self.on_f * f + self.off * g, self.off * f + self.on_g * g)
     }
 
+    #[inline]
     const fn quadratic(&self, f: f64, g: f64) -> f64 {
         let (p, q) = self.times(f, g);
         f * p + g * q
@@ -112,12 +115,14 @@ pub(crate) struct Curve {
 
 impl Curve {
     /// Features of both multipliers at `x`, which add up to 1, and what `y` is divided by.
+    #[inline]
     fn features(&self, x: f64) -> Option<(f64, f64, f64)> {
         let linear = self.slope * tame(x);
         let scale = self.unit + linear;
         (scale > 0.0).then(|| (self.unit / scale, linear / scale, scale))
     }
 
+    #[inline]
     pub(crate) fn predict(&self, x: f64) -> Prediction {
         let freedom = self.freedom;
         let Some((f, g, scale)) = self.features(x) else {

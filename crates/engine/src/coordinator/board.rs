@@ -86,10 +86,10 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// Of nodes whose places are their order.
+    /// Of nodes whose places are their order. `believed` is asked of each name, in order.
     pub(crate) fn of(
         nodes: &BTreeMap<NodeId, Node>,
-        believed: impl Fn(&ExpertName) -> Belief,
+        mut believed: impl FnMut(&ExpertName) -> Belief,
     ) -> Self {
         let experts = nodes.iter().flat_map(|(id, node)| {
             node.experts
@@ -175,10 +175,9 @@ impl Board {
         }
     }
 
-    /// What is believed of an expert; nothing if no node hosts it.
-    pub(crate) fn belief(&self, name: &ExpertName) -> Option<Belief> {
-        let place = self.names.binary_search_by(|(known, _)| known.cmp(name));
-        place.ok().map(|place| self.names[place].1)
+    /// What is believed of each name.
+    pub(crate) fn beliefs(&self) -> impl Iterator<Item = &(ExpertName, Belief)> {
+        self.names.iter()
     }
 
     /// What is believed of a row's expert.

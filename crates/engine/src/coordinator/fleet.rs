@@ -247,19 +247,27 @@ impl Fleet {
                 lent: false,
             },
         );
-        self.set_up(|board, name| {
-            let known = board.belief(name).filter(|_| !new.contains(name));
-            known.unwrap_or_else(|| gate.belief(name))
+        self.set_up(|name, known| match known {
+            Some(known) if !new.contains(name) => known,
+            _ => gate.belief(name),
         });
         replaced
     }
 
-    /// Makes the board anew, after nodes have come or gone for good.
-    fn set_up(&mut self, believed: impl Fn(&Board, &ExpertName) -> Belief) {
+    /// Makes the board anew, after nodes have come or gone for good, with what is believed of names that were on it or
+    /// were not.
+    fn set_up(&mut self, believed: impl Fn(&ExpertName, Option<Belief>) -> Belief) {
         for (place, node) in self.nodes.values_mut().enumerate() {
             node.place = place;
         }
-        self.board = Board::of(&self.nodes, |name| believed(&self.board, name));
+        let before = std::mem::take(&mut self.board);
+        let mut beliefs = before.beliefs().peekable();
+        self.board = Board::of(&self.nodes, |name| {
+            // Both are in order.
+            while beliefs.next_if(|(known, _)| known < name).is_some() {}
+            let known = beliefs.next_if(|(known, _)| known == name);
+            believed(name, known.map(|(_, belief)| *belief))
+        });
     }
 
     /// Takes over what another gate believes.
@@ -315,7 +323,7 @@ impl Fleet {
     pub(crate) fn forget(&mut self, session: SessionId) {
         let gone = |node: &Node| node.session == session && node.health.is_gone();
         if self.nodes.extract_if(.., |_, node| gone(node)).count() > 0 {
-            self.set_up(|board, name| board.belief(name).expect("whoever stays was on the board"));
+            self.set_up(|_, known| known.expect("whoever stays was on the board"));
         }
     }
 
@@ -387,7 +395,8 @@ impl Fleet {
     /// Panics if the board is not as the nodes are.
     #[cfg(any(test, debug_assertions))]
     pub(crate) fn compare_with_the_board(&self) {
-        let belief = |name: &ExpertName| self.board.belief(name).expect("all names are there");
+        let mut beliefs = self.board.beliefs();
+        let belief = |_: &ExpertName| beliefs.next().expect("all names are there").1;
         assert_eq!(self.board, Board::of(&self.nodes, belief));
     }
 

@@ -16,3 +16,4 @@ mod plan;
 mod queue;
 mod shares;
 mod support;
+mod thousand;
