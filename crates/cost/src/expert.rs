@@ -8,7 +8,7 @@
 
 use moe2_model::{DeviceInfo, ExpertOffer, Joules, Seconds, Usage};
 
-use crate::regression::{Line, Prediction, student_95};
+use crate::regression::{Curve, Line, Prediction, student_95};
 use crate::residuals::Residuals;
 use crate::roofline::Prior;
 
@@ -48,6 +48,7 @@ impl CostForecast {
     /// The same request with this much to wait for first: work ahead, and the way there and back. What is
     /// ahead is mostly work of the same device, so it is as uncertain, relatively, as the request's own:
     /// one factor stretches the whole delay to its p95.
+    #[inline]
     #[must_use]
     pub fn behind(self, waiting: Seconds) -> Self {
         let stretched = |own: Seconds, p95: Seconds| {
@@ -67,6 +68,96 @@ impl CostForecast {
             first_token_p95,
             waiting: self.waiting + waiting,
             ..self
+        }
+    }
+}
+
+/// What forecasts of one expert follow from, without what it was learnt from: small and in one piece, so that a
+/// choice among many experts reads little.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Speed {
+    prefill: Curve,
+    decode: Curve,
+    score: Curve,
+    energy: Curve,
+    prompt: Curve,
+    /// Factors from a mean to its p95, once enough errors are known.
+    delay_p95: Option<f64>,
+    prefill_p95: Option<f64>,
+    energy_p95: Option<f64>,
+    samples: u64,
+}
+
+impl Speed {
+    /// Prompt tokens expected for `bytes` of text, template included.
+    #[inline]
+    #[must_use]
+    pub fn prompt_tokens(&self, bytes: usize) -> f64 {
+        self.prompt.predict(bytes as f64).mean
+    }
+
+    /// Forecasts a generated answer on an idle device beside the coordinator; see
+    /// [`CostForecast::behind`].
+    #[inline]
+    #[must_use]
+    pub fn forecast(&self, prompt_tokens: f64, output_tokens: f64) -> CostForecast {
+        let phases = [
+            self.prefill.predict(prompt_tokens),
+            self.decode.predict(output_tokens),
+        ];
+        let token = self.decode.predict(output_tokens.min(1.0));
+        let (first_token, first_token_p95) = self.span([phases[0], token], self.prefill_p95);
+        CostForecast {
+            first_token,
+            first_token_p95,
+            ..self.add_up(phases)
+        }
+    }
+
+    /// Forecasts a choice whose options have `option_tokens` together.
+    #[inline]
+    #[must_use]
+    pub fn forecast_choice(&self, prompt_tokens: f64, option_tokens: f64) -> CostForecast {
+        let phases = [
+            self.prefill.predict(prompt_tokens),
+            self.score.predict(option_tokens),
+        ];
+        self.add_up(phases)
+    }
+
+    /// Phases one after the other: expected seconds and their p95.
+    #[inline]
+    fn span(&self, phases: [Prediction; 2], factor: Option<f64>) -> (Seconds, Seconds) {
+        let busy = phases[0].mean + phases[1].mean;
+        let variance = phases[0].variance + phases[1].variance;
+        let freedom = phases[0].freedom.min(phases[1].freedom);
+        let seconds = Seconds::saturating(busy);
+        (seconds, seconds * stretch(factor, busy, variance, freedom))
+    }
+
+    #[inline]
+    fn add_up(&self, phases: [Prediction; 2]) -> CostForecast {
+        let busy = phases[0].mean + phases[1].mean;
+        let variance = phases[0].variance + phases[1].variance;
+        let freedom = phases[0].freedom.min(phases[1].freedom);
+        let (delay, delay_p95) = self.span(phases, self.delay_p95);
+
+        let energy = self.energy.predict(busy);
+        // Uncertain seconds make uncertain joules, through the power.
+        let power = if busy > 0.0 { energy.mean / busy } else { 0.0 };
+        let spread = energy.variance + power * power * variance;
+        let freedom = freedom.min(energy.freedom);
+        let energy_factor = stretch(self.energy_p95, energy.mean, spread, freedom);
+        CostForecast {
+            delay,
+            delay_p95,
+            first_token: delay,
+            first_token_p95: delay_p95,
+            waiting: Seconds::ZERO,
+            busy: delay,
+            energy: Joules::saturating(energy.mean),
+            energy_p95: Joules::saturating(energy.mean) * energy_factor,
+            samples: self.samples,
         }
     }
 }
@@ -136,37 +227,20 @@ impl ExpertCost {
         self.prompt.observe(bytes as f64, f64::from(tokens));
     }
 
-    /// Prompt tokens expected for `bytes` of text, template included.
+    /// What forecasts follow from, as it is now.
     #[must_use]
-    pub fn prompt_tokens(&self, bytes: usize) -> f64 {
-        self.prompt.predict(bytes as f64).mean
-    }
-
-    /// Forecasts a generated answer on an idle device beside the coordinator; see
-    /// [`CostForecast::behind`].
-    #[must_use]
-    pub fn forecast(&self, prompt_tokens: f64, output_tokens: f64) -> CostForecast {
-        let phases = [
-            self.prefill.predict(prompt_tokens),
-            self.decode.predict(output_tokens),
-        ];
-        let token = self.decode.predict(output_tokens.min(1.0));
-        let (first_token, first_token_p95) = self.span([phases[0], token], &self.prefill_errors);
-        CostForecast {
-            first_token,
-            first_token_p95,
-            ..self.add_up(phases)
+    pub fn speed(&self) -> Speed {
+        Speed {
+            prefill: self.prefill.curve(),
+            decode: self.decode.curve(),
+            score: self.score.curve(),
+            energy: self.energy.curve(),
+            prompt: self.prompt.curve(),
+            delay_p95: self.delay_errors.factor_95(),
+            prefill_p95: self.prefill_errors.factor_95(),
+            energy_p95: self.energy_errors.factor_95(),
+            samples: self.samples,
         }
-    }
-
-    /// Forecasts a choice whose options have `option_tokens` together.
-    #[must_use]
-    pub fn forecast_choice(&self, prompt_tokens: f64, option_tokens: f64) -> CostForecast {
-        let phases = [
-            self.prefill.predict(prompt_tokens),
-            self.score.predict(option_tokens),
-        ];
-        self.add_up(phases)
     }
 
     /// Seconds per prompt token, overhead not included; the roofline's before the first sample.
@@ -214,44 +288,11 @@ impl ExpertCost {
         }
         self.energy.observe(busy, joules);
     }
-
-    /// Phases one after the other: expected seconds and their p95.
-    fn span(&self, phases: [Prediction; 2], errors: &Residuals) -> (Seconds, Seconds) {
-        let busy = phases[0].mean + phases[1].mean;
-        let variance = phases[0].variance + phases[1].variance;
-        let freedom = phases[0].freedom.min(phases[1].freedom);
-        let seconds = Seconds::saturating(busy);
-        (seconds, seconds * stretch(errors, busy, variance, freedom))
-    }
-
-    fn add_up(&self, phases: [Prediction; 2]) -> CostForecast {
-        let busy = phases[0].mean + phases[1].mean;
-        let variance = phases[0].variance + phases[1].variance;
-        let freedom = phases[0].freedom.min(phases[1].freedom);
-        let (delay, delay_p95) = self.span(phases, &self.delay_errors);
-
-        let energy = self.energy.predict(busy);
-        // Uncertain seconds make uncertain joules, through the power.
-        let power = if busy > 0.0 { energy.mean / busy } else { 0.0 };
-        let spread = energy.variance + power * power * variance;
-        let freedom = freedom.min(energy.freedom);
-        let energy_factor = stretch(&self.energy_errors, energy.mean, spread, freedom);
-        CostForecast {
-            delay,
-            delay_p95,
-            first_token: delay,
-            first_token_p95: delay_p95,
-            waiting: Seconds::ZERO,
-            busy: delay,
-            energy: Joules::saturating(energy.mean),
-            energy_p95: Joules::saturating(energy.mean) * energy_factor,
-            samples: self.samples,
-        }
-    }
 }
 
 /// The factor from a mean to its p95, at least 1: empirical when enough errors are known.
-fn stretch(errors: &Residuals, mean: f64, variance: f64, freedom: f64) -> f64 {
+#[inline]
+fn stretch(factor: Option<f64>, mean: f64, variance: f64, freedom: f64) -> f64 {
     let parametric = || {
         if mean > 0.0 {
             1.0 + student_95(freedom) * variance.sqrt() / mean
@@ -259,7 +300,7 @@ fn stretch(errors: &Residuals, mean: f64, variance: f64, freedom: f64) -> f64 {
             1.0
         }
     };
-    errors.factor_95().unwrap_or_else(parametric).max(1.0)
+    factor.unwrap_or_else(parametric).max(1.0)
 }
 
 #[cfg(test)]
@@ -289,7 +330,7 @@ mod tests {
     }
 
     fn ask(cost: &ExpertCost) -> CostForecast {
-        cost.forecast(100.0, 50.0)
+        cost.speed().forecast(100.0, 50.0)
     }
 
     #[test]
@@ -349,11 +390,11 @@ mod tests {
         let spread = |mean: Seconds, p95: Seconds| p95.get() / mean.get();
         assert!(spread(forecast.first_token, forecast.first_token_p95) < 1.1);
         assert!(spread(forecast.delay, forecast.delay_p95) > 1.3);
-        let choice = cost.forecast_choice(100.0, 20.0);
+        let choice = cost.speed().forecast_choice(100.0, 20.0);
         assert_eq!(choice.first_token, choice.delay);
         assert_eq!(
-            cost.forecast(100.0, 0.0).first_token,
-            cost.forecast(100.0, 0.0).delay
+            cost.speed().forecast(100.0, 0.0).first_token,
+            cost.speed().forecast(100.0, 0.0).delay
         );
     }
 
@@ -370,7 +411,7 @@ mod tests {
             cost.observe_choice(&fast);
         }
         assert!((cost.decode_s_per_token() - before).abs() < 1e-12);
-        let choice = cost.forecast_choice(100.0, 40.0);
+        let choice = cost.speed().forecast_choice(100.0, 40.0);
         assert!(choice.delay < ask(&cost).delay);
         assert_eq!(cost.samples(), 20);
     }
@@ -396,11 +437,11 @@ mod tests {
     #[test]
     fn tokens_are_estimated_from_bytes_and_learnt_per_vocabulary() {
         let mut cost = expert();
-        assert!((cost.prompt_tokens(400) - 108.0).abs() < 1e-9);
+        assert!((cost.speed().prompt_tokens(400) - 108.0).abs() < 1e-9);
         for bytes in [100, 900, 300, 2000] {
             cost.observe_prompt(bytes, 30 + (bytes as u32) / 3);
         }
-        let tokens = cost.prompt_tokens(600);
+        let tokens = cost.speed().prompt_tokens(600);
         assert!((tokens / 230.0 - 1.0).abs() < 0.1, "{tokens}");
     }
 
@@ -425,7 +466,7 @@ mod tests {
                 };
                 if choice { cost.observe_choice(&usage) } else { cost.observe(&usage) }
             }
-            let forecast = cost.forecast(prompt, output);
+            let forecast = cost.speed().forecast(prompt, output);
             for value in [forecast.delay.get(), forecast.energy.get(), forecast.delay_p95.get(), forecast.energy_p95.get()] {
                 prop_assert!(value.is_finite() && value >= 0.0);
             }

@@ -14,7 +14,7 @@ mod regression;
 mod residuals;
 mod roofline;
 
-pub use expert::{CostForecast, ExpertCost};
+pub use expert::{CostForecast, ExpertCost, Speed};
 pub use network::{BadLink, Link, Network, PathCost};
 pub use percentile::{conformal_quantile, percentile};
 pub use regression::{Line, Prediction};

@@ -56,13 +56,14 @@ impl Prediction {
 
 /// The 95 % quantile of Student's t, by the first terms of its Cornish–Fisher expansion: within
 /// 3 % from 3 degrees of freedom on, and we never have fewer.
+#[inline]
 pub(crate) fn student_95(freedom: f64) -> f64 {
     let v = freedom.max(SPREAD_WEIGHT);
     1.644_854 + 1.523_77 / v + 1.420_2 / (v * v)
 }
 
 /// A symmetric 2×2 matrix over (overhead, slope).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Square {
     on_f: f64,
     off: f64,
@@ -83,23 +84,69 @@ impl Square {
         }
     }
 
+    #[inline]
     const fn times(&self, f: f64, g: f64) -> (f64, f64) {
         (self.on_f * f + self.off * g, self.off * f + self.on_g * g)
     }
 
+    #[inline]
     const fn quadratic(&self, f: f64, g: f64) -> f64 {
         let (p, q) = self.times(f, g);
         f * p + g * q
     }
 }
 
-/// One learnt rate. `x` and `y` are in whatever units the prior was given in.
-#[derive(Debug, Clone)]
-pub struct Line {
+/// What a [`Line`]'s forecasts follow from, without what it was learnt from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Curve {
     /// What the overhead's multiplier multiplies, in units of `y`: the prior's overhead and one
     /// grain, so that an overhead the prior missed altogether can still be found.
     unit: f64,
     slope: f64,
+    /// The multipliers.
+    a: f64,
+    b: f64,
+    /// Of the multipliers, in units of the noise's variance.
+    covariance: Square,
+    squared_error: f64,
+    /// Degrees of freedom of a forecast.
+    freedom: f64,
+}
+
+impl Curve {
+    /// Features of both multipliers at `x`, which add up to 1, and what `y` is divided by.
+    #[inline]
+    fn features(&self, x: f64) -> Option<(f64, f64, f64)> {
+        let linear = self.slope * tame(x);
+        let scale = self.unit + linear;
+        (scale > 0.0).then(|| (self.unit / scale, linear / scale, scale))
+    }
+
+    #[inline]
+    pub(crate) fn predict(&self, x: f64) -> Prediction {
+        let freedom = self.freedom;
+        let Some((f, g, scale)) = self.features(x) else {
+            return Prediction {
+                mean: 0.0,
+                variance: 0.0,
+                freedom,
+            };
+        };
+        let relative = self.a * f + self.b * g;
+        let of_the_line = self.covariance.quadratic(f, g);
+        let assumed = (SPREAD * relative) * (SPREAD * relative);
+        let noise = (SPREAD_WEIGHT * assumed + self.squared_error) / freedom;
+        Prediction {
+            mean: relative * scale,
+            variance: noise * (1.0 + of_the_line.max(0.0)) * scale * scale,
+            freedom,
+        }
+    }
+}
+
+/// One learnt rate. `x` and `y` are in whatever units the prior was given in.
+#[derive(Debug, Clone)]
+pub struct Line {
     /// The multipliers' prior mean: the slope's is 1, the overhead's is this.
     expected_overhead: f64,
     /// The multipliers' prior precision, in units of the noise's.
@@ -115,18 +162,7 @@ pub struct Line {
     samples: u64,
     /// What follows from all of that, kept because forecasts are made far more often than something is learnt: for
     /// every query and every expert.
-    fit: Fit,
-}
-
-/// A solved system.
-#[derive(Debug, Clone, Copy)]
-struct Fit {
-    /// The multipliers.
-    a: f64,
-    b: f64,
-    /// Of the multipliers, in units of the noise's variance.
-    covariance: Square,
-    squared_error: f64,
+    curve: Curve,
 }
 
 impl Line {
@@ -143,15 +179,16 @@ impl Line {
             off: expected_overhead * SHARED,
             on_g: SHARED + OWN,
         };
-        let fit = Fit {
+        let curve = Curve {
+            unit,
+            slope,
             a: 0.0,
             b: 0.0,
             covariance,
             squared_error: 0.0,
+            freedom: SPREAD_WEIGHT,
         };
         let mut line = Self {
-            unit,
-            slope,
             expected_overhead,
             prior: covariance.inverse(),
             weight: 0.0,
@@ -162,26 +199,33 @@ impl Line {
             gz: 0.0,
             zz: 0.0,
             samples: 0,
-            fit,
+            curve,
         };
-        line.fit = line.fitted();
+        line.fit();
         line
     }
 
-    fn fitted(&self) -> Fit {
+    /// What forecasts follow from.
+    pub(crate) const fn curve(&self) -> Curve {
+        self.curve
+    }
+
+    fn fit(&mut self) {
         let (a, b) = self.multipliers();
-        Fit {
+        self.curve = Curve {
             a,
             b,
             covariance: self.precision().inverse(),
             squared_error: self.squared_error(a, b),
-        }
+            freedom: SPREAD_WEIGHT + self.weight,
+            ..self.curve
+        };
     }
 
     /// Learns that `x` took `y`. Ignored when either is negative or not finite, or when the prior
     /// expects nothing at `x` (no overhead, no grain and `x` = 0), where a multiplier cannot be seen.
     pub fn observe(&mut self, x: f64, y: f64) {
-        let Some((f, g, scale)) = self.features(x) else {
+        let Some((f, g, scale)) = self.curve.features(x) else {
             return;
         };
         if !(y.is_finite() && y >= 0.0 && x.is_finite() && x >= 0.0) {
@@ -189,7 +233,7 @@ impl Line {
         }
         let mut z = (y / scale).min(MOST);
         if self.samples >= TRUST_AFTER {
-            let forecast = self.fit.a * f + self.fit.b * g;
+            let forecast = self.curve.a * f + self.curve.b * g;
             z = z.clamp(forecast / OUTLIER, (forecast * OUTLIER).min(MOST));
         }
         // The first requests pay for paging the weights in, so early ones are left behind faster:
@@ -205,49 +249,25 @@ impl Line {
         discount(&mut self.gz, g * z);
         discount(&mut self.zz, z * z);
         self.samples = self.samples.saturating_add(1);
-        self.fit = self.fitted();
+        self.fit();
     }
 
     /// The forecast at `x`.
     #[must_use]
     pub fn predict(&self, x: f64) -> Prediction {
-        let freedom = SPREAD_WEIGHT + self.weight;
-        let Some((f, g, scale)) = self.features(x) else {
-            return Prediction {
-                mean: 0.0,
-                variance: 0.0,
-                freedom,
-            };
-        };
-        let fit = &self.fit;
-        let relative = fit.a * f + fit.b * g;
-        let of_the_line = fit.covariance.quadratic(f, g);
-        let assumed = (SPREAD * relative) * (SPREAD * relative);
-        let noise = (SPREAD_WEIGHT * assumed + fit.squared_error) / freedom;
-        Prediction {
-            mean: relative * scale,
-            variance: noise * (1.0 + of_the_line.max(0.0)) * scale * scale,
-            freedom,
-        }
+        self.curve.predict(x)
     }
 
     /// The learnt slope, at least 0, in units of `y` per unit of `x`.
     #[must_use]
     pub fn slope(&self) -> f64 {
-        self.fit.b * self.slope
+        self.curve.b * self.curve.slope
     }
 
     /// Observations learnt from.
     #[must_use]
     pub const fn samples(&self) -> u64 {
         self.samples
-    }
-
-    /// Features of both multipliers at `x`, which add up to 1, and what `y` is divided by.
-    fn features(&self, x: f64) -> Option<(f64, f64, f64)> {
-        let linear = self.slope * tame(x);
-        let scale = self.unit + linear;
-        (scale > 0.0).then(|| (self.unit / scale, linear / scale, scale))
     }
 
     const fn precision(&self) -> Square {

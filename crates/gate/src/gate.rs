@@ -15,6 +15,7 @@ use crate::features::QueryFeatures;
 use crate::file::{self, GateError};
 use crate::options::OptionRule;
 use crate::priors::{Priors, TopicPrior};
+use crate::topic::Topic;
 use crate::train::Trained;
 use crate::train::fusion::FusionGain;
 use crate::trained::{Provenance, TrainedGate};
@@ -34,6 +35,11 @@ pub struct Quality {
     /// Standard deviation of `probability`, in [0, 0.5]: how little the gate knows.
     pub uncertainty: f64,
 }
+
+/// What a gate states of one expert, topic by topic: looked up once, so that a choice among many need not search for
+/// each. Of the gate that was asked, as long as it is told nothing new of the expert.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Belief([Quality; Topic::ALL.len()]);
 
 /// What is behind the interface; one variant per `kind` of gate file.
 #[derive(Debug, Clone, PartialEq)]
@@ -163,7 +169,25 @@ impl Gate {
     /// expert does not depend on which others are asked about.
     #[must_use]
     pub fn forecast(&self, query: &QueryFeatures, experts: &[ExpertName]) -> Vec<Quality> {
-        experts.iter().map(|e| self.one(query, e)).collect()
+        let one = |expert| self.one(query, expert, |topic| self.stated(expert, topic));
+        experts.iter().map(one).collect()
+    }
+
+    /// What there is to know of an expert before a question.
+    #[must_use]
+    pub fn belief(&self, expert: &ExpertName) -> Belief {
+        Belief(Topic::ALL.map(|topic| self.stated(expert, topic)))
+    }
+
+    /// [`Gate::forecast`] of one expert whose [`Gate::belief`] is at hand.
+    #[must_use]
+    pub fn forecast_with(
+        &self,
+        query: &QueryFeatures,
+        expert: &ExpertName,
+        belief: &Belief,
+    ) -> Quality {
+        self.one(query, expert, |topic| belief.0[topic as usize])
     }
 
     /// How the expert's log-probabilities of options are read.
@@ -238,25 +262,34 @@ impl Gate {
         }
     }
 
-    fn one(&self, query: &QueryFeatures, expert: &ExpertName) -> Quality {
-        if let Some(trained) = self.trained()
-            && let Some(learnt) = query.learned(&trained.encoder)
-            && let Some(quality) = trained.quality(expert, learnt)
-        {
-            return Quality {
-                output_tokens: query.cap_output(quality.output_tokens),
-                ..quality
-            };
+    fn one(
+        &self,
+        query: &QueryFeatures,
+        expert: &ExpertName,
+        stated: impl FnOnce(Topic) -> Quality,
+    ) -> Quality {
+        let learnt = self.trained().and_then(|trained| {
+            let learnt = query.learned(&trained.encoder)?;
+            trained.quality(expert, learnt)
+        });
+        let quality = learnt.unwrap_or_else(|| stated(query.topic()));
+        Quality {
+            output_tokens: query.cap_output(quality.output_tokens),
+            ..quality
         }
+    }
+
+    /// What is believed of an expert's answers on a topic where nothing was learnt.
+    fn stated(&self, expert: &ExpertName, topic: Topic) -> Quality {
         let head = self.priors().experts.get(expert);
         let prior = head
-            .and_then(|head| head.topics.get(&query.topic()).copied())
+            .and_then(|head| head.topics.get(&topic).copied())
             .unwrap_or_else(|| {
-                TopicPrior::of_a_stranger(self.introduced.get(expert).copied(), query.topic())
+                TopicPrior::of_a_stranger(self.introduced.get(expert).copied(), topic)
             });
         Quality {
             probability: prior.mean(),
-            output_tokens: query.cap_output(prior.output_tokens),
+            output_tokens: prior.output_tokens,
             uncertainty: prior.deviation(),
         }
     }
@@ -275,7 +308,6 @@ impl From<Kind> for Gate {
 mod tests {
     use super::*;
     use crate::priors::Head;
-    use crate::topic::Topic;
     use moe2_model::Bytes;
     use proptest::prelude::*;
 
@@ -375,6 +407,22 @@ mod tests {
             let restricted = gate.forecast(&query, &subset);
             let masked: Vec<Quality> = asked.iter().map(|&i| all[i]).collect();
             prop_assert_eq!(restricted, masked);
+        }
+
+        #[test]
+        fn beliefs_at_hand_change_no_forecast(
+            topic in prop::sample::select(Topic::ALL.to_vec()),
+            trained: bool,
+            parameters in 0..100_000_000_000_u64,
+        ) {
+            let mut gate = if trained { Gate::shipped() } else { Gate::builtin() };
+            gate.introduce(&offer("stranger", parameters));
+            let asked: Vec<ExpertName> =
+                demo().into_iter().chain([name("stranger"), name("unheard-of")]).collect();
+            let query = QueryFeatures::of_topic(topic);
+            let with = |expert| gate.forecast_with(&query, expert, &gate.belief(expert));
+            let with: Vec<Quality> = asked.iter().map(with).collect();
+            prop_assert_eq!(with, gate.forecast(&query, &asked));
         }
 
         #[test]

@@ -31,7 +31,7 @@ pub use eval::{
 };
 pub use features::QueryFeatures;
 pub use file::GateError;
-pub use gate::{Gate, Quality};
+pub use gate::{Belief, Gate, Quality};
 pub use options::{OptionRule, Scored};
 pub use priors::{Head, Priors, TopicPrior};
 pub use topic::{Detection, Topic, detect};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::objective;
 use crate::problem::Problem;
-use crate::reduce::dominates;
+use crate::reduce::Costs;
 use crate::rows::{self, load};
 use crate::solution::Solution;
 use crate::solver::{Limits, SolveError, Solver};
@@ -91,12 +91,13 @@ pub fn number(value: f64) -> String {
 
 /// The reason for every expert that is not in the solution's set, by index.
 pub fn dropped(problem: &Problem, solution: &Solution) -> Vec<(usize, Dropped)> {
+    let costs = Costs::of(problem);
     let out = (0..problem.expert_count()).filter(|n| !solution.selected.contains(n));
-    out.map(|n| (n, reason(problem, &solution.selected, n)))
+    out.map(|n| (n, reason((problem, &costs), &solution.selected, n)))
         .collect()
 }
 
-fn reason(problem: &Problem, chosen: &[usize], expert: usize) -> Dropped {
+fn reason((problem, costs): (&Problem, &Costs<'_>), chosen: &[usize], expert: usize) -> Dropped {
     let alone = short(problem, &[expert]);
     if !alone.is_empty() {
         return Dropped::TooLarge { rows: alone };
@@ -104,9 +105,9 @@ fn reason(problem: &Problem, chosen: &[usize], expert: usize) -> Dropped {
     if problem.k() == 1 {
         // A chosen one says more than one that was dropped itself.
         let others = chosen.iter().copied().chain(0..problem.expert_count());
-        let by = others.into_iter().find(|&n| {
-            n != expert && rows::fits_alone(problem, n) && dominates(problem, n, expert)
-        });
+        let by = others
+            .into_iter()
+            .find(|&n| n != expert && rows::fits_alone(problem, n) && costs.dominates(n, expert));
         if let Some(by) = by {
             return Dropped::Dominated { by };
         }
@@ -226,7 +227,8 @@ pub fn admission(
     }
     admission.forced = forced;
     let best = best_of(problem, &mut stop)?;
-    let rows = match reason(problem, &best.selected, expert) {
+    let costs = Costs::of(problem);
+    let rows = match reason((problem, &costs), &best.selected, expert) {
         Dropped::TooLarge { rows } | Dropped::Outweighed { rows, .. } => rows,
         _ => Vec::new(),
     };

@@ -183,6 +183,7 @@ struct Bench {
     plan: Option<Box<PlanRequest>>,
     /// What the last refusal said; there should be none.
     refused: Option<String>,
+    /// Dispatches that had to wait for a mark, without those of the warm-up.
     held: u64,
 }
 
@@ -335,6 +336,9 @@ impl Bench {
         let request = Box::new(question(number)?);
         let began = Instant::now();
         self.feed(Input::Submit { query, request });
+        if !counted {
+            self.held = 0;
+        }
         self.samples.push(Sample {
             admission: micros(began.elapsed()),
             settlement: 0.0,

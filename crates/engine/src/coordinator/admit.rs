@@ -3,27 +3,25 @@
 //! Refusals are decided here, before anything is spent, and each says what would help: another
 //! model name, waiting, or a budget that is feasible now.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use moe2_gate::{FusionGain, Topic};
 use moe2_model::{
-    Budgets, Candidate, DispatchId, Event, ExpertId, Job, Joules, Mode, NodeId, Outcome, Query,
-    QueryId, RefusalKind, Seconds, Target, Task, TenantId, Time, Verdict,
+    Budgets, Candidate, DispatchId, Event, Job, Joules, Mode, Outcome, Query, QueryId, RefusalKind,
+    Seconds, Target, Task, TenantId, Time, Verdict,
 };
 
-use super::decision::{Decision, Grounds, decide};
-use super::fleet::{Expert, Node, Places};
-use super::forecast::{Shape, forecast};
+use super::contenders::Scope;
+use super::decision::{Choice, Choices, Grounds, decide};
+use super::fleet::{Expert, Node};
 use super::ledger::{Binding, EnergyWindow, Full};
 use super::line::Whose;
 use super::query::{Round, Running};
 use super::queue::waited_in_vain;
 use super::record::QueryRecord;
 use super::reply::{Refusal, Reply};
-use super::residency::Load;
-use super::route::{Contender, Punctual, Route, Terms};
+use super::route::{Punctual, Route, Terms};
 use super::{Engine, Output, Timer};
 
 /// How long a client should wait before it asks a fleet without a ready expert again: about the
@@ -33,19 +31,6 @@ const RETRY_NO_EXPERT: Duration = Duration::from_secs(2);
 const RETRY_BOOKS: Duration = Duration::from_secs(10);
 /// How long a client should wait when too many queries are under way.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
-
-/// Who is asked whether it would answer.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Scope<'a> {
-    /// Only those on these nodes.
-    pub(super) nodes: Option<[&'a NodeId; 2]>,
-    /// [`Fleet::places_by_kind`](super::fleet::Fleet::places_by_kind), where it is known already.
-    pub(super) places: Option<&'a Places>,
-    /// A node where the query would begin now, before what waits there.
-    pub(super) free: Option<&'a NodeId>,
-    /// Of a query that waits: its tenant's work that is more pressing, and the dispatch that would be given up.
-    pub(super) waits: Option<(Seconds, DispatchId)>,
-}
 
 impl Engine {
     pub(super) fn submit(&mut self, now: Time, id: QueryId, mut query: Query) {
@@ -101,8 +86,7 @@ impl Engine {
             first_delta: None,
             prices,
             punctual,
-            candidates: Vec::new(),
-            decisions: Vec::new(),
+            choices: Choices::default(),
             attempts: Vec::new(),
             redispatches: 0,
             hedge: None,
@@ -131,47 +115,37 @@ impl Engine {
 
     /// Routes a query and dispatches it, or refuses it if nobody can take it.
     pub(super) fn send_to_best(&mut self, now: Time, id: QueryId) {
-        let Some((route, grounds, budgets)) = self.choose(now, id, Scope::default()) else {
+        let Some(choice) = self.choose(now, id, Scope::default()) else {
             return;
         };
-        let refusal = (route.chosen == 0).then(|| {
-            let quota = self.quota_refusal(now, id, &route);
-            quota.unwrap_or_else(|| explain_refusal(&route, &budgets))
+        let chosen = choice.route.chosen().to_vec();
+        let refusal = chosen.is_empty().then(|| {
+            let quota = self.quota_refusal(now, id, &choice.route);
+            quota.unwrap_or_else(|| explain_refusal(&choice.route, &choice.own))
         });
         let Some(running) = self.queries.get_mut(&id) else {
             return;
         };
-        running.candidates.clone_from(&route.candidates);
-        if self.config.records {
-            running.decisions.push(Decision {
-                at: now.seconds_since(running.submitted),
-                grounds,
-                candidates: route.candidates.clone(),
-            });
-        }
+        let recorded = self.config.records;
+        running.choices.note(choice.decision(), recorded);
         if let Some(refusal) = refusal {
             let refusal = match running.too_long {
                 Some((prompt, context)) => too_long(prompt, context),
                 None if running.attempts.is_empty() => {
                     waited_in_vain(now, running).unwrap_or(refusal)
                 }
-                None => experts_failed(running, &route),
+                None => experts_failed(running),
             };
             self.refuse(now, id, refusal);
             return;
         }
-        for candidate in route.chosen() {
+        for candidate in &chosen {
             self.dispatch(now, id, candidate, Job::Answer);
         }
     }
 
-    /// Who should answer, and what is left of the query's own budgets.
-    pub(super) fn choose(
-        &self,
-        now: Time,
-        id: QueryId,
-        scope: Scope<'_>,
-    ) -> Option<(Route, Grounds, Budgets)> {
+    /// Who should answer.
+    pub(super) fn choose(&self, now: Time, id: QueryId, scope: Scope<'_>) -> Option<Choice> {
         let running = self.queries.get(&id)?;
         let again = !running.attempts.is_empty();
         let mode = running.query.mode;
@@ -206,13 +180,16 @@ impl Engine {
                 _ => self.gate.fusion(),
             },
         };
-        let route = decide(self.contenders(now, (id, running), scope), &grounds);
-        // What a client can change is its own.
-        let own = Budgets {
-            energy: running.energy_left(),
-            ..budgets
-        };
-        Some((route, grounds, own))
+        let route = decide(&self.contenders(now, (id, running), scope), &grounds);
+        Some(Choice {
+            at: now.seconds_since(running.submitted),
+            grounds,
+            route,
+            own: Budgets {
+                energy: running.energy_left(),
+                ..budgets
+            },
+        })
     }
 
     /// What is left of a query's joules: its own, and its tenant's, once what is reserved for `given_up` has come back.
@@ -223,10 +200,7 @@ impl Engine {
         given_up: Option<DispatchId>,
     ) -> Option<Joules> {
         let (wall, tenant) = (self.wall(now), &running.query.tenant);
-        let window = match given_up {
-            Some(dispatch) => self.ledger.binding_without(wall, tenant, dispatch),
-            None => self.ledger.binding(wall, tenant),
-        };
+        let window = self.ledger.binding(wall, tenant, given_up);
         let left = [running.energy_left(), window.map(|window| window.left)];
         let left = left.into_iter().flatten();
         left.min_by(|a, b| a.get().total_cmp(&b.get()))
@@ -236,7 +210,7 @@ impl Engine {
     fn quota_refusal(&self, now: Time, id: QueryId, route: &Route) -> Option<Refusal> {
         let running = self.queries.get(&id)?;
         let (wall, tenant) = (self.wall(now), &running.query.tenant);
-        let binding = self.ledger.binding(wall, tenant)?;
+        let binding = self.ledger.binding(wall, tenant, None)?;
         let own = running.energy_left();
         let costly = route.candidates.iter();
         let needed = costly
@@ -264,119 +238,6 @@ impl Engine {
         }
     }
 
-    /// Everyone who hosts what is asked for and could start now.
-    pub(super) fn contenders(
-        &self,
-        now: Time,
-        (id, running): (QueryId, &Running),
-        scope: Scope<'_>,
-    ) -> Vec<Contender> {
-        let query = &running.query;
-        let admitted: Vec<_> = self
-            .fleet
-            .experts_at(|node| scope.nodes.is_none_or(|nodes| nodes.contains(&node)))
-            .filter(|(id, _, _)| query.target.admits(id))
-            .collect();
-        let names: Vec<_> = admitted.iter().map(|(id, _, _)| id.name.clone()).collect();
-        let forecasts = self.gate.forecast(&running.features, &names);
-        let shape = Shape::of(query);
-        let whose = self.whose(id, &query.tenant);
-        let topic = running.features.topic();
-        let mut contenders = Vec::with_capacity(admitted.len());
-        let ready: Vec<_> = admitted
-            .into_iter()
-            .zip(forecasts)
-            .filter_map(|(found, quality)| {
-                let load = loads(now, found.1, found.2)?;
-                // What is there only when the query's time is over is of no use to it.
-                let left = running.limit.saturating_sub(now.since(running.submitted));
-                if load.seconds.get() > left.as_secs_f64() {
-                    return None;
-                }
-                Some((found, quality, load))
-            })
-            .collect();
-        // Only the expert's tokenizer knows how long a prompt is; a forecast is reason enough to ask another.
-        let bytes = query.prompt.text_bytes();
-        let holds = |expert: &Expert| {
-            expert.cost.prompt_tokens(bytes) < f64::from(expert.offer.context_tokens)
-        };
-        let this = scope.waits.map(|(_, dispatch)| dispatch);
-        let some_hold = ready.iter().any(|((_, node, expert), ..)| {
-            let asked = expert.selected || query.target != Target::Auto;
-            holds(expert) && asked && node.trusts(expert, now, this)
-        });
-        let counted = scope.places.is_none().then(|| self.fleet.places_by_kind());
-        let places = scope.places.or(counted.as_ref());
-        let mut held = BTreeMap::new();
-        for ((id, node, expert), quality, load) in ready {
-            let (hold, others) = held.entry(node.kind.clone()).or_insert_with(|| {
-                let places = places.and_then(|places| places.get(&node.kind));
-                let places = places.copied().unwrap_or_default();
-                let kind = (&*node.kind, places);
-                let hold = self.shares.hold(now, kind, whose.tenant);
-                (hold, self.shares.held(now, kind))
-            });
-            let at_once = scope.free == Some(&id.node);
-            let forecast = forecast(shape, &expert.cost, &quality, |busy| {
-                if at_once {
-                    return node.next_place(expert, now).max(load.seconds);
-                }
-                let own = hold.map_or(Seconds::ZERO, |hold| {
-                    let ahead = scope.waits.map_or(hold.seconds, |(ahead, _)| ahead);
-                    hold.wait(ahead, busy)
-                });
-                let line = node.wait(now, expert, (whose, others), busy);
-                line.max(own).max(load.seconds)
-            });
-            let mut forecast = self.coverage.corrected((whose.tenant, topic), forecast);
-            // They steer the choice; what the query itself may use is as before.
-            forecast.energy += load.joules;
-            if query.in_one_piece() {
-                forecast.first_token = forecast.delay;
-                forecast.first_token_p95 = forecast.delay_p95;
-            }
-            let short = running.known_too_long(expert.offer.context_tokens)
-                || (some_hold && !holds(expert));
-            contenders.push(Contender {
-                barred: self
-                    .barred(running, (&id, expert), forecast.quality, short)
-                    .or_else(|| (!node.trusts(expert, now, this)).then_some(Verdict::LeftAlone)),
-                expert: id,
-                forecast,
-            });
-        }
-        contenders
-    }
-
-    /// Why an expert may not answer a query at all, whatever it would cost. `short`: its context is, for the prompt.
-    fn barred(
-        &self,
-        running: &Running,
-        (id, expert): (&ExpertId, &Expert),
-        quality: f64,
-        short: bool,
-    ) -> Option<Verdict> {
-        debug_assert!(quality.is_finite(), "a gate forecasts probabilities");
-        let tenant = self.config.plan.tenant(&running.query.tenant);
-        let auto = running.query.target == Target::Auto;
-        match tenant.and_then(|tenant| tenant.bars(&id.name, quality)) {
-            // Whoever names an expert has judged its quality.
-            Some(Verdict::TooWeak) if !auto => {}
-            Some(reason) => return Some(reason),
-            None => {}
-        }
-        if running.tried(id) {
-            Some(Verdict::Excluded)
-        } else if short {
-            Some(Verdict::ContextTooShort)
-        } else if !expert.selected && auto {
-            Some(Verdict::NotSelected)
-        } else {
-            None
-        }
-    }
-
     fn refuse_unadmitted(&mut self, id: QueryId, query: &Query, refusal: Refusal) {
         if self.config.records {
             let record = QueryRecord::unadmitted(id, query, &refusal);
@@ -396,11 +257,6 @@ impl Engine {
 
 pub(super) fn takes_work(node: &Node, expert: &Expert) -> bool {
     node.health.is_ready() && node.holds(expert)
-}
-
-/// What comes before an expert takes work, if it does at all.
-fn loads(now: Time, node: &Node, expert: &Expert) -> Option<Load> {
-    node.load(now, expert).filter(|_| node.health.is_ready())
 }
 
 fn refusal(kind: RefusalKind, message: String, retry_after: Option<Duration>) -> Refusal {
@@ -498,14 +354,14 @@ pub(super) fn too_long(prompt: u32, context: u32) -> Refusal {
     refusal(RefusalKind::ContextTooLong, message, None)
 }
 
-fn experts_failed(running: &Running, route: &Route) -> Refusal {
+fn experts_failed(running: &Running) -> Refusal {
     let tried: Vec<String> = running
         .attempts
         .iter()
         .map(|a| a.expert.to_string())
         .collect();
     let beyond = |c: &Candidate| matches!(c.verdict, Verdict::TooSlow | Verdict::TooCostly);
-    let others = if route.candidates.iter().any(beyond) {
+    let others = if running.choices.candidates().iter().any(beyond) {
         "; others would break what is left of the budgets"
     } else {
         ""

@@ -100,7 +100,7 @@ pub(crate) fn answer(now: Time, gate: &Gate, running: &Running) -> Answer {
         explanation: Explanation {
             topic: running.features.explain(),
             prices: running.prices,
-            candidates: running.candidates.clone(),
+            candidates: running.choices.explained(),
             participants: participants(running, &decision),
             fusion: rule.name.to_owned(),
             cascade: running.cascade,

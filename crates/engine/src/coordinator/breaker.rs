@@ -32,7 +32,12 @@ pub(crate) struct Breaker {
 impl Breaker {
     /// Whether the expert may be sent work that would be its only piece (`alone`), or one more.
     pub(crate) fn admits(&self, now: Time, alone: bool) -> bool {
-        self.until.is_none_or(|until| alone && now >= until)
+        self.is_closed() || self.until.is_some_and(|until| alone && now >= until)
+    }
+
+    /// Whether the expert may be sent work whatever it has already.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.until.is_none()
     }
 
     /// How long it stays open.

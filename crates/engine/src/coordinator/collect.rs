@@ -14,6 +14,7 @@ use moe2_wire::{FailureKind, FromExpert};
 
 use super::answer::{answer, answers, energy};
 use super::coverage::{Coverage, Span};
+use super::fleet::Expert;
 use super::fuse;
 use super::ledger::Entry;
 use super::prices::{PriceView, Taken};
@@ -258,9 +259,9 @@ impl Engine {
 
     /// An expert answered.
     fn worked(&mut self, dispatch: DispatchId) {
-        let open = self.open.get(&dispatch);
-        if let Some(expert) = open.and_then(|open| self.fleet.expert_mut(&open.expert)) {
-            expert.breaker.worked();
+        if let Some(open) = self.open.get(&dispatch) {
+            self.fleet
+                .with_expert(&open.expert, |expert| expert.breaker.worked());
         }
     }
 
@@ -289,14 +290,13 @@ impl Engine {
         if before.is_some_and(|(expert, until)| *expert != id && now < *until) {
             return;
         }
-        let Some(expert) = self.fleet.expert_mut(&id) else {
-            return;
+        let failed = |expert: &mut Expert| {
+            let sent = expert.in_flight.get(&dispatch);
+            expert
+                .breaker
+                .failed(now, sent.map_or(now, |(sent, _)| *sent))
         };
-        let sent = expert
-            .in_flight
-            .get(&dispatch)
-            .map_or(now, |(sent, _)| *sent);
-        if let Some(pause) = expert.breaker.failed(now, sent) {
+        if let Some(pause) = self.fleet.with_expert(&id, failed).flatten() {
             self.blamed
                 .insert(tenant, (id.clone(), now + ONE_TENANTS_DOING));
             let pause = Seconds::from_duration(pause);
@@ -559,19 +559,19 @@ impl Engine {
         self.timers.disarm(Timer::Stall(dispatch));
         self.timers.disarm(Timer::Tail(dispatch));
         self.timers.disarm(Timer::Unheard(dispatch));
-        let expert = self.fleet.expert_mut(&open.expert);
-        let sent = expert.and_then(|expert| {
-            expert.used = Some(now);
-            expert.in_flight.remove(&dispatch)
+        // An agent's word: an absurd one is not to keep its tenant from ever having a turn.
+        let most = self.config.query_timeout.as_secs_f64();
+        let took = usage.map(|usage| (usage.prefill + usage.decode).get().min(most));
+        self.fleet.with(&open.expert.node, |node| {
+            let expert = node.experts.get_mut(&open.expert.name);
+            let sent = expert.and_then(|expert| {
+                expert.used = Some(now);
+                expert.in_flight.remove(&dispatch)
+            });
+            if let (Some((_, busy)), Some(took)) = (sent, took) {
+                node.line.correct(&open.tenant, took - busy.get());
+            }
         });
-        if let (Some((_, busy)), Some(usage)) = (sent, usage)
-            && let Some(line) = self.fleet.line_mut(&open.expert.node)
-        {
-            // An agent's word: an absurd one is not to keep its tenant from ever having a turn.
-            let most = self.config.query_timeout.as_secs_f64();
-            let took = (usage.prefill + usage.decode).get().min(most);
-            line.correct(&open.tenant, took - busy.get());
-        }
         self.shares.ends(now, &open.kind, &open.tenant);
         self.freed(now, &open.expert.node);
         // Who was held may begin with more elsewhere.
@@ -589,19 +589,16 @@ impl Engine {
             let energy = forecast - usage.energy;
             self.event(Event::Saved { energy });
         }
-        if finish != FinishReason::Cancelled
-            && let Some(expert) = self.fleet.expert_mut(&open.expert)
-        {
-            expert
-                .cost
-                .observe_prompt(open.prompt_bytes, usage.prompt_tokens);
-            if open.choice {
-                expert.cost.observe_choice(&usage);
-            } else {
-                expert.cost.observe(&usage);
-            }
-        }
         if finish != FinishReason::Cancelled {
+            self.fleet.with_expert(&open.expert, |expert| {
+                let (bytes, tokens) = (open.prompt_bytes, usage.prompt_tokens);
+                expert.cost.observe_prompt(bytes, tokens);
+                if open.choice {
+                    expert.cost.observe_choice(&usage);
+                } else {
+                    expert.cost.observe(&usage);
+                }
+            });
             self.cover(now, dispatch, open);
         }
         let running = self.queries.get(&open.query);

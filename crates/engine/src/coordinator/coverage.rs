@@ -36,6 +36,29 @@ pub(crate) enum Span {
     FirstToken,
 }
 
+/// Those of one tenant's answers on one topic.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Factors {
+    delay: f64,
+    first_token: f64,
+}
+
+impl Factors {
+    /// The forecast with the percentiles that the answers stay within.
+    pub(crate) fn correct(&self, forecast: Forecast) -> Forecast {
+        let percentile = |mean: Seconds, p95: Seconds, factor: f64| {
+            let beyond = f64::max((p95 - mean).get(), LEAST * mean.get());
+            mean + Seconds::saturating(beyond * factor)
+        };
+        let first = (forecast.first_token, forecast.first_token_p95);
+        Forecast {
+            delay_p95: percentile(forecast.delay, forecast.delay_p95, self.delay),
+            first_token_p95: percentile(first.0, first.1, self.first_token),
+            ..forecast
+        }
+    }
+}
+
 /// The factor of every tenant, topic and kind of time.
 #[derive(Debug, Default)]
 pub(crate) struct Coverage {
@@ -50,19 +73,11 @@ impl Coverage {
         factor.copied().unwrap_or(1.0)
     }
 
-    /// The forecast with the percentiles that this tenant's answers on the topic stay within.
-    pub(crate) fn corrected(&self, whose: (&TenantId, Topic), forecast: Forecast) -> Forecast {
-        let percentile = |mean: Seconds, p95: Seconds, span| {
-            let factor = self.factor(whose.0, whose.1, span);
-            let beyond = f64::max((p95 - mean).get(), LEAST * mean.get());
-            mean + Seconds::saturating(beyond * factor)
-        };
-        let delay_p95 = percentile(forecast.delay, forecast.delay_p95, Span::Delay);
-        let first = (forecast.first_token, forecast.first_token_p95);
-        Forecast {
-            delay_p95,
-            first_token_p95: percentile(first.0, first.1, Span::FirstToken),
-            ..forecast
+    /// The factors of a tenant's answers on a topic.
+    pub(crate) fn of(&self, tenant: &TenantId, topic: Topic) -> Factors {
+        Factors {
+            delay: self.factor(tenant, topic, Span::Delay),
+            first_token: self.factor(tenant, topic, Span::FirstToken),
         }
     }
 
@@ -122,7 +137,7 @@ mod tests {
             let mut covered = 0;
             for n in 0..answers {
                 let spread = if n < answers / 2 { spread } else { then };
-                let p95 = coverage.corrected((&own, Topic::Chat), forecast(2.0, 3.0));
+                let p95 = coverage.of(&own, Topic::Chat).correct(forecast(2.0, 3.0));
                 let took = Seconds::saturating(2.0 * (spread * rng.normal()).exp());
                 let within = took <= p95.delay_p95;
                 covered += u32::from(within);
@@ -139,7 +154,8 @@ mod tests {
         (0..50).for_each(|_| coverage.note((&a, Topic::Code), Span::Delay, false));
         let p95 = |whose: (&TenantId, Topic)| {
             coverage
-                .corrected(whose, forecast(2.0, 3.0))
+                .of(whose.0, whose.1)
+                .correct(forecast(2.0, 3.0))
                 .delay_p95
                 .get()
         };
@@ -150,7 +166,7 @@ mod tests {
         assert_eq!(p95((&a, Topic::Chat)), 3.0);
         assert_eq!(p95((&b, Topic::Code)), 3.0);
         let first = |coverage: &Coverage| {
-            let forecast = coverage.corrected((&a, Topic::Code), forecast(2.0, 3.0));
+            let forecast = coverage.of(&a, Topic::Code).correct(forecast(2.0, 3.0));
             forecast.first_token_p95.get()
         };
         assert_eq!(
@@ -166,7 +182,7 @@ mod tests {
     fn a_forecast_that_claims_to_be_certain_is_widened_as_well() {
         let (mut coverage, own) = (Coverage::default(), tenant("a"));
         (0..50).for_each(|_| coverage.note((&own, Topic::Chat), Span::Delay, false));
-        let p95 = coverage.corrected((&own, Topic::Chat), forecast(2.0, 2.0));
+        let p95 = coverage.of(&own, Topic::Chat).correct(forecast(2.0, 2.0));
         assert!((p95.delay_p95.get() - 2.6).abs() < 1e-9, "{p95:?}");
     }
 
@@ -178,7 +194,9 @@ mod tests {
         }
         assert_eq!(coverage.factors.len(), MOST);
         coverage.note((&tenant("t0"), Topic::Chat), Span::Delay, false);
-        let known = coverage.corrected((&tenant("t0"), Topic::Chat), forecast(2.0, 3.0));
+        let known = coverage
+            .of(&tenant("t0"), Topic::Chat)
+            .correct(forecast(2.0, 3.0));
         assert!((known.delay_p95.get() - 2.0 - 0.19_f64.exp()).abs() < 1e-9);
     }
 

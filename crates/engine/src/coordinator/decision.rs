@@ -1,7 +1,7 @@
 //! One choice of experts, as a pure function of what was known: made again offline, it comes out the same.
 
 use moe2_gate::FusionGain;
-use moe2_model::{Candidate, Mode, Seconds};
+use moe2_model::{Budgets, Candidate, Mode, Seconds, Verdict};
 use serde::{Deserialize, Serialize};
 
 use super::committee::{Committee, pool};
@@ -31,18 +31,102 @@ pub struct Decision {
     pub candidates: Vec<Candidate>,
 }
 
+/// A choice that is made and not yet acted on.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    /// Since the query was submitted.
+    pub(crate) at: Seconds,
+    pub(crate) grounds: Grounds,
+    pub(crate) route: Route,
+    /// What is left of the query's own budgets: what a client can change.
+    pub(crate) own: Budgets,
+}
+
+impl Choice {
+    pub(crate) fn decision(self) -> Decision {
+        Decision {
+            at: self.at,
+            grounds: self.grounds,
+            candidates: self.route.candidates,
+        }
+    }
+}
+
+/// The choices of experts for one query.
+#[derive(Debug, Default)]
+pub(crate) struct Choices {
+    /// All so far where they are recorded, else the last that was shown.
+    made: Vec<Decision>,
+    /// Which of them the query's explanation shows: the last that is not a hedge.
+    shown: usize,
+    /// Whom a cascade asked besides, later than that.
+    joined: Vec<Candidate>,
+}
+
+impl Choices {
+    /// Notes a choice.
+    pub(crate) fn note(&mut self, decision: Decision, recorded: bool) {
+        if !recorded {
+            self.made.clear();
+        }
+        self.shown = self.made.len();
+        self.made.push(decision);
+        self.joined.clear();
+    }
+
+    /// Notes the choice of a hedge, which is in records only.
+    pub(crate) fn note_hedge(&mut self, decision: Decision, recorded: bool) {
+        if recorded {
+            self.made.push(decision);
+        }
+    }
+
+    /// Notes whom a cascade asks besides.
+    pub(crate) fn join(&mut self, chosen: &[Candidate]) {
+        self.joined.extend_from_slice(chosen);
+    }
+
+    /// Everyone looked at for the last choice; nobody before the first.
+    pub(crate) fn candidates(&self) -> &[Candidate] {
+        let shown = self.made.get(self.shown);
+        shown.map_or(&[], |decision| &decision.candidates)
+    }
+
+    /// The same with those whom a cascade asked besides.
+    pub(crate) fn explained(&self) -> Vec<Candidate> {
+        let mut candidates = self.candidates().to_vec();
+        for candidate in &self.joined {
+            // Behind those chosen before, in the place that the candidates' order promises.
+            candidates.retain(|c| c.expert != candidate.expert);
+            let chosen = candidates
+                .iter()
+                .take_while(|c| c.verdict == Verdict::Chosen);
+            let first = chosen.count();
+            candidates.insert(first, candidate.clone());
+        }
+        candidates
+    }
+
+    /// All that were noted, in order.
+    pub(crate) fn take(&mut self) -> Vec<Decision> {
+        std::mem::take(&mut self.made)
+    }
+}
+
 impl Decision {
     /// The same choice made again, from forecasts and grounds alone. Equal to [`Decision::candidates`] if this
     /// is the program that made it and nobody changed the record; with other grounds, what would have been.
     #[must_use]
     pub fn replay(&self) -> Vec<Candidate> {
-        let contenders = self.candidates.iter().map(Contender::from).collect();
-        decide(contenders, &self.grounds).candidates
+        let mut contenders: Vec<Contender<'_>> =
+            self.candidates.iter().map(Contender::from).collect();
+        contenders.sort_by_key(|contender| contender.expert);
+        decide(&contenders, &self.grounds).candidates
     }
 }
 
-/// Chooses among contenders.
-pub(crate) fn decide(contenders: Vec<Contender>, grounds: &Grounds) -> Route {
+/// Chooses among contenders, which are in the order of their ids.
+pub(crate) fn decide(contenders: &[Contender<'_>], grounds: &Grounds) -> Route {
     let mut route = route(contenders, &grounds.terms);
     if grounds.mode == Mode::Cascade
         && let Some(cheapest) = route.cheapest(&grounds.terms)

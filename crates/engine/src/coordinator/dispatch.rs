@@ -57,18 +57,20 @@ impl Engine {
         let entry = self.ledger.reserve(wall, dispatch, &tenant, bound);
         self.outputs.push_back(Output::Ledger(entry));
         let weight = self.weight(&tenant);
-        let Some(node) = self.fleet.named(&expert.node) else {
-            debug_assert!(false, "who was routed to is there");
-            return None;
-        };
-        let kind = node.kind.clone();
         let waiting = Waiting {
             dispatch,
             query: id,
             expert: expert.name.clone(),
             busy: forecast.busy(),
         };
-        node.line.push(&tenant, weight, waiting);
+        let kind = self.fleet.with(&expert.node, |node| {
+            node.line.push(&tenant, weight, waiting);
+            node.kind.clone()
+        });
+        let Some(kind) = kind else {
+            debug_assert!(false, "who was routed to is there");
+            return None;
+        };
         let wait = Wait {
             expert: expert.clone(),
             query: id,
@@ -110,10 +112,10 @@ impl Engine {
             name: job.expert.clone(),
             node: node.clone(),
         };
-        if let Some(known) = self.fleet.expert_mut(&expert) {
+        self.fleet.with_expert(&expert, |known| {
             known.in_flight.insert(dispatch, (now, job.busy));
             known.used = Some(now);
-        }
+        });
         self.shares.begins(now, &kind, &query.tenant);
         self.open.insert(
             dispatch,

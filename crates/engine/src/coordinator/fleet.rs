@@ -7,11 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use moe2_cost::ExpertCost;
+use moe2_gate::{Belief, Gate};
 use moe2_model::{
     DeviceInfo, DispatchId, ExpertId, ExpertName, ExpertOffer, ExpertState, NodeId, Seconds,
     SessionId, Time,
 };
 
+use super::board::{Board, Row};
 use super::breaker::Breaker;
 use super::health::Health;
 use super::line::{Barred, Held, Line, Waiting, Whose};
@@ -21,9 +23,6 @@ use super::view::{ExpertView, NodeView};
 
 /// Most places that a node is believed to have.
 const MOST_PLACES: usize = 256;
-
-/// Places by kind of machine.
-pub(crate) type Places = BTreeMap<Kind, usize>;
 
 /// One expert of the fleet.
 #[derive(Debug)]
@@ -43,9 +42,18 @@ pub(crate) struct Expert {
     pub(crate) in_flight: BTreeMap<DispatchId, (Time, Seconds)>,
 }
 
+impl Expert {
+    /// Whether it works on as much at once as it can.
+    fn is_full(&self) -> bool {
+        self.in_flight.len() >= self.offer.slots.max(1) as usize
+    }
+}
+
 /// One node.
 #[derive(Debug)]
 pub(crate) struct Node {
+    /// Its place on the board.
+    pub(crate) place: usize,
     pub(crate) session: SessionId,
     pub(crate) health: Health,
     pub(crate) device: DeviceInfo,
@@ -70,6 +78,21 @@ impl Node {
         self.health.heard(now, loading)
     }
 
+    /// Its agent says how one of its experts is. The state before, if that was another.
+    pub(crate) fn says(
+        &mut self,
+        now: Time,
+        expert: &ExpertName,
+        state: ExpertState,
+    ) -> Option<ExpertState> {
+        let expert = self.experts.get_mut(expert);
+        let expert = expert.filter(|expert| expert.state != state)?;
+        let before = std::mem::replace(&mut expert.state, state);
+        expert.since = now;
+        self.heard(now);
+        Some(before)
+    }
+
     /// Whether one of its experts may be sent something, as far as its failures go; `this` may wait for it already.
     pub(crate) fn trusts(&self, expert: &Expert, now: Time, this: Option<DispatchId>) -> bool {
         let other = |job: &Waiting| Some(job.dispatch) != this;
@@ -92,8 +115,13 @@ impl Node {
         self.health.is_ready() && self.running() < self.places()
     }
 
+    /// Whether one of its experts could begin with something now, as far as places go.
+    pub(crate) fn has_room_for(&self, expert: &Expert) -> bool {
+        self.running() < self.places() && !expert.is_full()
+    }
+
     /// Whether it takes work and has something active.
-    fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         // Of what is not active who names it may still be served.
         let active = |expert: &Expert| expert.selected || !expert.in_flight.is_empty();
         let active = self.experts.values().any(active);
@@ -112,9 +140,10 @@ impl Node {
 
     /// Experts that could not begin with anything now.
     pub(crate) fn full(&self) -> BTreeSet<ExpertName> {
-        let full = self.experts.iter().filter(|(_, expert)| {
-            !self.holds(expert) || expert.in_flight.len() >= expert.offer.slots.max(1) as usize
-        });
+        let full = self
+            .experts
+            .iter()
+            .filter(|(_, expert)| !self.holds(expert) || expert.is_full());
         full.map(|(name, _)| name.clone()).collect()
     }
 
@@ -130,7 +159,7 @@ impl Node {
             let mut all = self.experts.values().flat_map(|e| e.in_flight.values());
             wait = wait.max(soonest(&mut all));
         }
-        if expert.in_flight.len() >= expert.offer.slots.max(1) as usize {
+        if expert.is_full() {
             wait = wait.max(soonest(&mut expert.in_flight.values()));
         }
         wait
@@ -176,13 +205,15 @@ fn kind_of(device: &DeviceInfo) -> Kind {
 pub(crate) struct Fleet {
     nodes: BTreeMap<NodeId, Node>,
     sessions: BTreeMap<SessionId, NodeId>,
+    /// What choices read of the nodes.
+    board: Board,
 }
 
 impl Fleet {
-    /// Lets a node in. Returns the session it replaces, if one is still open.
+    /// Lets a node in, whose experts the gate has heard of. Returns the session it replaces, if one is still open.
     pub(crate) fn join(
         &mut self,
-        now: Time,
+        (now, gate): (Time, &Gate),
         (session, node): (SessionId, NodeId),
         device: DeviceInfo,
         offers: Vec<(ExpertOffer, ExpertState)>,
@@ -225,10 +256,12 @@ impl Fleet {
         let budget = old.as_ref().map(|old| old.memory.budget());
         let budget = budget.unwrap_or(LoadBudget::new(now));
         let memory = Memory::new(device.memory.0, &experts, budget);
+        let new: BTreeSet<ExpertName> = experts.keys().cloned().collect();
         self.sessions.insert(session, node.clone());
         self.nodes.insert(
             node,
             Node {
+                place: 0,
                 session,
                 health: Health::new(now, past, is_loading(&experts)),
                 kind: kind_of(&device),
@@ -239,32 +272,88 @@ impl Fleet {
                 lent: false,
             },
         );
+        self.set_up(|name, known| match known {
+            Some(known) if !new.contains(name) => known,
+            _ => gate.belief(name),
+        });
         replaced
+    }
+
+    /// Makes the board anew, after nodes have come or gone for good, with what is believed of names that were on it or
+    /// were not.
+    fn set_up(&mut self, believed: impl Fn(&ExpertName, Option<Belief>) -> Belief) {
+        for (place, node) in self.nodes.values_mut().enumerate() {
+            node.place = place;
+        }
+        let before = std::mem::take(&mut self.board);
+        let mut beliefs = before.beliefs().peekable();
+        self.board = Board::of(&self.nodes, |name| {
+            // Both are in order.
+            while beliefs.next_if(|(known, _)| known < name).is_some() {}
+            let known = beliefs.next_if(|(known, _)| known == name);
+            believed(name, known.map(|(_, belief)| *belief))
+        });
+    }
+
+    /// Takes over what another gate believes.
+    pub(crate) fn believe(&mut self, gate: &Gate) {
+        self.board.believe(|name| gate.belief(name));
+    }
+
+    /// Changes a node. `None` if it is not there.
+    pub(crate) fn with<R>(
+        &mut self,
+        node: &NodeId,
+        change: impl FnOnce(&mut Node) -> R,
+    ) -> Option<R> {
+        let node = self.nodes.get_mut(node)?;
+        let result = change(node);
+        self.board.note(node);
+        Some(result)
+    }
+
+    /// Changes the node of a session. `None` if it has none.
+    pub(crate) fn with_session<R>(
+        &mut self,
+        session: SessionId,
+        change: impl FnOnce(&mut Node) -> R,
+    ) -> Option<R> {
+        let node = self.sessions.get(&session)?.clone();
+        self.with(&node, change)
+    }
+
+    /// Changes an expert. `None` if it is not there.
+    pub(crate) fn with_expert<R>(
+        &mut self,
+        id: &ExpertId,
+        change: impl FnOnce(&mut Expert) -> R,
+    ) -> Option<R> {
+        let expert = |node: &mut Node| node.experts.get_mut(&id.name).map(change);
+        self.with(&id.node, expert).flatten()
     }
 
     /// Marks a session's node as gone. `None` if the session is not the node's current one.
     pub(crate) fn leave(&mut self, now: Time, session: SessionId, reason: &str) -> Option<NodeId> {
         let name = self.sessions.remove(&session)?;
-        let node = self.nodes.get_mut(&name)?;
-        node.health.lost(now, reason);
-        for expert in node.experts.values_mut() {
-            expert.in_flight.clear();
-        }
+        self.with(&name, |node| {
+            node.health.lost(now, reason);
+            for expert in node.experts.values_mut() {
+                expert.in_flight.clear();
+            }
+        })?;
         Some(name)
     }
 
     /// Drops a node that is gone since this session.
     pub(crate) fn forget(&mut self, session: SessionId) {
-        self.nodes
-            .retain(|_, node| node.session != session || !node.health.is_gone());
+        let gone = |node: &Node| node.session == session && node.health.is_gone();
+        if self.nodes.extract_if(.., |_, node| gone(node)).count() > 0 {
+            self.set_up(|_, known| known.expect("whoever stays was on the board"));
+        }
     }
 
     pub(crate) fn node_of(&self, session: SessionId) -> Option<&NodeId> {
         self.sessions.get(&session)
-    }
-
-    pub(crate) fn node_mut(&mut self, session: SessionId) -> Option<&mut Node> {
-        self.nodes.get_mut(self.sessions.get(&session)?)
     }
 
     pub(crate) fn node(&self, node: &NodeId) -> Option<&Node> {
@@ -274,35 +363,48 @@ impl Fleet {
     /// Takes what a node should begin with next out of its line, if it can begin with anything.
     /// These tenants get nothing there.
     pub(crate) fn next_job(&mut self, node: &NodeId, held: Held) -> Option<Waiting> {
-        let node = self.nodes.get_mut(node)?;
-        let barred = Barred {
-            experts: node.full(),
-            tenants: held,
+        let next = |node: &mut Node| {
+            let barred = Barred {
+                experts: node.full(),
+                tenants: held,
+            };
+            node.line.next(&barred)
         };
-        node.line.next(&barred)
+        self.with(node, next).flatten()
+    }
+
+    /// What choices read.
+    pub(crate) fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// The rows of experts that are asked, by their places: those on some nodes, or all.
+    pub(crate) fn rows(&self, nodes: Option<[&NodeId; 2]>) -> impl Iterator<Item = &Row> + Clone {
+        let on = |nodes: [&NodeId; 2]| {
+            let nodes = nodes.into_iter().filter_map(|name| self.nodes.get(name));
+            let rows = nodes.flat_map(|node| self.board.rows_of(node).iter().copied());
+            // In order, and each once.
+            let rows: BTreeSet<usize> = rows.collect();
+            rows.into_iter().collect::<Vec<usize>>()
+        };
+        let all = if nodes.is_none() {
+            self.board.rows()
+        } else {
+            &[]
+        };
+        let some = nodes.map(on).unwrap_or_default();
+        let some = some.into_iter().map(|place| &self.board.rows()[place]);
+        some.chain(all)
     }
 
     /// Places of all nodes of a kind that take work and have something active.
     pub(crate) fn places(&self, kind: &str) -> usize {
-        let alike = self.nodes.values();
-        let alike = alike.filter(|n| *n.kind == *kind && n.is_active());
-        alike.map(Node::places).sum()
-    }
-
-    /// The same of all kinds.
-    pub(crate) fn places_by_kind(&self) -> Places {
-        let mut places = Places::new();
-        for node in self.nodes.values().filter(|node| node.is_active()) {
-            *places.entry(node.kind.clone()).or_default() += node.places();
-        }
-        places
+        self.board.places(kind)
     }
 
     /// Nodes of a kind that have both a free place and something in line.
     pub(crate) fn could_begin(&self, kind: &str) -> Vec<NodeId> {
-        let could = |n: &Node| *n.kind == *kind && n.could_begin();
-        let nodes = self.nodes.iter().filter(|(_, n)| could(n));
-        nodes.map(|(name, _)| name.clone()).collect()
+        self.board.could_begin(kind)
     }
 
     /// Machines that host more than they hold.
@@ -318,22 +420,30 @@ impl Fleet {
         self.nodes.values().any(tight)
     }
 
-    /// A node, to change it.
-    pub(crate) fn named(&mut self, node: &NodeId) -> Option<&mut Node> {
-        self.nodes.get_mut(node)
-    }
-
-    /// What waits for a node; nothing of a node that is not there.
-    pub(crate) fn line_mut(&mut self, node: &NodeId) -> Option<&mut Line> {
-        self.named(node).map(|node| &mut node.line)
-    }
-
     pub(crate) fn expert(&self, id: &ExpertId) -> Option<&Expert> {
-        self.nodes.get(&id.node)?.experts.get(&id.name)
+        self.hosted(id).map(|(_, expert)| expert)
     }
 
-    pub(crate) fn expert_mut(&mut self, id: &ExpertId) -> Option<&mut Expert> {
-        self.nodes.get_mut(&id.node)?.experts.get_mut(&id.name)
+    /// An expert, with its node.
+    pub(crate) fn hosted(&self, id: &ExpertId) -> Option<(&Node, &Expert)> {
+        let node = self.nodes.get(&id.node)?;
+        Some((node, node.experts.get(&id.name)?))
+    }
+
+    /// Panics if the board is not as the nodes are.
+    #[cfg(any(test, debug_assertions))]
+    pub(crate) fn compare_with_the_board(&self) {
+        let mut beliefs = self.board.beliefs();
+        let belief = |_: &ExpertName| beliefs.next().expect("all names are there").1;
+        assert_eq!(self.board, Board::of(&self.nodes, belief));
+    }
+
+    /// [`Self::places`] as it is without the board.
+    #[cfg(any(test, debug_assertions))]
+    pub(crate) fn places_one_by_one(&self, kind: &str) -> usize {
+        let alike = self.nodes.values();
+        let alike = alike.filter(|n| *n.kind == *kind && n.is_active());
+        alike.map(Node::places).sum()
     }
 
     /// Experts of one node.
@@ -354,26 +464,17 @@ impl Fleet {
 
     /// All experts of nodes that are not gone, in a fixed order.
     pub(crate) fn experts(&self) -> impl Iterator<Item = (ExpertId, &Node, &Expert)> {
-        self.experts_at(|_| true)
-    }
-
-    /// The same of some nodes.
-    pub(crate) fn experts_at(
-        &self,
-        admits: impl Fn(&NodeId) -> bool,
-    ) -> impl Iterator<Item = (ExpertId, &Node, &Expert)> {
-        self.nodes
-            .iter()
-            .filter(move |(name, node)| !node.health.is_gone() && admits(name))
-            .flat_map(|(name, node)| {
-                node.experts.values().map(move |expert| {
-                    let id = ExpertId {
-                        name: expert.offer.name.clone(),
-                        node: name.clone(),
-                    };
-                    (id, node, expert)
-                })
+        let nodes = self.nodes.iter();
+        let nodes = nodes.filter(|(_, node)| !node.health.is_gone());
+        nodes.flat_map(|(name, node)| {
+            node.experts.values().map(move |expert| {
+                let id = ExpertId {
+                    name: expert.offer.name.clone(),
+                    node: name.clone(),
+                };
+                (id, node, expert)
             })
+        })
     }
 
     /// Whether any node, even a lost one, was ever seen to host an expert that `admits` accepts.
@@ -398,6 +499,7 @@ impl Fleet {
                 };
                 expert.selected = chosen.contains(&id);
             }
+            self.board.note(node);
         }
     }
 
@@ -444,11 +546,13 @@ fn expert_view(now: Time, (name, node): (&NodeId, &Node), expert: &Expert) -> Ex
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moe2_model::{Bytes, DeviceKind, EnergySource, GpuInfo, Watts};
+    use moe2_model::{
+        Bytes, DeviceKind, EnergySource, GpuInfo, Joules, QueryId, TenantId, Usage, Watts,
+    };
+    use proptest::prelude::*;
 
-    #[test]
-    fn machines_are_alike_by_processor_and_graphics() {
-        let with = |gpus: &[&str]| DeviceInfo {
+    fn device(gpus: &[&str]) -> DeviceInfo {
+        DeviceInfo {
             kind: DeviceKind::Gpu,
             model: "cpu".to_owned(),
             threads: 1,
@@ -467,9 +571,112 @@ mod tests {
             energy_source: EnergySource::Modelled,
             idle_power: Watts::ZERO,
             busy_power: Watts::ZERO,
+        }
+    }
+
+    #[test]
+    fn machines_are_alike_by_processor_and_graphics() {
+        assert_eq!(kind_of(&device(&["a"])), kind_of(&device(&["a"])));
+        assert_ne!(kind_of(&device(&["a"])), kind_of(&device(&["b"])));
+        assert_ne!(kind_of(&device(&["a"])), kind_of(&device(&[])));
+    }
+
+    fn offer(n: usize) -> (ExpertOffer, ExpertState) {
+        let offer = ExpertOffer {
+            name: ExpertName::new(&format!("m{n}")).expect("a valid name"),
+            family: String::new(),
+            quantisation: String::new(),
+            parameters: 1 << n,
+            weights: Bytes(1),
+            kv_per_token: Bytes(1),
+            context_tokens: 64,
+            slots: 1,
+            load: None,
         };
-        assert_eq!(kind_of(&with(&["a"])), kind_of(&with(&["a"])));
-        assert_ne!(kind_of(&with(&["a"])), kind_of(&with(&["b"])));
-        assert_ne!(kind_of(&with(&["a"])), kind_of(&with(&[])));
+        (offer, ExpertState::Ready)
+    }
+
+    fn node(n: usize) -> NodeId {
+        NodeId::new(&format!("n{n}")).expect("a valid name")
+    }
+
+    /// Something that happens to a node, an expert there and a piece of work.
+    fn happens(fleet: &mut Fleet, step: u64, what: usize, (at, of, job): (usize, usize, u64)) {
+        let (now, dispatch) = (Time::from_micros(step * 100_000), DispatchId(job));
+        let gate = Gate::builtin();
+        let id = ExpertId {
+            name: offer(of).0.name,
+            node: node(at),
+        };
+        let session = fleet.node(&node(at)).map(|node| node.session);
+        match what {
+            0 => {
+                let offers = (of..3).map(offer).collect();
+                let machine = device(if at == 0 { &["a"] } else { &[] });
+                let session = SessionId(step);
+                fleet.join((now, &gate), (session, node(at)), machine, offers);
+            }
+            1 => drop(session.and_then(|session| fleet.leave(now, session, "it left"))),
+            2 => session.into_iter().for_each(|s| fleet.forget(s)),
+            3 => drop(fleet.with(&node(at), |node| node.heard(now))),
+            4 => drop(fleet.with(&node(at), |known| {
+                let waiting = Waiting {
+                    dispatch,
+                    query: QueryId(job),
+                    expert: id.name.clone(),
+                    busy: Seconds::saturating(1.0),
+                };
+                let tenant = TenantId::new("t").expect("a valid name");
+                known.line.push(&tenant, 1.0, waiting);
+            })),
+            5 => drop(fleet.next_job(&node(at), Held::new())),
+            6 => drop(fleet.with_expert(&id, |expert| {
+                expert.in_flight.insert(dispatch, (now, Seconds::ZERO))
+            })),
+            7 => drop(fleet.with_expert(&id, |expert| expert.in_flight.remove(&dispatch))),
+            8 => drop(fleet.with_expert(&id, |expert| expert.breaker.failed(now, now))),
+            9 => drop(fleet.with_expert(&id, |expert| {
+                expert.cost.observe(&Usage {
+                    prompt_tokens: 5,
+                    output_tokens: 5,
+                    queue: Seconds::ZERO,
+                    prefill: Seconds::saturating(1.0),
+                    decode: Seconds::saturating(job as f64),
+                    energy: Joules::ZERO,
+                    energy_source: EnergySource::Modelled,
+                    energy_error: Joules::ZERO,
+                });
+            })),
+            10 => drop(fleet.with(&node(at), |node| {
+                node.says(now, &id.name, ExpertState::Loading)
+            })),
+            _ => {
+                let chosen = fleet.experts().map(|(id, ..)| id).skip(of).collect();
+                fleet.select(&chosen);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_board_is_as_the_nodes_are_whatever_happens(
+            steps in prop::collection::vec((0..12_usize, 0..3_usize, 0..3_usize, 0..3_u64), 1..60),
+        ) {
+            let mut fleet = Fleet::default();
+            for (step, (what, at, of, job)) in steps.into_iter().enumerate() {
+                happens(&mut fleet, step as u64, what, (at, of, job));
+                fleet.compare_with_the_board();
+                for kind in ["cpu", "cpu + a"] {
+                    prop_assert_eq!(fleet.places(kind), fleet.places_one_by_one(kind));
+                    let could = fleet.nodes.iter().filter(|(_, n)| *n.kind == *kind && n.could_begin());
+                    let could: Vec<NodeId> = could.map(|(name, _)| name.clone()).collect();
+                    prop_assert_eq!(fleet.could_begin(kind), could);
+                }
+                let rows: Vec<&ExpertId> = fleet.rows(Some([&node(1), &node(0)])).map(|row| &row.id).collect();
+                let all = fleet.rows(None).map(|row| &row.id);
+                let here: Vec<&ExpertId> = all.filter(|id| id.node != node(2)).collect();
+                prop_assert_eq!(rows, here);
+            }
+        }
     }
 }

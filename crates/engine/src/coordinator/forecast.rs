@@ -3,7 +3,7 @@
 //! Routing asks it of live queries with the work ahead of them, planning of past and typical ones
 //! without.
 
-use moe2_cost::ExpertCost;
+use moe2_cost::Speed;
 use moe2_gate::Quality;
 use moe2_model::{Forecast, Query, Seconds, Task};
 
@@ -50,24 +50,24 @@ impl Shape {
 /// The forecast, with what `ahead` makes of the expert's own seconds to wait for first.
 pub(crate) fn forecast(
     shape: Shape,
-    cost: &ExpertCost,
+    speed: &Speed,
     quality: &Quality,
     ahead: impl Fn(Seconds) -> Seconds,
 ) -> Forecast {
-    let prompt_tokens = cost.prompt_tokens(shape.prompt_bytes);
+    let prompt_tokens = speed.prompt_tokens(shape.prompt_bytes);
     // Links are not measured yet: on a local network their share is far below the forecast's error.
     let (mean, high) = match shape.answer {
         Answer::Text(limit) => {
             let tokens = quality.output_tokens.min(limit);
             let long = (tokens * LENGTH_P95_FACTOR).min(limit);
             (
-                cost.forecast(prompt_tokens, tokens),
-                cost.forecast(prompt_tokens, long),
+                speed.forecast(prompt_tokens, tokens),
+                speed.forecast(prompt_tokens, long),
             )
         }
         Answer::Option => {
             let tokens = quality.output_tokens;
-            let forecast = cost.forecast_choice(prompt_tokens, tokens);
+            let forecast = speed.forecast_choice(prompt_tokens, tokens);
             (forecast, forecast)
         }
     };

@@ -12,7 +12,7 @@ use moe2_model::{
     Budgets, Candidate, DispatchId, Event, ExpertId, Forecast, Job, Mode, QueryId, Seconds, Time,
 };
 
-use super::admit::Scope;
+use super::contenders::Scope;
 use super::decision::Decision;
 use super::query::{Attempt, Progress, Round};
 use super::route::{Terms, later};
@@ -91,9 +91,7 @@ impl Engine {
         let Some(running) = self.queries.get_mut(&id) else {
             return;
         };
-        if records {
-            running.decisions.push(decision);
-        }
+        running.choices.note_hedge(decision, records);
         running.hedge = Some(DispatchId(self.next_dispatch));
         self.dispatch(now, id, &candidate, Job::Answer);
         let by = candidate.expert;
@@ -119,8 +117,8 @@ impl Engine {
         {
             return None;
         }
-        let (route, grounds, own) = self.choose(now, id, Scope::default())?;
-        let [chosen] = route.chosen() else {
+        let choice = self.choose(now, id, Scope::default())?;
+        let [chosen] = choice.route.chosen() else {
             return None;
         };
         if !self.begins_at_once(now, &chosen.expert, &chosen.forecast) {
@@ -131,17 +129,13 @@ impl Engine {
             return None;
         }
         let rest = late.forecast.after(now.seconds_since(late.sent?));
-        let worth = |f: &Forecast| worth(f, &grounds.terms, &own);
+        let terms = &choice.grounds.terms;
+        let worth = |f: &Forecast| worth(f, terms, &choice.own);
         // What the late one costs in joules is spent either way.
-        let sunk = grounds.terms.prices.per_joule * rest.energy.get();
+        let sunk = terms.prices.per_joule * rest.energy.get();
         let pays = worth(&chosen.forecast) > worth(&rest) + sunk;
         let chosen = chosen.clone();
-        let decision = Decision {
-            at: now.seconds_since(running.submitted),
-            grounds,
-            candidates: route.candidates,
-        };
-        pays.then_some((chosen, decision))
+        pays.then(|| (chosen, choice.decision()))
     }
 
     fn begins_at_once(&self, now: Time, expert: &ExpertId, forecast: &Forecast) -> bool {

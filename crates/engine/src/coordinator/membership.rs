@@ -6,6 +6,7 @@ use moe2_model::{
 };
 use moe2_wire::{FromAgent, PROTOCOL_VERSION, RefusedAgent, ToAgent};
 
+use super::fleet::Node;
 use super::health::{NodeState, Silence};
 use super::{Engine, Output, Timer};
 
@@ -19,6 +20,7 @@ impl Engine {
         for (_, _, expert) in self.fleet.experts() {
             gate.introduce(&expert.offer);
         }
+        self.fleet.believe(&gate);
         self.gate = gate;
         self.replan(now);
     }
@@ -34,14 +36,16 @@ impl Engine {
             self.first_message(now, session, node, message);
             return;
         }
-        let Some(known) = self.fleet.node_mut(session) else {
+        let heard = |known: &mut Node| {
+            if matches!(message, FromAgent::Heartbeat { .. }) {
+                known.health.beat(now, self.config.heartbeat);
+            }
+            known.heard(now)
+        };
+        // Only what changes somebody's choice is looked at again: agents may say much.
+        let Some(mut news) = self.fleet.with_session(session, heard) else {
             return;
         };
-        if matches!(message, FromAgent::Heartbeat { .. }) {
-            known.health.beat(now, self.config.heartbeat);
-        }
-        // Only what changes somebody's choice is looked at again: agents may say much.
-        let mut news = known.heard(now);
         match message {
             FromAgent::Heartbeat { standing, .. } => {
                 if !standing.is_none() {
@@ -51,18 +55,15 @@ impl Engine {
             }
             FromAgent::Expert { name, state } => {
                 let state = short_reason(state);
-                if let Some(expert) = known.experts.get_mut(&name)
-                    && expert.state != state
-                {
+                let ready = state == ExpertState::Ready;
+                let says = |known: &mut Node| known.says(now, &name, state.clone());
+                if let Some(Some(before)) = self.fleet.with_session(session, says) {
                     news = true;
-                    let failed = matches!(state, ExpertState::Failed { .. });
-                    let recovers = matches!(expert.state, ExpertState::Failed { .. });
-                    let ready = state == ExpertState::Ready;
-                    (expert.state, expert.since) = (state, now);
-                    known.heard(now);
+                    let failed = |state: &ExpertState| matches!(state, ExpertState::Failed { .. });
                     // Where experts come into memory and leave it, what waits for one does so on purpose, and the
                     // plan knows.
-                    let planned = known.memory.is_tight() && !failed && !recovers;
+                    let tight = self.fleet.node(&node).is_some_and(|n| n.memory.is_tight());
+                    let planned = tight && !failed(&state) && !failed(&before);
                     if !ready && !planned {
                         let waiting = self.withdraw(now, &node, Some(&name));
                         self.reroute(now, waiting);
@@ -73,13 +74,16 @@ impl Engine {
                 }
             }
             FromAgent::Loaded { name, took } => {
-                if let Some(expert) = known.experts.get_mut(&name) {
-                    let beyond = expert.loaded_in(took);
-                    known.memory.took_longer(now, beyond);
-                }
+                self.fleet.with_session(session, |known| {
+                    if let Some(expert) = known.experts.get_mut(&name) {
+                        let beyond = expert.loaded_in(took);
+                        known.memory.took_longer(now, beyond);
+                    }
+                });
             }
             FromAgent::Draining => {
-                known.health.drains();
+                self.fleet
+                    .with_session(session, |known| known.health.drains());
                 let waiting = self.withdraw(now, &node, None);
                 self.reroute(now, waiting);
                 self.replan(now);
@@ -152,7 +156,7 @@ impl Engine {
         let waiting = self.withdraw(now, &node, None);
         let replaced = self
             .fleet
-            .join(now, (session, node.clone()), device, experts);
+            .join((now, &self.gate), (session, node.clone()), device, experts);
         if let Some(replaced) = replaced {
             self.timers.disarm(Timer::Silence(replaced));
             self.timers.disarm(Timer::Memory(replaced));
@@ -208,7 +212,8 @@ impl Engine {
 
     /// Looks at a node again when it has been silent for as long as it may be.
     fn watch(&mut self, session: SessionId) {
-        if let Some(node) = self.fleet.node_mut(session) {
+        let node = self.fleet.node_of(session);
+        if let Some(node) = node.and_then(|node| self.fleet.node(node)) {
             let at = node.health.next_look(&self.config);
             self.timers.arm(Timer::Silence(session), at);
         }
@@ -216,12 +221,15 @@ impl Engine {
 
     /// A node that is silent becomes suspect, then lost; one that was heard from is looked at later.
     pub(super) fn check_silence(&mut self, now: Time, session: SessionId) {
-        let Some(node) = self.fleet.node_mut(session) else {
+        let look = |node: &mut Node| {
+            let trusted = node.health.is_ready();
+            let look = node.health.look(now, &self.config);
+            let suspected = trusted && node.health.state() == NodeState::Suspect;
+            (look, suspected)
+        };
+        let Some((look, suspected)) = self.fleet.with_session(session, look) else {
             return;
         };
-        let trusted = node.health.is_ready();
-        let look = node.health.look(now, &self.config);
-        let suspected = trusted && node.health.state() == NodeState::Suspect;
         match look {
             Silence::Until(at) => {
                 self.timers.arm(Timer::Silence(session), at);
@@ -243,8 +251,8 @@ impl Engine {
 
     /// Work of a node said something: whatever its heartbeats do, it is alive.
     pub(super) fn node_at_work(&mut self, now: Time, node: &NodeId) {
-        let news = self.fleet.named(node).is_some_and(|known| known.heard(now));
-        if news {
+        let news = self.fleet.with(node, |known| known.heard(now));
+        if news == Some(true) {
             self.freed(now, node);
         }
     }

@@ -9,10 +9,12 @@
 
 mod admit;
 mod answer;
+mod board;
 mod breaker;
 mod collect;
 mod committee;
 mod config;
+mod contenders;
 mod coverage;
 mod decision;
 mod dispatch;

@@ -10,9 +10,9 @@
 use moe2_model::{DispatchId, Event, ExpertName, Job, NodeId, Time};
 
 use super::Engine;
-use super::admit::Scope;
-use super::decision::Decision;
-use super::fleet::{Node, Places};
+use super::contenders::Scope;
+use super::decision::{Choice, Decision};
+use super::fleet::Node;
 
 /// Most pieces of work that a node which has come free looks at: in a crowd most of what waits may not be
 /// for it, and looking is on the way of every answer's end.
@@ -48,22 +48,20 @@ impl Engine {
         if self.waiting.is_empty() || !free {
             return false;
         }
-        let places = self.fleet.places_by_kind();
-        let pressing = self.pressing(now, node, &places);
+        let pressing = self.pressing(now, node);
         pressing
             .into_iter()
-            .any(|dispatch| self.moves(now, dispatch, node, &places))
+            .any(|dispatch| self.moves(now, dispatch, node))
     }
 
     /// What waits elsewhere, might go to a node and is more pressing than what could begin there by itself; the most
     /// pressing first.
-    fn pressing(&self, now: Time, node: &NodeId, places: &Places) -> Vec<DispatchId> {
+    fn pressing(&self, now: Time, node: &NodeId) -> Vec<DispatchId> {
         let Some(known) = self.fleet.node(node) else {
             return Vec::new();
         };
         let full = known.full();
-        let there = places.get(&known.kind).copied().unwrap_or_default();
-        let kind = (&*known.kind, there);
+        let kind = (&*known.kind, self.fleet.places(&known.kind));
         let held = self.shares.full(now, kind);
         let urgent = self
             .waiting
@@ -90,7 +88,7 @@ impl Engine {
     }
 
     /// Moves work to a free node if it is better off there.
-    fn moves(&mut self, now: Time, dispatch: DispatchId, to: &NodeId, places: &Places) -> bool {
+    fn moves(&mut self, now: Time, dispatch: DispatchId, to: &NodeId) -> bool {
         let Some(wait) = self.waiting.get(dispatch) else {
             return false;
         };
@@ -103,7 +101,7 @@ impl Engine {
         };
         // As if it had not been asked: an expert is asked once, and this one has not begun.
         let attempt = running.attempts.remove(place);
-        let better = self.better_at(now, dispatch, (&from, to), places);
+        let better = self.better_at(now, dispatch, (&from, to));
         let Some(running) = self.queries.get_mut(&id) else {
             return false;
         };
@@ -111,11 +109,8 @@ impl Engine {
             running.attempts.insert(place, attempt);
             return false;
         };
-        running.candidates.clone_from(&decision.candidates);
         let candidate = decision.candidates[0].clone();
-        if self.config.records {
-            running.decisions.push(decision);
-        }
+        running.choices.note(decision, self.config.records);
         self.unqueue(now, dispatch);
         self.event(Event::Moved {
             from: attempt.expert,
@@ -132,14 +127,13 @@ impl Engine {
         let Some(wait) = self.waiting.get(dispatch) else {
             return;
         };
-        let (tenant, busy) = (wait.tenant.clone(), wait.busy);
-        let Some(known) = self.fleet.named(node) else {
-            return;
-        };
-        let job = known.line.remove(dispatch);
-        known.line.correct(&tenant, busy.get());
-        known.lent = !known.line.is_empty();
-        if let Some(job) = job {
+        let taken = self.fleet.with(node, |known| {
+            let job = known.line.remove(dispatch);
+            known.line.correct(&wait.tenant, wait.busy.get());
+            known.lent = !known.line.is_empty();
+            job
+        });
+        if let Some(job) = taken.flatten() {
             self.send(now, node, job);
         }
     }
@@ -150,7 +144,6 @@ impl Engine {
         now: Time,
         dispatch: DispatchId,
         (from, to): (&NodeId, &NodeId),
-        places: &Places,
     ) -> Option<Decision> {
         let id = self.waiting.get(dispatch)?.query;
         let full = self.fleet.node(to)?.full();
@@ -159,25 +152,18 @@ impl Engine {
         let there = |nodes| {
             let scope = Scope {
                 nodes,
-                places: Some(places),
                 free: Some(to),
                 waits: Some((ahead, dispatch)),
             };
-            let (route, grounds, _) = self.choose(now, id, scope)?;
-            let [chosen] = route.chosen() else {
+            let choice = self.choose(now, id, scope)?;
+            let [chosen] = choice.route.chosen() else {
                 return None;
             };
             let expert = &chosen.expert;
-            begins(&expert.node, &expert.name).then_some((route, grounds))
+            begins(&expert.node, &expert.name).then_some(choice)
         };
         // Between the two first, which is cheap and mostly says no.
         there(Some([from, to]))?;
-        let (route, grounds) = there(None)?;
-        let submitted = self.queries.get(&id)?.submitted;
-        Some(Decision {
-            at: now.seconds_since(submitted),
-            grounds,
-            candidates: route.candidates,
-        })
+        there(None).map(Choice::decision)
     }
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use moe2_gate::QueryFeatures;
 use moe2_model::{
-    Candidate, Cascade, DispatchId, ExpertId, FinishReason, Forecast, Job, Joules, Mode,
-    Participant, Prices, Query, Seconds, Task, Time, Usage,
+    Cascade, DispatchId, ExpertId, FinishReason, Forecast, Job, Joules, Mode, Participant, Prices,
+    Query, Seconds, Task, Time, Usage,
 };
 
-use super::decision::Decision;
+use super::decision::Choices;
 use super::route::Punctual;
 
 /// How long a query without any budget of time may take before others' are less pressing.
@@ -147,9 +147,8 @@ pub(crate) struct Running {
     pub(crate) prices: Prices,
     /// What most answers stay within, all of it.
     pub(crate) punctual: Option<Punctual>,
-    pub(crate) candidates: Vec<Candidate>,
-    /// Choices made so far, where they are recorded.
-    pub(crate) decisions: Vec<Decision>,
+    /// Choices of experts so far.
+    pub(crate) choices: Choices,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) redispatches: u32,
     /// The one that was asked because another was late.
@@ -209,6 +208,12 @@ impl Running {
     /// Whether the prompt is known to be too long for a context of so many tokens.
     pub(crate) fn known_too_long(&self, context: u32) -> bool {
         self.too_long.is_some_and(|(prompt, _)| prompt >= context)
+    }
+
+    /// What is left of the longest that a query may take.
+    pub(crate) fn time_left(&self, now: Time) -> Seconds {
+        let limit = Seconds::from_duration(self.limit);
+        limit - now.seconds_since(self.submitted)
     }
 
     /// What is left of the delay budget.

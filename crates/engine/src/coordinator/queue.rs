@@ -56,9 +56,7 @@ impl Engine {
             let held = self.held_at(now, node);
             let job = self.fleet.next_job(node, held);
             // It was asked, whether it could make use of the place or not.
-            if let Some(known) = self.fleet.named(node) {
-                known.lent = false;
-            }
+            self.fleet.with(node, |known| known.lent = false);
             let Some(job) = job else {
                 return;
             };
@@ -81,7 +79,8 @@ impl Engine {
         let wall = self.wall(now);
         let entry = self.ledger.release(wall, dispatch);
         self.outputs.extend(entry.map(Output::Ledger));
-        self.fleet.line_mut(&wait.expert.node)?.remove(dispatch)
+        let node = &wait.expert.node;
+        self.fleet.with(node, |node| node.line.remove(dispatch))?
     }
 
     /// Forgets that something waits.
@@ -160,7 +159,7 @@ pub(super) fn waited_in_vain(now: Time, running: &Running) -> Option<Refusal> {
     let budgets = running.query.budgets;
     let soonest = |time: fn(&Forecast) -> Seconds| {
         // Of those that time alone rules out; another may be soon and have failed, or be too dear.
-        let slow = running.candidates.iter();
+        let slow = running.choices.candidates().iter();
         let slow = slow.filter(|c| c.verdict == Verdict::TooSlow);
         let times = slow.map(|c| time(&c.forecast));
         times.min_by(|a, b| a.get().total_cmp(&b.get()))

@@ -121,7 +121,7 @@ impl QueryRecord {
             mode: running.query.mode,
             topic: Some(running.features.topic().as_str().to_owned()),
             budgets: running.query.budgets,
-            decisions: std::mem::take(&mut running.decisions),
+            decisions: running.choices.take(),
             participants,
             ending,
             delay,

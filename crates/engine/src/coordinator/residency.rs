@@ -299,6 +299,48 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Sends work to these alone from now on. What the machine is to be told, if that is something else, and what it
+    /// has to load.
+    fn keeps(
+        &mut self,
+        now: Time,
+        experts: Vec<ExpertName>,
+    ) -> Option<(Vec<ExpertName>, Vec<ExpertName>)> {
+        self.memory.kept = experts.iter().cloned().collect();
+        // What is on its way to an expert would find it gone: it leaves when its work has ended, and until then
+        // comes first in what the machine is told.
+        let works = |e: &&Expert| !e.in_flight.is_empty() && !experts.contains(&e.offer.name);
+        let works = self.experts.values().filter(works);
+        let works: Vec<ExpertName> = works.map(|e| e.offer.name.clone()).collect();
+        let all: Vec<ExpertName> = works.into_iter().chain(experts).collect();
+        let told: BTreeSet<ExpertName> = all.iter().cloned().collect();
+        if told == self.memory.told {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.memory.told, told);
+        let mut loads = Vec::new();
+        for (expert, known) in &mut self.experts {
+            let (was, is) = (before.contains(expert), self.memory.told.contains(expert));
+            if is && !was {
+                self.memory.budget.spend(now, known.load_time());
+                loads.push(expert.clone());
+            }
+            if was && !is && known.is_there() {
+                // It will say so itself.
+                (known.state, known.since) = (ExpertState::Unloading, now);
+            }
+        }
+        Some((all, loads))
+    }
+
+    /// Whether it takes work that something has to be loaded for.
+    pub(crate) fn may_load(&self, expert: &Expert) -> bool {
+        let failed = matches!(expert.state, ExpertState::Failed { .. });
+        self.memory.tight && !failed && self.health.is_ready()
+    }
+}
+
 impl Expert {
     /// When it last worked: now, if it does.
     fn last_used(&self, now: Time) -> Option<Time> {
@@ -374,47 +416,24 @@ impl Fleet {
 impl Engine {
     /// Has a machine keep what is needed there now.
     pub(super) fn settle_memory(&mut self, now: Time, name: &NodeId) {
-        let policy = self.config.residency;
-        let Some(node) = self.fleet.named(name) else {
+        let tight = |node: &Node| node.memory.tight && !node.health.is_gone();
+        let Some(node) = self.fleet.node(name).filter(|node| tight(node)) else {
             return;
         };
-        if !node.memory.tight || node.health.is_gone() {
-            return;
-        }
-        let (experts, again) = node.to_keep(now, policy);
         let session = node.session;
+        let (experts, again) = node.to_keep(now, self.config.residency);
         let timer = Timer::Memory(session);
         match again {
             Some(at) => self.timers.arm(timer, at),
             None => self.timers.disarm(timer),
         }
-        node.memory.kept = experts.iter().cloned().collect();
-        // What is on its way to an expert would find it gone: it leaves when its work has ended, and until then
-        // comes first in what the machine is told.
-        let works = |e: &&Expert| !e.in_flight.is_empty() && !experts.contains(&e.offer.name);
-        let works = node.experts.values().filter(works);
-        let works: Vec<ExpertName> = works.map(|e| e.offer.name.clone()).collect();
-        let all: Vec<ExpertName> = works.into_iter().chain(experts).collect();
-        let told: BTreeSet<ExpertName> = all.iter().cloned().collect();
-        if told == node.memory.told {
+        let told = self.fleet.with(name, |node| node.keeps(now, experts));
+        let Some(Some((experts, loads))) = told else {
             return;
-        }
-        let before = std::mem::replace(&mut node.memory.told, told);
-        let mut loads = Vec::new();
-        for (expert, known) in &mut node.experts {
-            let (was, is) = (before.contains(expert), node.memory.told.contains(expert));
-            if is && !was {
-                node.memory.budget.spend(now, known.load_time());
-                loads.push(expert.clone());
-            }
-            if was && !is && known.is_there() {
-                // It will say so itself.
-                (known.state, known.since) = (ExpertState::Unloading, now);
-            }
-        }
+        };
         self.outputs.push_back(Output::ToAgent {
             session,
-            message: ToAgent::Keep { experts: all },
+            message: ToAgent::Keep { experts },
         });
         for expert in loads {
             let (node, needed) = (name.clone(), self.is_needed(name, &expert));

@@ -13,9 +13,10 @@ use moe2_gate::{FusionGain, Quality};
 use moe2_model::{Budgets, Candidate, Cascade, Job, Joules, QueryId, Seconds, Task, Time, Verdict};
 
 use super::Engine;
-use super::admit::{Scope, takes_work};
+use super::admit::takes_work;
 use super::answer::{answers, probabilities};
 use super::committee::{Committee, pool};
+use super::contenders::Scope;
 use super::forecast::{Shape, forecast};
 use super::fuse::{self, FEWEST_SCORERS};
 use super::query::{Attempt, Round, Running};
@@ -49,17 +50,7 @@ impl Engine {
             confidence,
             escalated: u32::try_from(chosen.len()).unwrap_or(u32::MAX),
         });
-        for (place, candidate) in chosen.iter().enumerate() {
-            // Behind those chosen before, in the place that the candidates' order promises.
-            running.candidates.retain(|c| c.expert != candidate.expert);
-            let first = running
-                .candidates
-                .iter()
-                .take_while(|c| c.verdict == Verdict::Chosen)
-                .count();
-            debug_assert!(first > place, "the first expert was chosen");
-            running.candidates.insert(first, candidate.clone());
-        }
+        running.choices.join(&chosen);
         for candidate in &chosen {
             self.dispatch(now, id, candidate, Job::Answer);
         }
@@ -83,7 +74,7 @@ impl Engine {
             late: false,
             punctual: running.punctual_left(now),
         };
-        let mut route = route(contenders, &terms);
+        let mut route = route(&contenders, &terms);
         let committee = Committee {
             members: vec![confidence],
             // Spent already.
@@ -159,7 +150,7 @@ impl Engine {
             let tenant = &running.query.tenant;
             let whose = self.whose(id, tenant);
             let held = self.held_at(now, &expert.node);
-            let forecast = forecast(shape, &known.cost, &quality, |busy| {
+            let forecast = forecast(shape, &known.cost.speed(), &quality, |busy| {
                 node.wait(now, known, (whose, &held), busy)
             });
             let fits = delay_left.is_none_or(|left| forecast.delay_p95 <= left)

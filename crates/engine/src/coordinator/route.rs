@@ -9,22 +9,22 @@ use moe2_model::{Budgets, Candidate, ExpertId, Forecast, Joules, Prices, Seconds
 use serde::{Deserialize, Serialize};
 
 /// One expert that could be asked.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Contender {
-    pub(crate) expert: ExpertId,
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Contender<'a> {
+    pub(crate) expert: &'a ExpertId,
     pub(crate) forecast: Forecast,
     /// A reason decided before scoring, if there is one.
     pub(crate) barred: Option<Verdict>,
 }
 
-impl From<&Candidate> for Contender {
-    fn from(candidate: &Candidate) -> Self {
+impl<'a> From<&'a Candidate> for Contender<'a> {
+    fn from(candidate: &'a Candidate) -> Self {
         let judged = matches!(
             candidate.verdict,
             Verdict::Chosen | Verdict::Outscored | Verdict::TooSlow | Verdict::TooCostly
         );
         Self {
-            expert: candidate.expert.clone(),
+            expert: &candidate.expert,
             forecast: candidate.forecast,
             barred: (!judged).then_some(candidate.verdict),
         }
@@ -192,24 +192,31 @@ impl Excess {
     }
 }
 
-/// Ranks the contenders and chooses among them.
-pub(crate) fn route(contenders: Vec<Contender>, terms: &Terms) -> Route {
-    let mut candidates: Vec<Candidate> = contenders
-        .into_iter()
-        .map(|contender| judge(contender, terms))
-        .collect();
+/// Ranks the contenders, which are in the order of their ids, and chooses among them.
+pub(crate) fn route(contenders: &[Contender<'_>], terms: &Terms) -> Route {
+    debug_assert!(
+        contenders.is_sorted_by_key(|contender| contender.expert),
+        "of equals the first one is better"
+    );
+    let mut judged: Vec<Judged> = contenders.iter().map(|c| judge(c, terms)).collect();
     if terms.late {
-        admit_late(&mut candidates, terms);
+        admit_late(contenders, &mut judged, terms);
     }
-    candidates.sort_by(|a, b| {
-        let open = |c: &Candidate| c.verdict == Verdict::Outscored;
-        open(b)
-            .cmp(&open(a))
-            .then(b.score.total_cmp(&a.score))
-            .then_with(|| a.expert.cmp(&b.expert))
-    });
+    let mut ranks: Vec<u128> = judged.iter().zip(0..).map(rank).collect();
+    ranks.sort_unstable();
+    let candidate = |rank: u128| {
+        // What it was ranked with: its place is in the lowest bits.
+        let place = rank as u32 as usize;
+        let (contender, (score, verdict)) = (&contenders[place], judged[place]);
+        Candidate {
+            expert: contender.expert.clone(),
+            forecast: contender.forecast,
+            score,
+            verdict,
+        }
+    };
     let mut route = Route {
-        candidates,
+        candidates: ranks.into_iter().map(candidate).collect(),
         chosen: 0,
     };
     let mut left = terms.budgets.energy;
@@ -228,46 +235,67 @@ pub(crate) fn route(contenders: Vec<Contender>, terms: &Terms) -> Route {
     route
 }
 
+/// A score and what it comes to.
+type Judged = (f64, Verdict);
+
+/// Admissible ones first, then by score, then by place, as one number: many are compared, and numbers are compared
+/// fast.
+fn rank(((score, verdict), place): (&Judged, u32)) -> u128 {
+    let bits = score.to_bits();
+    // In the order of `f64::total_cmp`: more is better.
+    let above = if bits >> 63 == 0 {
+        !bits ^ (1 << 63)
+    } else {
+        bits
+    };
+    let shut = u128::from(*verdict != Verdict::Outscored);
+    (shut << 127) | (u128::from(above) << 32) | u128::from(place)
+}
+
 /// Where no expert keeps the budgets of time, the one that is nearest to it may answer all the same.
-fn admit_late(candidates: &mut [Candidate], terms: &Terms) {
-    let in_time = |c: &Candidate| c.verdict == Verdict::Outscored;
-    if candidates.iter().any(in_time) {
+fn admit_late(contenders: &[Contender<'_>], judged: &mut [Judged], terms: &Terms) {
+    if judged
+        .iter()
+        .any(|(_, verdict)| *verdict == Verdict::Outscored)
+    {
         return;
     }
     let left = terms.budgets.energy;
-    let fits = |c: &&mut Candidate| {
-        c.verdict == Verdict::TooSlow && left.is_none_or(|left| c.forecast.energy_p95 <= left)
-    };
-    let late = candidates.iter_mut().filter(fits);
-    let times = |c: &Candidate| Excess::of(&c.forecast, &terms.budgets).slow();
-    if let Some(nearest) = late.min_by(|a, b| times(a).total_cmp(&times(b))) {
-        nearest.verdict = Verdict::Outscored;
+    let late = contenders.iter().zip(judged).filter(|(c, (_, verdict))| {
+        *verdict == Verdict::TooSlow && left.is_none_or(|left| c.forecast.energy_p95 <= left)
+    });
+    let times = |c: &Contender<'_>| Excess::of(&c.forecast, &terms.budgets).slow();
+    let nearest = late.min_by(|(a, _), (b, _)| {
+        let (here, there) = (a.expert, b.expert);
+        // Of equals the first by node.
+        let by_node = || (&here.node, &here.name).cmp(&(&there.node, &there.name));
+        times(a).total_cmp(&times(b)).then_with(by_node)
+    });
+    if let Some((_, (_, verdict))) = nearest {
+        *verdict = Verdict::Outscored;
     }
 }
 
-fn judge(contender: Contender, terms: &Terms) -> Candidate {
-    let Contender {
-        expert,
-        forecast,
-        barred,
-    } = contender;
-    let score = forecast.quality - terms.cost(&forecast);
-    let verdict = barred.unwrap_or_else(|| Excess::of(&forecast, &terms.budgets).verdict());
-    Candidate {
-        expert,
-        forecast,
-        score,
-        verdict,
-    }
+fn judge(contender: &Contender<'_>, terms: &Terms) -> Judged {
+    let forecast = &contender.forecast;
+    let score = forecast.quality - terms.cost(forecast);
+    let verdict = || Excess::of(forecast, &terms.budgets).verdict();
+    (score, contender.barred.unwrap_or_else(verdict))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::sync::LazyLock;
 
-    fn contender(n: usize, quality: f64, delay: f64, energy: f64) -> Contender {
-        let expert = format!("m{n}@n{n}").parse().expect("a valid id");
+    static IDS: LazyLock<Vec<ExpertId>> = LazyLock::new(|| {
+        // The first by id is the last by node.
+        let id = |n: usize| format!("m{n}@n{}", 9 - n).parse();
+        (0..9).map(|n| id(n).expect("a valid id")).collect()
+    });
+
+    fn contender(n: usize, quality: f64, delay: f64, energy: f64) -> Contender<'static> {
         let forecast = Forecast {
             quality,
             output_tokens: 10.0,
@@ -281,7 +309,7 @@ mod tests {
             samples: 0,
         };
         Contender {
-            expert,
+            expert: &IDS[n],
             forecast,
             barred: None,
         }
@@ -309,7 +337,7 @@ mod tests {
     fn a_price_on_seconds_moves_a_query_to_the_faster_of_near_equals() {
         let slow_better = contender(1, 0.80, 20.0, 1.0);
         let fast = contender(2, 0.78, 1.0, 1.0);
-        let route = route(vec![slow_better, fast], &terms(None, None, 1));
+        let route = route(&[slow_better, fast], &terms(None, None, 1));
         assert_eq!(route.chosen()[0].expert.name.as_str(), "m2");
         assert_eq!(route.candidates[1].verdict, Verdict::Outscored);
     }
@@ -327,7 +355,7 @@ mod tests {
                 }),
                 ..terms(None, None, 1)
             };
-            route(vec![slow_better(), fast()], &terms).chosen()[0]
+            route(&[slow_better(), fast()], &terms).chosen()[0]
                 .expert
                 .name
                 .to_string()
@@ -340,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_score_is_quality_less_what_joules_and_seconds_cost() {
-        let route = route(vec![contender(1, 0.75, 20.0, 30.0)], &terms(None, None, 1));
+        let route = route(&[contender(1, 0.75, 20.0, 30.0)], &terms(None, None, 1));
         assert!((route.candidates[0].score - (0.75 - 0.03 - 0.2)).abs() < 1e-12);
     }
 
@@ -348,9 +376,9 @@ mod tests {
     fn the_expert_nearest_to_fitting_is_named_and_a_budget_of_nothing_is_exceeded_by_all_of_it() {
         let smallest = |rows: [(f64, f64); 2], delay: f64, energy: f64| {
             let rows = rows.iter().enumerate();
-            let rows = rows.map(|(n, (d, e))| contender(n, 0.5, *d, *e)).collect();
+            let rows: Vec<_> = rows.map(|(n, (d, e))| contender(n, 0.5, *d, *e)).collect();
             let terms = terms(Some(delay), Some(energy), 1);
-            let smallest = route(rows, &terms).smallest_feasible(&terms.budgets);
+            let smallest = route(&rows, &terms).smallest_feasible(&terms.budgets);
             (
                 smallest.delay.map(Seconds::get),
                 smallest.energy.map(Joules::get),
@@ -377,7 +405,7 @@ mod tests {
                 late: true,
                 ..terms(Some(1.0), Some(energy), 1)
             };
-            let route = route(rows, &terms);
+            let route = route(&rows, &terms);
             route.chosen().first().map(|c| c.expert.name.to_string())
         };
         assert_eq!(late(12.0).as_deref(), Some("m1"), "it is nearest");
@@ -389,7 +417,7 @@ mod tests {
     #[test]
     fn an_infeasible_budget_names_the_smallest_that_is_feasible() {
         let route = route(
-            vec![contender(1, 0.9, 4.0, 1.0), contender(2, 0.5, 2.0, 9.0)],
+            &[contender(1, 0.9, 4.0, 1.0), contender(2, 0.5, 2.0, 9.0)],
             &terms(Some(1.0), None, 1),
         );
         assert_eq!(route.chosen, 0);
@@ -413,14 +441,14 @@ mod tests {
         };
         let name = |r: &Route| r.chosen().first().map(|c| c.expert.name.to_string());
         assert_eq!(
-            name(&route(rows(), &limited(5.0, false))).as_deref(),
+            name(&route(&rows(), &limited(5.0, false))).as_deref(),
             Some("m2")
         );
         assert_eq!(
-            name(&route(rows(), &limited(3.0, false))).as_deref(),
+            name(&route(&rows(), &limited(3.0, false))).as_deref(),
             Some("m1")
         );
-        let (none, terms) = (route(rows(), &limited(1.0, false)), limited(1.0, false));
+        let (none, terms) = (route(&rows(), &limited(1.0, false)), limited(1.0, false));
         assert_eq!(name(&none), None);
         let wanted = Budgets {
             first_token: Some(Seconds::saturating(2.0)),
@@ -428,7 +456,7 @@ mod tests {
         };
         assert_eq!(none.smallest_feasible(&terms.budgets), wanted);
         assert_eq!(
-            name(&route(rows(), &limited(1.0, true))).as_deref(),
+            name(&route(&rows(), &limited(1.0, true))).as_deref(),
             Some("m1")
         );
         let priced = |within: Option<f64>, first: f64| {
@@ -441,7 +469,7 @@ mod tests {
                 punctual: Some(punctual),
                 ..super::tests::terms(None, None, 1)
             };
-            name(&route(rows(), &terms))
+            name(&route(&rows(), &terms))
         };
         assert_eq!(priced(None, 2.0).as_deref(), Some("m1"));
         assert_eq!(priced(None, 60.0).as_deref(), Some("m2"));
@@ -455,7 +483,7 @@ mod tests {
     #[test]
     fn a_cascade_starts_with_the_lowest_price_or_the_fewest_joules() {
         let rows = || vec![contender(1, 0.9, 1.0, 9.0), contender(2, 0.5, 3.0, 2.0)];
-        let route = route(rows(), &terms(None, None, 0));
+        let route = route(&rows(), &terms(None, None, 0));
         let name = |prices| {
             let terms = Terms {
                 prices,
@@ -485,8 +513,8 @@ mod tests {
             let make = || -> Vec<_> {
                 rows.iter().enumerate().map(|(n, (q, d, e))| contender(n, *q, *d, *e)).collect()
             };
-            let tight = route(make(), &terms(Some(delay), Some(energy), 1));
-            let loose = route(make(), &terms(Some(delay + more), Some(energy + more), 1));
+            let tight = route(&make(), &terms(Some(delay), Some(energy), 1));
+            let loose = route(&make(), &terms(Some(delay + more), Some(energy + more), 1));
             let score = |r: &Route| r.chosen().first().map(|c| c.score);
             prop_assert!(score(&loose) >= score(&tight));
             for chosen in tight.chosen() {
@@ -505,7 +533,7 @@ mod tests {
                 rows.iter().enumerate().map(|(n, (q, d, e))| contender(n, *q, *d, *e)).collect()
             };
             let tight = terms(Some(delay), Some(energy), 1);
-            let refused = route(make(), &tight);
+            let refused = route(&make(), &tight);
             if refused.chosen == 0 {
                 let smallest = refused.smallest_feasible(&tight.budgets);
                 let (more_delay, more_energy) = (smallest.delay, smallest.energy);
@@ -513,23 +541,52 @@ mod tests {
                 prop_assert!(more_energy.is_none_or(|e| e.get() > energy));
                 let delay = more_delay.map_or(delay, Seconds::get);
                 let energy = more_energy.map_or(energy, Joules::get);
-                prop_assert_eq!(route(make(), &terms(Some(delay), Some(energy), 1)).chosen, 1);
+                prop_assert_eq!(route(&make(), &terms(Some(delay), Some(energy), 1)).chosen, 1);
             }
         }
 
+        /// Few different numbers, so that many are equal.
         #[test]
-        fn the_choice_does_not_depend_on_the_order_of_contenders(
-            rows in prop::collection::vec((0.0f64..1.0, 0.1f64..9.0, 0.1f64..9.0), 1..7),
-            k in 1usize..4,
+        fn the_ranking_is_that_of_sorting_by_verdict_score_and_id(
+            rows in prop::collection::vec((0..3_u8, 1..4_u8, 1..4_u8, 0..4_u8), 1..9),
+            delay in prop::option::of(1..5_u8),
+            late: bool,
         ) {
-            let all: Vec<_> =
-                rows.iter().enumerate().map(|(n, (q, d, e))| contender(n, *q, *d, *e)).collect();
-            let mut reversed = all.clone();
-            reversed.reverse();
-            prop_assert_eq!(
-                route(all, &terms(None, Some(15.0), k)),
-                route(reversed, &terms(None, Some(15.0), k))
-            );
+            let all: Vec<_> = rows.iter().enumerate().map(|(n, (q, d, e, barred))| {
+                let [q, d, e] = [q, d, e].map(|x| f64::from(*x));
+                let barred = (*barred == 0).then_some(Verdict::NotSelected);
+                Contender { barred, ..contender(n, q - 1.0, d, e) }
+            }).collect();
+            let terms = Terms { late, ..terms(delay.map(f64::from), Some(15.0), 0) };
+            let mut plain: Vec<Candidate> = all.iter().map(|c| {
+                let excess = Excess::of(&c.forecast, &terms.budgets);
+                Candidate {
+                    expert: c.expert.clone(),
+                    forecast: c.forecast,
+                    score: c.forecast.quality - terms.cost(&c.forecast),
+                    verdict: c.barred.unwrap_or_else(|| excess.verdict()),
+                }
+            }).collect();
+            let open = |c: &Candidate| c.verdict == Verdict::Outscored;
+            if late && !plain.iter().any(open) {
+                plain.sort_by(|a, b| (&a.expert.node, &a.expert.name).cmp(&(&b.expert.node, &b.expert.name)));
+                let times = |c: &Candidate| Excess::of(&c.forecast, &terms.budgets).slow();
+                let slow = plain.iter_mut().filter(|c| c.verdict == Verdict::TooSlow && c.forecast.energy_p95.get() <= 15.0);
+                if let Some(nearest) = slow.min_by(|a, b| times(a).total_cmp(&times(b))) {
+                    nearest.verdict = Verdict::Outscored;
+                }
+            }
+            plain.sort_by(|a, b| {
+                let by_score = open(b).cmp(&open(a)).then(b.score.total_cmp(&a.score));
+                by_score.then_with(|| a.expert.cmp(&b.expert))
+            });
+            prop_assert_eq!(route(&all, &terms).candidates, plain);
+        }
+
+        #[test]
+        fn a_rank_orders_scores_as_numbers_do(a: f64, b: f64) {
+            let rank = |score| rank((&(score, Verdict::Outscored), 7));
+            prop_assert_eq!(rank(a).cmp(&rank(b)), b.total_cmp(&a));
         }
 
         #[test]
@@ -540,7 +597,7 @@ mod tests {
         ) {
             let all: Vec<_> =
                 rows.iter().enumerate().map(|(n, (q, d, e))| contender(n, *q, *d, *e)).collect();
-            let route = route(all, &terms(None, Some(energy), k));
+            let route = route(&all, &terms(None, Some(energy), k));
             let sum: f64 = route.chosen().iter().map(|c| c.forecast.energy_p95.get()).sum();
             prop_assert!(sum <= energy + 1e-9);
             prop_assert!(route.chosen <= k);

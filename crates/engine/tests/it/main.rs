@@ -18,3 +18,4 @@ mod plan;
 mod queue;
 mod shares;
 mod support;
+mod thousand;

@@ -15,7 +15,7 @@ mod ticks;
 
 use crate::problem::{Constraint, Kind, Problem};
 use crate::rows::{self, FEASIBILITY_TOLERANCE};
-pub(crate) use dominance::{dominates, dominators};
+pub(crate) use dominance::{Costs, dominators};
 pub(crate) use ticks::{TIE, Ticks};
 
 /// A linear constraint in shares of its limit: `Σ share[n] ≤ 1 + tolerance` over the chosen columns.

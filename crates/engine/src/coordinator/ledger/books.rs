@@ -206,18 +206,9 @@ impl Books {
         }
     }
 
-    /// The hard window with the least room, if there is any.
-    pub(crate) fn binding(&self, now: Wall) -> Option<Binding> {
-        self.binding_without(now, (Joules::ZERO, now))
-    }
-
-    /// The same if what was reserved at a time were given back first: to the windows that it counts in, which a
-    /// minute later may be none.
-    pub(crate) fn binding_without(
-        &self,
-        now: Wall,
-        (bound, at): (Joules, Wall),
-    ) -> Option<Binding> {
+    /// The hard window with the least room, if there is any, once so much that was reserved at a time is given back: to
+    /// the windows that it counts in, which a minute later may be none.
+    pub(crate) fn binding(&self, now: Wall, (bound, at): (Joules, Wall)) -> Option<Binding> {
         let hard = self.energy.iter().filter(|(wanted, _)| !wanted.soft);
         hard.map(|(wanted, window)| Binding {
             window: *wanted,

@@ -272,21 +272,18 @@ impl Ledger {
         self.books.get(tenant).map_or(0, Books::running)
     }
 
-    /// The hard window of joules that leaves a tenant least.
-    pub(crate) fn binding(&self, now: Wall, tenant: &TenantId) -> Option<Binding> {
-        self.books.get(tenant)?.binding(now)
-    }
-
-    /// The same once a dispatch of this tenant has given back what is reserved for it.
-    pub(crate) fn binding_without(
+    /// The hard window of joules that leaves a tenant least, once `given_up` has given back what is reserved for it
+    /// if it is this tenant's.
+    pub(crate) fn binding(
         &self,
         now: Wall,
         tenant: &TenantId,
-        dispatch: DispatchId,
+        given_up: Option<DispatchId>,
     ) -> Option<Binding> {
-        let own = self.open.get(&dispatch).filter(|r| r.tenant == *tenant);
+        let own = given_up.and_then(|dispatch| self.open.get(&dispatch));
+        let own = own.filter(|r| r.tenant == *tenant);
         let own = own.map_or((Joules::ZERO, now), |r| (r.bound, r.at));
-        self.books.get(tenant)?.binding_without(now, own)
+        self.books.get(tenant)?.binding(now, own)
     }
 
     /// How long until so many joules fit; nothing if they never do.

@@ -56,7 +56,7 @@ fn a_thousand_at_once_against_a_window_for_a_hundred_leave_room_for_exactly_a_hu
     let mut admitted = Vec::new();
     for n in 0..1_000 {
         let room = ledger
-            .binding(Wall(10), &tenant())
+            .binding(Wall(10), &tenant(), None)
             .expect("it has a window");
         if room.left >= bound {
             ledger.reserve(Wall(10), DispatchId(n), &tenant(), bound);
@@ -69,12 +69,12 @@ fn a_thousand_at_once_against_a_window_for_a_hundred_leave_room_for_exactly_a_hu
         ledger.settle(Wall(20), dispatch, (QueryId(1), &expert()), used(0.5));
     }
     let room = ledger
-        .binding(Wall(30), &tenant())
+        .binding(Wall(30), &tenant(), None)
         .expect("it has a window");
     assert!((room.left.get() - 50.0).abs() < 1e-9);
     assert!((room.used.get() - 50.0).abs() < 1e-9);
     let tomorrow = ledger
-        .binding(Wall(86_400), &tenant())
+        .binding(Wall(86_400), &tenant(), None)
         .expect("it has a window");
     assert!((tomorrow.left.get() - 100.0).abs() < 1e-9);
 }
@@ -85,7 +85,7 @@ fn what_a_dispatch_gives_back_is_room_only_where_it_was_taken_from() {
     let bound = Joules::saturating(60.0);
     ledger.reserve(Wall(50), DispatchId(1), &tenant(), bound);
     let left = |ledger: &Ledger, at: u64, dispatch: u64| {
-        let room = ledger.binding_without(Wall(at), &tenant(), DispatchId(dispatch));
+        let room = ledger.binding(Wall(at), &tenant(), Some(DispatchId(dispatch)));
         room.expect("it has a window").left.get()
     };
     assert!((left(&ledger, 55, 1) - 100.0).abs() < 1e-9);
@@ -153,7 +153,7 @@ fn other_limits_keep_what_was_spent_and_new_windows_know_the_past() {
         ledger.limit(Wall(at), named);
     };
     let left = |ledger: &Ledger, at| {
-        let room = ledger.binding(Wall(at), &tenant);
+        let room = ledger.binding(Wall(at), &tenant, None);
         room.map(|room| room.left.get())
     };
     set(&mut ledger, 7_200, Some(window(100.0, Span::Day)));
@@ -196,7 +196,7 @@ proptest! {
             now += pause;
             let dispatch = DispatchId(n);
             let bound = Joules::saturating(joules);
-            let fits = ledger.binding(Wall(now), &tenant()).is_some_and(|room| room.left >= bound);
+            let fits = ledger.binding(Wall(now), &tenant(), None).is_some_and(|room| room.left >= bound);
             if reserve && fits {
                 open.entry(dispatch).or_insert_with(|| {
                     ledger.reserve(Wall(now), dispatch, &tenant(), bound);
@@ -329,7 +329,7 @@ impl Twin {
         let (now, who) = (Wall(self.now), (QueryId(0), &expert()));
         match step {
             Step::Reserve(joules) => {
-                let room = self.ledger.binding(now, &tenant());
+                let room = self.ledger.binding(now, &tenant(), None);
                 let bound = Joules::saturating(joules);
                 if room.is_none_or(|room| bound <= room.left) {
                     self.next += 1;
@@ -392,7 +392,7 @@ proptest! {
         for (step, pause) in steps {
             twin.now += pause;
             twin.apply(step.clone());
-            let room = twin.ledger.binding(Wall(twin.now), &tenant());
+            let room = twin.ledger.binding(Wall(twin.now), &tenant(), None);
             prop_assert_eq!(room.is_some(), twin.limit.is_some());
             if let (Some(room), Some((limit, per, rolling))) = (room, twin.limit) {
                 let (held, most) = twin.held(per, rolling);
@@ -418,7 +418,7 @@ fn a_window_made_later_counts_what_was_charged_until_the_end_of_its_minute() {
         let mut spending = window(100.0, Span::Hour);
         spending.energy_windows[0].rolling = true;
         ledger.limit(Wall(now), [(&tenant, &spending)].into_iter());
-        let room = ledger.binding(Wall(now), &tenant);
+        let room = ledger.binding(Wall(now), &tenant, None);
         room.expect("it has a window").left.get()
     };
     // All of the minute from 6,000 to 6,059 is in sight until its end is an hour ago.

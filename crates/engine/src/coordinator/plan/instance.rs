@@ -86,28 +86,6 @@ pub(super) fn request(
         .iter()
         .map(|row| forecasts(row, gate, &columns))
         .collect();
-    let admitted = |row: &Row<'_>, forecast: &Forecast| {
-        let late = row
-            .budgets
-            .delay
-            .is_some_and(|limit| forecast.delay_p95 > limit);
-        let first = if row.asked.in_one_piece {
-            forecast.delay_p95
-        } else {
-            forecast.first_token_p95
-        };
-        let begins_late =
-            row.asked.streamed && row.budgets.first_token.is_some_and(|limit| first > limit);
-        let dear = row
-            .budgets
-            .energy
-            .is_some_and(|limit| forecast.energy_p95 > limit);
-        if late || begins_late || dear {
-            0.0
-        } else {
-            forecast.quality
-        }
-    };
     let utility: Vec<Vec<f64>> = rows
         .iter()
         .zip(&forecasts)
@@ -155,6 +133,30 @@ pub(super) fn request(
         unserved,
         means: Arc::new(means),
     }))
+}
+
+/// What a forecast is worth to who asks: nothing if it breaks a budget.
+fn admitted(row: &Row<'_>, forecast: &Forecast) -> f64 {
+    let late = row
+        .budgets
+        .delay
+        .is_some_and(|limit| forecast.delay_p95 > limit);
+    let first = if row.asked.in_one_piece {
+        forecast.delay_p95
+    } else {
+        forecast.first_token_p95
+    };
+    let begins_late =
+        row.asked.streamed && row.budgets.first_token.is_some_and(|limit| first > limit);
+    let dear = row
+        .budgets
+        .energy
+        .is_some_and(|limit| forecast.energy_p95 > limit);
+    if late || begins_late || dear {
+        0.0
+    } else {
+        forecast.quality
+    }
 }
 
 /// Where memory is short, who is named has to be there: nobody else is of any use. Elsewhere whoever is named is
@@ -280,9 +282,8 @@ fn forecasts(row: &Row<'_>, gate: &Gate, columns: &[Column<'_>]) -> Vec<Forecast
     let names: Vec<_> = columns.iter().map(|c| c.id.name.clone()).collect();
     let qualities = gate.forecast(&row.asked.features, &names);
     let one = |(column, quality): (&Column<'_>, Quality)| {
-        forecast(row.asked.shape, &column.expert.cost, &quality, |_| {
-            Seconds::ZERO
-        })
+        let speed = column.expert.cost.speed();
+        forecast(row.asked.shape, &speed, &quality, |_| Seconds::ZERO)
     };
     columns.iter().zip(qualities).map(one).collect()
 }
