@@ -274,9 +274,12 @@ fn ask(contents: &[&str]) -> Prompt {
     Prompt::Chat(chat(contents))
 }
 
-/// Differences that come of the shapes of batches: measured, at most 0.03 for the sum of a sentence.
+/// Differences that come of the shapes of batches: the engine has other kernels for one row than for
+/// several, and quantised models amplify what they round. Seen: 0.14 for a token, 0.4 for a sentence
+/// of -13; another prompt is off by nats.
 fn close(left: &[f64], right: &[f64]) -> bool {
-    left.len() == right.len() && left.iter().zip(right).all(|(a, b)| (a - b).abs() < 0.1)
+    let alike = |(a, b): (&f64, &f64)| (a - b).abs() < 0.2 + 0.05 * a.abs();
+    left.len() == right.len() && left.iter().zip(right).all(alike)
 }
 
 /// A system prompt of about so many words.
@@ -399,6 +402,50 @@ fn a_beginning_in_the_cache_changes_no_score() {
             let (again, all) = bench.score(3, &question);
             assert!(all > some, "{file}: {all}");
             assert!(close(&computed, &again), "{file}: {computed:?} {again:?}");
+        });
+    }
+}
+
+/// Logits after the last of these tokens, and how many were in the cache.
+fn logits_after(engine: &mut Engine<'_>, tokens: Vec<LlamaToken>) -> (Vec<f32>, usize) {
+    let mut sequence = engine.begin(tokens);
+    while sequence.waiting() > 0 {
+        engine.step(&mut [&mut sequence]).expect("a step");
+    }
+    let logits = engine.logits(&sequence, sequence.len() - 1).to_vec();
+    let reused = sequence.reused();
+    engine.end(sequence);
+    (logits, reused)
+}
+
+/// In the same pieces, so that nothing is left of rounding. The last row is longer than a window.
+#[test]
+fn cells_taken_over_are_those_that_would_be_computed() {
+    const PIECE: usize = 64;
+    for (file, beginning) in [(SMOLLM2, 128), (QWEN, 128), (GEMMA, 128), (GEMMA, 640)] {
+        with_slots(file, (1024, 1), |args, loaded| {
+            let args = EngineArgs {
+                batch: 64,
+                ..args.clone()
+            };
+            assert_eq!(beginning % PIECE, 0);
+            let vocab = loaded.model.vocab();
+            let text = vocab.tokenize(system(beginning + 100).as_bytes(), false, false);
+            let text: Vec<_> = text.into_iter().take(beginning + PIECE + 8).collect();
+            let mut other = text[..beginning].to_vec();
+            // Another token than the text has there.
+            other.push(text[beginning - 1]);
+            assert_ne!(text[beginning], text[beginning - 1]);
+
+            let open = || Engine::open(loaded, &args).expect("a context");
+            let (computed, none) = logits_after(&mut open(), text.clone());
+            let mut engine = open();
+            logits_after(&mut engine, other);
+            let (taken_over, reused) = logits_after(&mut engine, text);
+            assert_eq!((none, reused), (0, beginning), "{file}");
+            let off = computed.iter().zip(&taken_over).map(|(a, b)| (a - b).abs());
+            let off = off.fold(0.0, f32::max);
+            assert!(off < 1e-3, "{file}, {beginning}: off by {off}");
         });
     }
 }
