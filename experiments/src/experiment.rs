@@ -3,7 +3,6 @@
 use serde_json::Value;
 
 use crate::Setting;
-use crate::batching;
 use crate::chaos;
 use crate::fleet;
 use crate::gate;
@@ -108,11 +107,6 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         action: Action::Measure(sim::scale),
     },
     Experiment {
-        name: "batching",
-        what: "1, 2, 4 and 8 answers in one batch against one after the other, and the first token of a prompt with 500 tokens in the cache or not, two models, 2 threads",
-        action: Action::Measure(batching::measure),
-    },
-    Experiment {
         name: "overhead",
         what: "coordinator time per request at 500/s with stub experts",
         action: Action::Moe2(&[
@@ -212,7 +206,7 @@ mod tests {
     fn the_measurements_run_at_smoke_size() {
         let setting = small();
         for experiment in EXPERIMENTS {
-            // What needs a running fleet has a test of its own; what needs weights is the worker's.
+            // What needs a running fleet has a test of its own.
             let Action::Measure(measure) = experiment.action else {
                 continue;
             };
@@ -226,9 +220,7 @@ mod tests {
                 "budgets-fleet",
             ]
             .contains(&experiment.name);
-            let needs_programs =
-                experiment.name.starts_with("chaos") || experiment.name == "batching";
-            if needs_programs || (needs_data && setting.data.is_none()) {
+            if experiment.name.starts_with("chaos") || (needs_data && setting.data.is_none()) {
                 continue;
             }
             let result = measure(&setting).unwrap_or_else(|e| panic!("{}: {e:#}", experiment.name));

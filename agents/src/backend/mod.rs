@@ -2,7 +2,7 @@
 //!
 //! | backend | `backend =` | work is done by | probabilities of options | at once |
 //! |---|---|---|---|---|
-//! | [`worker`] | `embedded` | llama.cpp in a process of its own | of every option, exact | `parallel`, in one batch |
+//! | [`worker`] | `embedded` | llama.cpp in a process of its own | of every option, exact | 1 |
 //! | [`upstream`] | `openai` | a server of the operator | where each is one token and the server gives them | `parallel` |
 //! | [`stub`] | `stub` | nobody: canned words | invented | any number |
 //!
@@ -53,7 +53,6 @@ pub(crate) fn start(
             let launch = Launch {
                 model: file.clone(),
                 context,
-                parallel: offer.slots,
                 plain: *plain,
                 ..launch.clone()
             };

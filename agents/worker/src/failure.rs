@@ -1,8 +1,7 @@
 //! Why a piece of work got no answer, and what the coordinator should make of it.
 
 use llama_cpp_2::DecodeError;
-use moe2_model::DispatchId;
-use moe2_wire::{FailureKind, FromWorker};
+use moe2_wire::FailureKind;
 
 use crate::prompt::PromptError;
 
@@ -27,17 +26,8 @@ pub(crate) enum WorkError {
 }
 
 impl WorkError {
-    /// How the agent is told.
-    pub(crate) fn of(&self, dispatch: DispatchId) -> FromWorker {
-        FromWorker::Failed {
-            dispatch,
-            kind: self.kind(),
-            message: self.to_string(),
-        }
-    }
-
     /// What it is to the coordinator.
-    fn kind(&self) -> FailureKind {
+    pub(crate) fn kind(&self) -> FailureKind {
         match *self {
             Self::ContextTooLong {
                 prompt_tokens,

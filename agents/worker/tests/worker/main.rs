@@ -5,4 +5,3 @@ mod bad_input;
 mod endings;
 mod options;
 mod support;
-mod together;

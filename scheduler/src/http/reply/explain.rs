@@ -70,7 +70,6 @@ struct Actual {
     energy_source: EnergySource,
     energy_error_j: f64,
     prompt_tokens: u32,
-    cached_tokens: u32,
     output_tokens: u32,
 }
 
@@ -160,7 +159,6 @@ impl Actual {
             energy_source: usage.energy_source,
             energy_error_j: usage.energy_error.get(),
             prompt_tokens: usage.prompt_tokens,
-            cached_tokens: usage.cached_tokens,
             output_tokens: usage.output_tokens,
         }
     }
