@@ -48,7 +48,7 @@ impl Engine {
         for ((expert, node, known, load), contender) in experts.iter().zip(contenders) {
             let quality = self
                 .gate
-                .forecast(&running.features, &[expert.name.clone()])[0];
+                .forecast(&running.features, std::slice::from_ref(&expert.name))[0];
             let places = self.fleet.places_one_by_one(&node.kind);
             let kind = (&*node.kind, places);
             let hold = self.shares.hold(now, kind, &query.tenant);
