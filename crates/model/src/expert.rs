@@ -58,6 +58,12 @@ pub enum ExpertState {
 }
 
 impl ExpertState {
+    /// Whether its worker died or could not load.
+    #[must_use]
+    pub const fn is_failed(&self) -> bool {
+        matches!(self, Self::Failed { .. })
+    }
+
     /// A word for tables.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {

@@ -7,6 +7,7 @@ mod machines;
 pub(crate) mod residency;
 mod tenants;
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -202,18 +203,24 @@ fn disturbance(runs: &[Done]) -> Vec<Value> {
     pairs.map(ratio).collect()
 }
 
+/// Questions that every model answered: one half is asked, the other is what an operator knows of.
+fn questions(data: &Path) -> anyhow::Result<(Vec<Question>, Vec<Question>)> {
+    let complete = |q: &Question| MODELS.iter().all(|(m, _)| q.outcomes.contains_key(*m));
+    let mut questions = outcomes::read(&data.join("mmlu_pro_29llm.jsonl.zst"))?;
+    questions.retain(complete);
+    ensure!(
+        questions.len() > 1,
+        "no question was answered by every model"
+    );
+    Rng::new(0).shuffle(&mut questions);
+    let known = questions.split_off(questions.len() / 2);
+    Ok((questions, known))
+}
+
 impl World {
     fn new(setting: &Setting) -> anyhow::Result<Self> {
         let data = setting.data()?;
-        let complete = |q: &Question| MODELS.iter().all(|(m, _)| q.outcomes.contains_key(*m));
-        let mut questions = outcomes::read(&data.join("mmlu_pro_29llm.jsonl.zst"))?;
-        questions.retain(complete);
-        ensure!(
-            questions.len() > 1,
-            "no question was answered by every model"
-        );
-        Rng::new(0).shuffle(&mut questions);
-        let known = questions.split_off(questions.len() / 2);
+        let (questions, known) = questions(data)?;
         let stride = if setting.smoke { 4 } else { 1 };
         let devices = profiles::devices(&data.join("device_profiles.csv"))?;
         let fleet = Fleet::new(&devices, stride)?;

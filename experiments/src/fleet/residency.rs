@@ -2,7 +2,6 @@
 //! hours. What the plan and need keep there, against what is loaded when it is needed in place of what was used least
 //! lately.
 
-use anyhow::ensure;
 use moe2_cost::percentile;
 use moe2_engine::coordinator::{Config, PlanLimits, Residency};
 use moe2_gate::Gate;
@@ -14,9 +13,10 @@ use serde_json::{Value, json};
 
 use super::load::{APPLICATIONS, Asked, Trace, application, at, query};
 use super::machines::Fleet;
+use super::questions;
 use super::tenants::gate;
 use crate::Setting;
-use crate::instance::outcomes::{self, Question};
+use crate::instance::outcomes::Question;
 use crate::instance::profiles;
 use crate::instance::real::MODELS;
 
@@ -112,15 +112,7 @@ struct World {
 impl World {
     fn new(setting: &Setting) -> anyhow::Result<Self> {
         let data = setting.data()?;
-        let complete = |q: &Question| MODELS.iter().all(|(m, _)| q.outcomes.contains_key(*m));
-        let mut questions = outcomes::read(&data.join("mmlu_pro_29llm.jsonl.zst"))?;
-        questions.retain(complete);
-        ensure!(
-            questions.len() > 1,
-            "no question was answered by every model"
-        );
-        Rng::new(0).shuffle(&mut questions);
-        let known = questions.split_off(questions.len() / 2);
+        let (questions, known) = questions(data)?;
         let devices = profiles::devices(&data.join("device_profiles.csv"))?;
         let fleet = Fleet::tight(&devices, if setting.smoke { 1 } else { MACHINES })?;
         let traces = Trace::all(data)?;

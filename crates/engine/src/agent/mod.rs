@@ -1,9 +1,9 @@
 //! The agent's half: work in, tokens out, workers kept alive, the connection kept up.
 //!
-//! Like the coordinator's half it is a state machine without I/O. It owns three things: the session
-//! with the coordinator (`session`), the queues in front of the experts (`queue`) and the account of
-//! joules (`energy`); and it sees to it that what is in memory fits (`residency`). Work that belongs to a lost connection is cancelled at once: the coordinator
-//! has already given it to somebody else.
+//! Like the coordinator's half it is a state machine without I/O. It owns four things: the session
+//! with the coordinator (`session`), the queues in front of the experts (`queue`), what is in memory
+//! (`residency`) and the account of joules (`energy`). Work that belongs to a lost connection is cancelled
+//! at once: the coordinator has already given it to somebody else.
 
 mod backoff;
 mod energy;

@@ -198,7 +198,7 @@ impl Engine {
                 FailureKind::Deadline,
                 "its deadline passed while it waited",
             );
-            self.work_ended(now, dispatch, worker);
+            self.work_ended(now, worker);
             self.drained_if_idle();
         } else {
             self.cancel(now, dispatch);
@@ -252,7 +252,7 @@ impl Engine {
             }
         }
         self.start_next(now);
-        self.work_ended(now, dispatch, job.worker);
+        self.work_ended(now, job.worker);
         self.drained_if_idle();
     }
 

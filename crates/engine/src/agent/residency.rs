@@ -5,7 +5,7 @@
 //! finishes its work first, and what comes waits until there is room. Whatever is asked, never more is in memory
 //! than it holds: a process counts until it has ended.
 
-use moe2_model::{Bytes, DispatchId, ExpertName, ExpertOffer, ExpertState, Seconds, Time};
+use moe2_model::{Bytes, ExpertName, ExpertOffer, ExpertState, Seconds, Time};
 use moe2_wire::FromAgent;
 
 use super::{Engine, Output};
@@ -83,9 +83,8 @@ impl Engine {
             let worker = &self.workers[*n];
             worker.runs && worker.state != ExpertState::Unloading
         };
-        let failed = |n: &usize| matches!(self.workers[*n].state, ExpertState::Failed { .. });
-        let wanted =
-            (0..self.workers.len()).filter(|n| there(n) || (failed(n) && self.wanted.contains(n)));
+        let back = |n: &usize| self.workers[*n].state.is_failed() && self.wanted.contains(n);
+        let wanted = (0..self.workers.len()).filter(|n| there(n) || back(n));
         self.wanted = wanted.collect();
     }
 
@@ -106,18 +105,10 @@ impl Engine {
     }
 
     fn leave(&mut self, worker: usize) {
-        if self.too_large(worker) {
-            return;
-        }
-        match self.workers[worker].state {
-            // Its reason is shown, and it is left alone, for as long as if it were wanted.
-            ExpertState::Failed { .. } if !self.workers[worker].runs => {}
-            // It has said that it cannot load, and is about to end.
-            ExpertState::Failed { .. } => {}
-            ExpertState::Ready | ExpertState::Loading => {
-                self.set_state(worker, ExpertState::Unloading);
-            }
-            ExpertState::Unloading | ExpertState::Unloaded => {}
+        // One that failed is about to end or has; its reason is shown, and it is left alone, for as long as if it
+        // were wanted.
+        if let ExpertState::Ready | ExpertState::Loading = self.workers[worker].state {
+            self.set_state(worker, ExpertState::Unloading);
         }
         let works = |job: &super::Job| job.worker == worker;
         let idle = !self.jobs.values().any(works);
@@ -169,8 +160,7 @@ impl Engine {
         let there = self.workers.iter().zip(&self.config.experts);
         // One that failed has its place for when it is started again.
         let there = there.enumerate().filter(|(n, (worker, _))| {
-            let back = matches!(worker.state, ExpertState::Failed { .. });
-            worker.runs || (back && self.wanted.contains(n))
+            worker.runs || (worker.state.is_failed() && self.wanted.contains(n))
         });
         there.for_each(|(_, (_, offer))| room.take_what_there_is(offer));
         room.take(&self.config.experts[worker])
@@ -224,8 +214,7 @@ impl Engine {
     }
 
     /// Work of an expert has ended; it may have been what kept it in memory.
-    pub(super) fn work_ended(&mut self, now: Time, dispatch: DispatchId, worker: usize) {
-        debug_assert!(!self.jobs.contains_key(&dispatch), "it has ended");
+    pub(super) fn work_ended(&mut self, now: Time, worker: usize) {
         if self.workers[worker].state == ExpertState::Unloading {
             self.settle(now);
         }

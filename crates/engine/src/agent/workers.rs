@@ -126,7 +126,7 @@ impl Engine {
         self.workers[worker].runs = false;
         let told_to = self.workers[worker].state == ExpertState::Unloading;
         // A worker that said why it could not load has already been marked with the better reason.
-        if !told_to && !matches!(self.workers[worker].state, ExpertState::Failed { .. }) {
+        if !told_to && !self.workers[worker].state.is_failed() {
             self.set_state(
                 worker,
                 ExpertState::Failed {

@@ -99,9 +99,8 @@ impl Engine {
         attempt.began.get_or_insert(now);
         self.timers.disarm(Timer::Tail(dispatch));
         let model = unsaid.then(|| attempt.expert.to_string());
-        let teaches = attempt.teaches() || attempt.job != Job::Answer;
-        let covered = attempt.began_in_time().filter(|_| first && !in_one_piece);
-        if let Some(covered) = covered.filter(|_| teaches) {
+        let says = first && !in_one_piece && !attempt.loaded;
+        if let Some(covered) = attempt.began_in_time().filter(|_| says) {
             let whose = (&running.query.tenant, running.features.topic());
             self.coverage.note(whose, Span::FirstToken, covered);
         }

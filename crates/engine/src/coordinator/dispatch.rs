@@ -29,9 +29,8 @@ impl Engine {
     ) -> Option<DispatchId> {
         let dispatch = DispatchId(self.next_dispatch);
         let (expert, forecast) = (&candidate.expert, candidate.forecast);
-        let there = self.fleet.node(&expert.node);
-        let there = there.and_then(|node| Some(node.holds(node.experts.get(&expert.name)?)));
-        let there = there.unwrap_or(true);
+        let hosted = self.fleet.hosted(expert);
+        let loaded = hosted.is_some_and(|(node, expert)| !node.holds(expert));
         let running = self.queries.get_mut(&id)?;
         self.next_dispatch += 1;
         running.attempts.push(Attempt {
@@ -39,7 +38,7 @@ impl Engine {
             job,
             expert: expert.clone(),
             forecast,
-            loaded: !there,
+            loaded,
             asked: now,
             sent: None,
             last_progress: now,

@@ -408,16 +408,15 @@ impl Fleet {
     }
 
     /// Machines that host more than they hold.
-    pub(crate) fn tight(&self) -> Vec<NodeId> {
+    pub(crate) fn tight(&self) -> impl Iterator<Item = &NodeId> {
         let tight = |n: &Node| n.memory.is_tight() && !n.health.is_gone();
-        let nodes = self.nodes.iter().filter(|(_, n)| tight(n));
-        nodes.map(|(name, _)| name.clone()).collect()
+        let nodes = self.nodes.iter().filter(move |(_, n)| tight(n));
+        nodes.map(|(name, _)| name)
     }
 
     /// Whether there are any.
     pub(crate) fn is_tight(&self) -> bool {
-        let tight = |n: &Node| n.memory.is_tight() && !n.health.is_gone();
-        self.nodes.values().any(tight)
+        self.tight().next().is_some()
     }
 
     pub(crate) fn expert(&self, id: &ExpertId) -> Option<&Expert> {

@@ -200,6 +200,11 @@ impl Line {
         Seconds::saturating(own + others.sum::<f64>())
     }
 
+    /// Whether anything waits for an expert.
+    pub(crate) fn has_work_for(&self, expert: &ExpertName) -> bool {
+        self.jobs().any(|job| job.expert == *expert)
+    }
+
     /// Everything that waits, tenant by tenant.
     pub(crate) fn jobs(&self) -> impl Iterator<Item = &Waiting> {
         self.lanes.iter().flat_map(|lane| &lane.jobs)

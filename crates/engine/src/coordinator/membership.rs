@@ -59,11 +59,10 @@ impl Engine {
                 let says = |known: &mut Node| known.says(now, &name, state.clone());
                 if let Some(Some(before)) = self.fleet.with_session(session, says) {
                     news = true;
-                    let failed = |state: &ExpertState| matches!(state, ExpertState::Failed { .. });
                     // Where experts come into memory and leave it, what waits for one does so on purpose, and the
                     // plan knows.
                     let tight = self.fleet.node(&node).is_some_and(|n| n.memory.is_tight());
-                    let planned = tight && !failed(&state) && !failed(&before);
+                    let planned = tight && !state.is_failed() && !before.is_failed();
                     if !ready && !planned {
                         let waiting = self.withdraw(now, &node, Some(&name));
                         self.reroute(now, waiting);

@@ -25,7 +25,6 @@ use moe2_model::{
 use moe2_wire::ToAgent;
 
 use super::fleet::{Expert, Fleet, Node};
-use super::line::Waiting;
 use super::{Engine, Output, Timer};
 
 /// How long an expert stays that was in use: a conversation goes on after a while.
@@ -161,16 +160,19 @@ impl Expert {
 
     /// What a load takes, as measured or as its agent guesses.
     fn load_time(&self) -> Seconds {
-        let guess = self.offer.load.unwrap_or(Seconds::ZERO).min(LONGEST);
-        self.loads_in.unwrap_or(guess)
+        self.loads_in.unwrap_or(self.guessed_load())
+    }
+
+    fn guessed_load(&self) -> Seconds {
+        self.offer.load.unwrap_or(Seconds::ZERO).min(LONGEST)
     }
 
     /// A load took so long, by its agent's word. Nobody's loads cost nothing, and one that hung does not end all that
     /// come after it.
     pub(crate) fn loaded_in(&mut self, took: Seconds) -> Seconds {
         let before = self.load_time();
-        let guess = self.offer.load.unwrap_or(Seconds::ZERO).min(LONGEST);
-        let took = took.max(guess * LEAST_OF_GUESS).min(LONGEST);
+        let least = self.guessed_load() * LEAST_OF_GUESS;
+        let took = took.max(least).min(LONGEST);
         self.loads_in = Some(took);
         (took - before).max(Seconds::ZERO)
     }
@@ -196,30 +198,26 @@ impl Node {
         if self.holds(expert) {
             return Some(Load::default());
         }
-        let failed = matches!(expert.state, ExpertState::Failed { .. });
-        if !self.memory.tight || failed {
+        if !self.memory.tight || expert.state.is_failed() {
             return None;
         }
         let whole = expert.load_time();
         let name = &expert.offer.name;
-        let kept = self.memory.kept.contains(name);
-        if kept && expert.state == ExpertState::Loading {
-            let taken = now.seconds_since(expert.since);
-            let seconds = (whole - taken).max(whole * OVERDUE);
+        if self.memory.kept.contains(name) {
+            let seconds = if expert.state == ExpertState::Loading {
+                let taken = now.seconds_since(expert.since);
+                (whole - taken).max(whole * OVERDUE)
+            } else {
+                self.making_room(now, expert) + whole
+            };
             return Some(Load {
                 seconds,
                 joules: Joules::ZERO,
             });
         }
-        if kept {
-            return Some(Load {
-                seconds: self.making_room(now, expert) + whole,
-                joules: Joules::ZERO,
-            });
-        }
         let before = self.experts.values().filter(|other| {
-            let waits = |job: &Waiting| job.expert == other.offer.name;
-            other.offer.name != *name && !other.is_there() && self.line.jobs().any(waits)
+            let other_name = &other.offer.name;
+            other_name != name && !other.is_there() && self.line.has_work_for(other_name)
         });
         let before: Seconds = before.map(Expert::load_time).sum();
         let allowed = self.memory.budget.wait(now, whole + before);
@@ -286,7 +284,7 @@ impl Node {
             chosen.for_each(|expert| choice.add(expert));
             let waits = self.experts.values().any(|e| {
                 let kept = choice.kept.contains(&e.offer.name);
-                e.selected && !kept && !matches!(e.state, ExpertState::Failed { .. })
+                e.selected && !kept && !e.state.is_failed()
             });
             if waits {
                 let used = recent.iter().filter(in_use);
@@ -336,8 +334,7 @@ impl Node {
 
     /// Whether it takes work that something has to be loaded for.
     pub(crate) fn may_load(&self, expert: &Expert) -> bool {
-        let failed = matches!(expert.state, ExpertState::Failed { .. });
-        self.memory.tight && !failed && self.health.is_ready()
+        self.memory.tight && !expert.state.is_failed() && self.health.is_ready()
     }
 }
 
@@ -371,8 +368,7 @@ impl Choice<'_> {
     /// Adds an expert if there is room for it, and time to load it.
     fn add(&mut self, expert: &Expert) {
         let name = &expert.offer.name;
-        let failed = matches!(expert.state, ExpertState::Failed { .. });
-        if failed || self.kept.contains(name) {
+        if expert.state.is_failed() || self.kept.contains(name) {
             return;
         }
         let Some(room) = self.room.checked_sub(expert.offer.resident().0) else {
@@ -405,9 +401,10 @@ impl Choice<'_> {
 impl Fleet {
     /// What bringing an expert into memory takes; nothing of one that is there or told to come.
     pub(crate) fn load_joules(&self, now: Time, id: &ExpertId) -> Joules {
-        let node = self.node(&id.node).filter(|node| node.memory.tight);
-        let known = node.and_then(|node| Some((node, node.experts.get(&id.name)?)));
-        let load = known.filter(|(node, _)| !node.memory.told.contains(&id.name));
+        let load = self.hosted(id).filter(|(node, _)| {
+            let memory = &node.memory;
+            memory.tight && !memory.told.contains(&id.name)
+        });
         let load = load.and_then(|(node, expert)| node.load(now, expert));
         load.map_or(Joules::ZERO, |load| load.joules)
     }
@@ -436,7 +433,9 @@ impl Engine {
             message: ToAgent::Keep { experts },
         });
         for expert in loads {
-            let (node, needed) = (name.clone(), self.is_needed(name, &expert));
+            let node = self.fleet.node(name);
+            let needed = node.is_some_and(|node| node.line.has_work_for(&expert));
+            let node = name.clone();
             self.event(Event::Loads {
                 node,
                 expert,
@@ -445,14 +444,10 @@ impl Engine {
         }
     }
 
-    fn is_needed(&self, node: &NodeId, expert: &ExpertName) -> bool {
-        let line = self.fleet.node(node).map(|node| &node.line);
-        line.is_some_and(|line| line.jobs().any(|job| job.expert == *expert))
-    }
-
     /// The same for every machine, after others became active.
     pub(super) fn settle_all_memory(&mut self, now: Time) {
-        for node in self.fleet.tight() {
+        let tight: Vec<NodeId> = self.fleet.tight().cloned().collect();
+        for node in tight {
             self.settle_memory(now, &node);
         }
     }

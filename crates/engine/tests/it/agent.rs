@@ -9,7 +9,7 @@ use moe2_model::{
 };
 use moe2_wire::{FailureKind, FromAgent, FromExpert, FromWorker, ToAgent, ToWorker};
 
-use crate::support::{GEMMA, SMOL, device, offer, question};
+use crate::support::{GEMMA, SMOL, device, offer, question, worker_ready};
 
 /// No dispatch.
 const NONE: [u64; 0] = [];
@@ -63,11 +63,7 @@ impl Bench {
     }
 
     fn loaded(&mut self, expert: &str) -> Vec<Output> {
-        let ready = FromWorker::Ready {
-            context_tokens: 2_048,
-            kv_per_token: Bytes(12_288),
-            load: Seconds::saturating(1.0),
-        };
+        let ready = worker_ready();
         self.worker(expert, ready)
     }
 

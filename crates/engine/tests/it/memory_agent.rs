@@ -10,7 +10,7 @@ use moe2_model::{
 use moe2_wire::{FailureKind, FromAgent, FromExpert, FromWorker, ToAgent};
 use proptest::prelude::*;
 
-use crate::support::{GEMMA, QWEN, SMOL, device, offer, question};
+use crate::support::{GEMMA, QWEN, SMOL, device, offer, question, worker_ready};
 
 const ALL: [&str; 3] = [SMOL, GEMMA, QWEN];
 
@@ -93,11 +93,7 @@ impl Bench {
     }
 
     fn loaded(&mut self, expert: &str) {
-        let message = FromWorker::Ready {
-            context_tokens: 2_048,
-            kv_per_token: Bytes(12_288),
-            load: Seconds::saturating(1.0),
-        };
+        let message = worker_ready();
         let expert = name(expert);
         self.feed(Input::Worker { expert, message });
     }

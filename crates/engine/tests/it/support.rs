@@ -12,7 +12,7 @@ use moe2_model::{
     Sampling, Seconds, SessionId, Target, Task, TenantId, Time, Usage, Watts,
 };
 use moe2_solve::{Limits, check, solver};
-use moe2_wire::{FailureKind, FromAgent, FromExpert, PROTOCOL_VERSION, ToExpert};
+use moe2_wire::{FailureKind, FromAgent, FromExpert, FromWorker, PROTOCOL_VERSION, ToExpert};
 
 pub(crate) const SMOL: &str = "smollm2-135m-instruct";
 pub(crate) const GEMMA: &str = "gemma-3-270m";
@@ -91,6 +91,15 @@ pub(crate) fn usage(joules: f64) -> Usage {
         energy: Joules::saturating(joules),
         energy_source: EnergySource::Modelled,
         energy_error: Joules::saturating(joules),
+    }
+}
+
+/// A worker has loaded.
+pub(crate) fn worker_ready() -> FromWorker {
+    FromWorker::Ready {
+        context_tokens: 2_048,
+        kv_per_token: Bytes(12_288),
+        load: Seconds::saturating(1.0),
     }
 }
 

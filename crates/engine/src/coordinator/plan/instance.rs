@@ -86,17 +86,15 @@ pub(super) fn request(
         .iter()
         .map(|row| forecasts(row, gate, &columns))
         .collect();
-    let utility: Vec<Vec<f64>> = rows
+    let mut utility: Vec<Vec<f64>> = rows
         .iter()
         .zip(&forecasts)
         .map(|(row, line)| line.iter().map(|f| admitted(row, f)).collect())
         .collect();
     let unserved = unserved(&rows, &utility);
-    let utility = if short {
-        only_named(&rows, &columns, utility)
-    } else {
-        utility
-    };
+    if short {
+        only_named(&rows, &columns, &mut utility);
+    }
     let mut constraints = match outlook.residency {
         Residency::Planned => memory(&columns),
         // Memory is then no matter of the plan.
@@ -161,19 +159,14 @@ fn admitted(row: &Row<'_>, forecast: &Forecast) -> f64 {
 
 /// Where memory is short, who is named has to be there: nobody else is of any use. Elsewhere whoever is named is
 /// asked, active or not.
-fn only_named(
-    rows: &[Row<'_>],
-    columns: &[Column<'_>],
-    mut utility: Vec<Vec<f64>>,
-) -> Vec<Vec<f64>> {
-    for (row, line) in rows.iter().zip(&mut utility) {
+fn only_named(rows: &[Row<'_>], columns: &[Column<'_>], utility: &mut [Vec<f64>]) {
+    for (row, line) in rows.iter().zip(utility) {
         for (column, cell) in columns.iter().zip(line) {
             if !row.asked.target.admits(&column.id) {
                 *cell = 0.0;
             }
         }
     }
-    utility
 }
 
 /// Whether an expert can be in memory: it is, or it will be if it is chosen.

@@ -33,6 +33,7 @@ pub use limits::{PlanLimits, TenantLimits};
 pub use pricing::Priced;
 pub use view::{ConstraintView, PlanView, PlannedExpert};
 
+use super::fleet::{Expert, Node};
 use super::residency::Residency;
 use super::{Engine, Output, Timer};
 use instance::Outlook;
@@ -245,12 +246,10 @@ impl Engine {
         let problem = &request.problem;
         let mut members = self.active(request);
         let there = |n: &usize| {
-            let id = &request.experts[*n];
-            let node = self.fleet.node(&id.node);
-            let known = node.and_then(|node| Some((node, node.experts.get(&id.name)?)));
-            let planned = self.config.residency == Residency::Planned;
-            !planned
-                || known.is_some_and(|(node, expert)| !node.memory.is_tight() || node.holds(expert))
+            let hosted = self.fleet.hosted(&request.experts[*n]);
+            let holds =
+                |(node, expert): (&Node, &Expert)| !node.memory.is_tight() || node.holds(expert);
+            self.config.residency != Residency::Planned || hosted.is_some_and(holds)
         };
         if self.fleet.is_tight() {
             // Of machines of which nobody is active yet.
@@ -259,11 +258,9 @@ impl Engine {
             let new = |n: &usize| !served.contains(&request.experts[*n].node);
             let newcomers = (0..request.experts.len()).filter(|n| new(n) && there(n));
             for n in newcomers.collect::<Vec<_>>() {
-                {
-                    members.push(n);
-                    if !holds(problem, &members) {
-                        members.pop();
-                    }
+                members.push(n);
+                if !holds(problem, &members) {
+                    members.pop();
                 }
             }
         }
