@@ -13,28 +13,30 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Target, package, which of its test programs, test, folder with its corpus, longest input in bytes.
+# Target, package, which of its test programs, test, folder with its corpus, longest input in bytes; the quickest
+# first, so that a run that is stopped has as many as can be.
 TARGETS="
 control          moe2-wire         --test=fuzz              targets::control       crates/wire/tests/fuzz/__fuzz__/control        1024
 work             moe2-wire         --test=fuzz              targets::work          crates/wire/tests/fuzz/__fuzz__/work           1024
 worker           moe2-wire         --test=fuzz              targets::worker        crates/wire/tests/fuzz/__fuzz__/worker         1024
 enrol            moe2-wire         --test=fuzz              targets::enrol         crates/wire/tests/fuzz/__fuzz__/enrol          1024
 stream           moe2-wire         --test=fuzz              targets::stream        crates/wire/tests/fuzz/__fuzz__/stream         1024
+sse              moe2-agent        --bin=moe2-agent         upstream::sse::tests::fuzz_sse          agents/src/upstream/__fuzz__/sse         1024
 gguf             moe2-models       --test=fuzz              targets::gguf          crates/models/tests/__fuzz__/gguf              2048
-manifest         moe2-models       --test=fuzz              targets::manifest      crates/models/tests/__fuzz__/manifest          1024
+join_token       moe2-net          --lib                    token::tests::fuzz_join_token           crates/net/src/__fuzz__/join_token       256
 gate_file        moe2-gate         --test=fuzz              targets::gate_file     crates/gate/tests/__fuzz__/gate_file           2048
-gate_content     moe2-gate         --test=fuzz              targets::gate_content  crates/gate/tests/__fuzz__/gate_content        8192
 outcomes         moe2-gate         --test=fuzz              targets::outcomes      crates/gate/tests/__fuzz__/outcomes            1024
+certificate      moe2-net          --lib                    certificate::tests::fuzz_certificate    crates/net/src/__fuzz__/certificate      1024
+identity         moe2-net          --lib                    identity::tests::fuzz_identity          crates/net/src/__fuzz__/identity         2048
+request          moe2-coordinator  --bin=moe2-coordinator   http::request::tests::fuzz_request      scheduler/src/http/request/__fuzz__/request 1024
+agent            moe2-agent        --bin=moe2-agent         config::tests::fuzz_config              agents/src/__fuzz__/config               1024
+coordinator      moe2-coordinator  --bin=moe2-coordinator   config::read::tests::fuzz_config        scheduler/src/config/__fuzz__/config     1024
+manifest         moe2-models       --test=fuzz              targets::manifest      crates/models/tests/__fuzz__/manifest          1024
+gate_content     moe2-gate         --test=fuzz              targets::gate_content  crates/gate/tests/__fuzz__/gate_content        8192
 instance         moe2-solve        --test=fuzz              targets::instance      crates/solve/tests/__fuzz__/instance           1024
 routing          moe2-solve        --test=fuzz              targets::routing       crates/solve/tests/__fuzz__/routing            1024
 proof            moe2-solve        --test=fuzz              targets::proof         crates/solve/tests/__fuzz__/proof              1024
-join_token       moe2-net          --lib                    token::tests::fuzz_join_token           crates/net/src/__fuzz__/join_token       256
-identity         moe2-net          --lib                    identity::tests::fuzz_identity          crates/net/src/__fuzz__/identity         2048
-certificate      moe2-net          --lib                    certificate::tests::fuzz_certificate    crates/net/src/__fuzz__/certificate      1024
 signing_request  moe2-net          --lib                    authority::tests::fuzz_signing_request  crates/net/src/__fuzz__/signing_request  1024
-coordinator      moe2-coordinator  --bin=moe2-coordinator   config::read::tests::fuzz_config        scheduler/src/config/__fuzz__/config     1024
-request          moe2-coordinator  --bin=moe2-coordinator   http::request::tests::fuzz_request      scheduler/src/http/request/__fuzz__/request 1024
-agent            moe2-agent        --bin=moe2-agent         config::tests::fuzz_config              agents/src/__fuzz__/config               1024
 "
 FLAGS="--cfg fuzzing -Cpasses=sancov-module --cfg fuzzing_libfuzzer \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-level=4 \

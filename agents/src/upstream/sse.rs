@@ -248,6 +248,47 @@ mod tests {
         assert_eq!(error, Some(SseError::NotUtf8));
     }
 
+    /// What one piece left behind: events are taken as they come, and nothing that waits is beyond a limit.
+    fn taken(parser: &mut Parser, limits: Limits) -> Vec<Event> {
+        assert!(
+            parser.line.len() <= limits.line && parser.line.capacity() <= 2 * limits.line.max(8)
+        );
+        assert!(parser.data.len() <= limits.event && parser.data.capacity() <= 2 * limits.event);
+        let events: Vec<Event> = std::iter::from_fn(|| parser.next_event()).collect();
+        for event in &events {
+            assert!(event.data.len() < limits.event);
+            // A byte that is no text becomes one of three.
+            assert!(!event.name.is_empty() && event.name.len() <= 3 * limits.line);
+        }
+        events
+    }
+
+    #[test]
+    fn fuzz_sse() {
+        let limits = Limits {
+            line: 48,
+            event: 64,
+            total: 512,
+        };
+        bolero::check!(name = "sse").for_each(|bytes: &[u8]| {
+            // Lengths of pieces, over and over, and what is cut into them.
+            let (lengths, stream) = bytes.split_at(bytes.len().min(3));
+            let mut parser = Parser::new(limits);
+            let (mut rest, mut events, mut error) = (stream, Vec::new(), None);
+            for length in lengths.iter().cycle() {
+                if rest.is_empty() || error.is_some() {
+                    break;
+                }
+                let (piece, after) = rest.split_at(rest.len().min(1 + usize::from(*length)));
+                rest = after;
+                error = parser.push(piece).err();
+                events.extend(taken(&mut parser, limits));
+            }
+            let pairs: Vec<_> = events.into_iter().map(|e| (e.name, e.data)).collect();
+            assert_eq!((pairs, error), read(limits, [stream]));
+        });
+    }
+
     fn streams() -> impl Strategy<Value = Vec<u8>> {
         let words = [
             "data", "data: ", "event: ", ":", "\n", "\r", "\r\n", "\n\n", "x", "\u{feff}", "ä",
