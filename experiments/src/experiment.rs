@@ -7,6 +7,7 @@ use crate::chaos;
 use crate::fleet;
 use crate::gate;
 use crate::sim;
+use crate::soak;
 use crate::solver::{ablation, growth, real, routing, targets};
 
 /// How an experiment runs.
@@ -95,6 +96,11 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         name: "chaos-models",
         what: "the same with three small models with real weights, one on each machine",
         action: Action::Measure(chaos::with_models),
+    },
+    Experiment {
+        name: "soak",
+        what: "an hour of steady load on a coordinator and three agents with scripted experts: memory, descriptors, threads, databases",
+        action: Action::Measure(soak::measure),
     },
     Experiment {
         name: "sim-seeds",
@@ -220,7 +226,8 @@ mod tests {
                 "budgets-fleet",
             ]
             .contains(&experiment.name);
-            if experiment.name.starts_with("chaos") || (needs_data && setting.data.is_none()) {
+            let needs_fleet = experiment.name.starts_with("chaos") || experiment.name == "soak";
+            if needs_fleet || (needs_data && setting.data.is_none()) {
                 continue;
             }
             let result = measure(&setting).unwrap_or_else(|e| panic!("{}: {e:#}", experiment.name));
@@ -228,15 +235,41 @@ mod tests {
         }
     }
 
-    #[test]
-    fn two_rounds_of_chaos_are_survived() {
+    /// The same, if the programs of a fleet have been built.
+    fn small_with_a_fleet() -> Option<Setting> {
         let setting = small();
         for program in ["moe2-coordinator", "moe2-agent"] {
             if let Err(missing) = setting.program(program) {
                 println!("skipped: {missing}");
-                return;
+                return None;
             }
         }
+        Some(setting)
+    }
+
+    #[test]
+    fn a_short_soak_samples_every_process_and_gets_answers_and_lets_clients_leave() {
+        let Some(setting) = small_with_a_fleet() else {
+            return;
+        };
+        let result = soak::measure(&setting).expect("it runs");
+        for name in ["coordinator", "edge-1", "edge-2", "edge-3"] {
+            let lines = result["samples"]["processes"].as_array().expect("a list");
+            let of = lines.iter().filter(|line| line["process"] == name);
+            let taken = of.filter(|line| line["anonymous"].as_u64() > Some(100_000));
+            assert!(taken.count() > 5, "{name}");
+        }
+        let requests = &result["requests"];
+        assert_eq!(requests["wrong"], 0, "{requests}");
+        assert!(requests["answered"].as_u64() > Some(20), "{requests}");
+        assert!(requests["left"].as_u64() > Some(0), "{requests}");
+    }
+
+    #[test]
+    fn two_rounds_of_chaos_are_survived() {
+        let Some(setting) = small_with_a_fleet() else {
+            return;
+        };
         let result = chaos::scripted(&setting).expect("it runs");
         assert_eq!(result["all"]["rounds"], 2);
         assert_eq!(result["requests"]["lost"], 0, "{}", result["missed"]);

@@ -8,8 +8,10 @@ mod experiment;
 mod fleet;
 mod gate;
 mod instance;
+mod live;
 mod record;
 mod sim;
+mod soak;
 mod solver;
 
 use std::io::Write;

@@ -93,7 +93,10 @@ fn command(name: &str) -> String {
         let at = given.iter().position(|word| word == option)?;
         Some(format!(" {option} {}", given.get(at + 1)?))
     };
-    let options: String = ["--rounds", "--seed"].into_iter().filter_map(of).collect();
+    let options: String = ["--rounds", "--minutes", "--seed"]
+        .into_iter()
+        .filter_map(of)
+        .collect();
     format!("moe2-experiments run {name}{options}")
 }
 

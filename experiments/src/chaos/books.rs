@@ -1,31 +1,16 @@
 //! What the coordinator booked, beside what clients were told and what was allowed.
 
 use std::collections::BTreeSet;
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::api::{Api, End};
-use super::load::{Sample, Tenant};
+use crate::live::api::{Api, End};
+use crate::live::load::{Sample, Tenant};
+use crate::live::tenants::{Window, until_quiet};
 
-/// Work that was told to stop may take a minute to be given up.
-const QUIET_WITHIN: Duration = Duration::from_secs(75);
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Rounding of sums.
 const NOTHING: f64 = 1e-6;
-
-/// A window of joules that a tenant was given while it already asked.
-#[derive(Debug, Clone)]
-pub(super) struct Window {
-    pub(super) tenant: &'static str,
-    /// `day` or `minute`.
-    pub(super) per: &'static str,
-    pub(super) joules: f64,
-    /// Used before there was a window.
-    pub(super) set_after: f64,
-}
 
 /// A tenant's account.
 #[derive(Debug, Clone)]
@@ -44,13 +29,7 @@ pub(super) fn read(
     (tenants, samples): (&[Tenant], &[Sample]),
     windows: &[Window],
 ) -> anyhow::Result<Vec<Account>> {
-    let began = Instant::now();
-    while !is_quiet(&admin.get("/admin/v1/fleet")?) {
-        if began.elapsed() > QUIET_WITHIN {
-            bail!("work was still under way {QUIET_WITHIN:?} after the last request");
-        }
-        thread::sleep(LOOK_EVERY);
-    }
+    until_quiet(admin)?;
     let used = admin.get("/admin/v1/usage?by=tenant")?;
     let lines = used["usage"].as_array().map_or(&[][..], Vec::as_slice);
     let account = |(at, tenant): (usize, &Tenant)| {
@@ -63,12 +42,6 @@ pub(super) fn read(
         audit(tenant, &own, (line, window))
     };
     Ok(tenants.iter().enumerate().map(account).collect())
-}
-
-fn is_quiet(fleet: &Value) -> bool {
-    let nodes = fleet["nodes"].as_array().into_iter().flatten();
-    let mut experts = nodes.flat_map(|n| n["experts"].as_array().into_iter().flatten());
-    fleet["queries"] == 0 && experts.all(|e| e["in_flight"] == 0)
 }
 
 /// What clients of a tenant were told.

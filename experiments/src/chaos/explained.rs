@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::api::{Api, End};
-use super::load::{Sample, Tenant};
+use crate::live::api::{Api, End};
+use crate::live::load::{Sample, Tenant};
 
 /// Most explanations that are read: more of them are a defect that a few show as well.
 const MOST: usize = 200;

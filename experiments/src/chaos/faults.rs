@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use moe2_model::Rng;
 
-use super::api::Api;
-use super::processes::Node;
 use super::watch::Watch;
-use super::way::Trouble;
+use crate::live::api::Api;
+use crate::live::processes::Node;
+use crate::live::way::Trouble;
 
 /// How long a fault lasts: longer than a machine may take to be ejected.
 const HOLDS: (Duration, Duration) = (Duration::from_millis(3_200), Duration::from_millis(5_000));

@@ -1,22 +1,16 @@
 //! Chaos: a fleet of real processes under load, one of whose three machines is in trouble in every round.
 //!
 //! A coordinator and three agents run as an operator would run them, each machine in a network namespace of its
-//! own where the system allows it (`ground`), else on loopback behind relays (`relay`). Several tenants ask at a
-//! steady rate (`load`), some within budgets. In each round one machine's agent is killed, stopped, cut off,
+//! own where the system allows it, else on loopback behind relays, and several tenants ask at a steady rate, some
+//! within budgets (all in `live`). In each round one machine's agent is killed, stopped, cut off,
 //! delayed or made lossy (`faults`), then healed. The coordinator's view is looked at all the time (`watch`);
-//! how every request ended is told apart exactly (`api`), and judged when all is over (`verdict`, `books`).
+//! how every request ended is told apart exactly, and judged when all is over (`verdict`, `books`).
 
-mod api;
 mod books;
 mod explained;
 mod faults;
-mod ground;
-mod load;
-mod processes;
-mod relay;
 mod verdict;
 mod watch;
-mod way;
 
 use std::path::Path;
 use std::thread;
@@ -27,13 +21,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::Setting;
-use books::Window;
+use crate::live::ground::{self, Ground};
+use crate::live::load::{Load, Shape};
+use crate::live::processes::{Coordinator, Hosted, Node, Programs, wait};
+use crate::live::tenants::{tenants, tighten};
+use crate::live::way::{self, Way};
 use faults::{Chaos, Round};
-use ground::Ground;
-use load::{Load, Shape, Tenant};
-use processes::{Coordinator, Hosted, Node, Programs, wait};
 use watch::Watch;
-use way::Way;
 
 /// Machines.
 const NODES: usize = 3;
@@ -49,8 +43,6 @@ const MODELS: [&str; NODES] = [
     "gemma-3-270m",
     "qwen2.5-coder-0.5b-instruct",
 ];
-/// Of what they would use, tenants with windows of joules may use so much: their budgets bind.
-const TIGHT: f64 = 0.6;
 /// Rounds take about so long, with the pauses between them.
 const ROUND: Duration = Duration::from_millis(7_500);
 
@@ -73,6 +65,7 @@ pub(crate) fn scripted(setting: &Setting) -> anyhow::Result<Value> {
             rate: 8.0,
             max_tokens: 64,
             scripted: true,
+            leave: 0.0,
         },
         models: STUBS,
         rounds: setting
@@ -92,6 +85,7 @@ pub(crate) fn with_models(setting: &Setting) -> anyhow::Result<Value> {
             rate: 0.5,
             max_tokens: 24,
             scripted: false,
+            leave: 0.0,
         },
         models: MODELS,
         rounds: setting.rounds.unwrap_or(if setting.smoke { 1 } else { 20 }),
@@ -173,11 +167,12 @@ fn measure(
     wait("all machines take work", || {
         Ok(all_take(&watch).then_some(()))
     })?;
-    let tenants = tenants(&coordinator, plan)?;
+    let tenants = tenants(&coordinator, plan.delay)?;
     let began = Instant::now();
     let load = Load::start((tenants.clone(), plan.models), plan.shape, setting.seed);
     thread::sleep(plan.warm_up);
-    let windows = tighten(&coordinator, (plan, &tenants))?;
+    let whole = ROUND * u32::try_from(plan.rounds).unwrap_or(u32::MAX);
+    let windows = tighten(&coordinator, &tenants, (plan.shape.rate, whole))?;
     setting.say(&format!(
         "{} answers without faults; windows of joules are set",
         load.ended()
@@ -257,67 +252,4 @@ fn hosted(plan: &Plan, number: usize) -> Hosted {
         experts: [number, number + 1].map(expert).concat(),
         watts: WATTS,
     }
-}
-
-/// Who asks: half of it without budgets.
-fn tenants(coordinator: &Coordinator, plan: &Plan) -> anyhow::Result<Vec<Tenant>> {
-    const WINDOW: &[&str] = &["insufficient_quota", "rate_limit_exceeded"];
-    const OWN: &[&str] = &["budget_infeasible", "deadline_exceeded"];
-    let own = json!({"delay_budget_ms": plan.delay.as_millis()});
-    let rows = [
-        ("open", 0.45, &[][..], json!({})),
-        ("daily", 0.2, WINDOW, json!({})),
-        ("minutely", 0.2, WINDOW, json!({})),
-        ("timed", 0.15, OWN, own),
-    ];
-    let tenant = |(name, share, refusals, budgets)| {
-        let api = coordinator.tenant(name)?;
-        Ok(Tenant {
-            name,
-            share,
-            refusals,
-            budgets,
-            api,
-        })
-    };
-    rows.into_iter().map(tenant).collect()
-}
-
-/// Gives two tenants windows of joules in which they cannot ask all they will, by what answers have cost so far.
-fn tighten(
-    coordinator: &Coordinator,
-    (plan, tenants): (&Plan, &[Tenant]),
-) -> anyhow::Result<Vec<Window>> {
-    let used = coordinator.admin.get("/admin/v1/usage?by=tenant")?;
-    let lines = used["usage"].as_array().map_or(&[][..], Vec::as_slice);
-    let sum = |field: &str| lines.iter().filter_map(|l| l[field].as_f64()).sum::<f64>();
-    let each = sum("energy_j") / sum("queries");
-    if !each.is_finite() || each <= 0.0 {
-        bail!("nothing was answered before the first fault");
-    }
-    let whole = ROUND.as_secs_f64() * plan.rounds as f64;
-    let mut windows = Vec::new();
-    for (name, per, seconds) in [("daily", "day", whole), ("minutely", "minute", 60.0)] {
-        let share = tenants
-            .iter()
-            .find(|t| t.name == name)
-            .map_or(0.0, |t| t.share);
-        let joules = (TIGHT * each * plan.shape.rate * share * seconds).max(5.0 * each);
-        let before = lines.iter().find(|l| l["key"] == name);
-        let before = before.and_then(|l| l["energy_j"].as_f64()).unwrap_or(0.0);
-        // A window counts what was charged in its time before it was set.
-        let joules = joules + if per == "day" { before } else { 0.0 };
-        let path = format!("/admin/v1/tenants/{name}");
-        coordinator.admin.put(
-            &path,
-            &json!({"energy_windows": [{"joules": joules, "per": per}]}),
-        )?;
-        windows.push(Window {
-            tenant: name,
-            per,
-            joules,
-            set_after: before,
-        });
-    }
-    Ok(windows)
 }

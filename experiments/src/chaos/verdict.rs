@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use moe2_cost::percentile;
 use serde_json::{Value, json};
 
-use super::api::End;
 use super::books::Account;
 use super::faults::{Fault, Round};
-use super::load::{Kind, Sample, Tenant};
 use super::watch::{Log, Watch};
+use crate::live::api::End;
+use crate::live::load::{Kind, Sample, Tenant};
 
 /// A machine that cannot answer is to get no more work within this time, in 95 of 100 cases.
 const EJECT_P95: f64 = 3.0;
@@ -74,6 +74,8 @@ impl Class {
             // Nothing had been said: another expert could have answered.
             End::Broken { code, text: false } if own(code) => Self::Refused(code.clone()),
             End::Broken { code, text } => not_own(format!("event {code}, text before: {text}")),
+            // Nobody leaves in this experiment.
+            End::Left => Self::Lost("the client left".to_owned()),
             End::Undocumented(why) => Self::Lost(why.clone()),
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::api::Api;
+use crate::live::api::Api;
 
 /// The coordinator's view is at most 50 ms old.
 const LOOK_EVERY: Duration = Duration::from_millis(25);

@@ -1,6 +1,6 @@
 //! The way between a machine and the coordinator, and what is done to it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use super::ground::{Ground, Machine};
 use super::relay::{Relay, Weather};
 
 /// What is added to the way of every packet, each way.
-pub(super) const DELAY: Duration = Duration::from_millis(500);
+pub(crate) const DELAY: Duration = Duration::from_millis(500);
 /// Share of packets that are lost, each way.
-pub(super) const LOSS: f64 = 0.2;
+pub(crate) const LOSS: f64 = 0.2;
 
 /// What is wrong with a way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// Nothing gets through, and nobody is told.
     Cut,
     /// [`DELAY`].
@@ -28,7 +28,7 @@ pub(super) enum Trouble {
 
 /// One machine's way to the coordinator: a cable, or a relay, or a cable to a relay.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(crate) struct Way {
     machine: Option<Machine>,
     relay: Option<Relay>,
     coordinator: SocketAddr,
@@ -36,7 +36,7 @@ pub(super) struct Way {
 
 impl Way {
     /// The way of the machine with this number, from 1 on.
-    pub(super) fn lay(ground: Ground, number: usize, port: u16, seed: u64) -> anyhow::Result<Self> {
+    pub(crate) fn lay(ground: Ground, number: usize, port: u16, seed: u64) -> anyhow::Result<Self> {
         let ip = ground.address();
         let coordinator: SocketAddr = format!("{ip}:{port}").parse()?;
         let machine = ground
@@ -52,14 +52,23 @@ impl Way {
         })
     }
 
+    /// A way on which nothing will be done: loopback.
+    pub(crate) fn loopback(port: u16) -> Self {
+        Self {
+            machine: None,
+            relay: None,
+            coordinator: (Ipv4Addr::LOCALHOST, port).into(),
+        }
+    }
+
     /// `host:port` that the agent dials.
-    pub(super) fn dialled(&self) -> String {
+    pub(crate) fn dialled(&self) -> String {
         let relay = self.relay.as_ref().map(|relay| relay.address);
         relay.unwrap_or(self.coordinator).to_string()
     }
 
     /// A program on the machine.
-    pub(super) fn command(&self, program: &Path) -> Command {
+    pub(crate) fn command(&self, program: &Path) -> Command {
         match &self.machine {
             Some(machine) => machine.command(program),
             None => Command::new(program),
@@ -67,7 +76,7 @@ impl Way {
     }
 
     /// Makes it bad, or good again with `None`.
-    pub(super) fn set(&self, trouble: Option<Trouble>) -> anyhow::Result<()> {
+    pub(crate) fn set(&self, trouble: Option<Trouble>) -> anyhow::Result<()> {
         let cut = trouble == Some(Trouble::Cut);
         if let Some(machine) = &self.machine {
             machine.cut(cut)?;

@@ -66,7 +66,7 @@ impl Drop for Process {
 
 /// A process that is stopped; dropping this lets it go on.
 #[derive(Debug)]
-pub(super) struct Stopped(Child);
+pub(crate) struct Stopped(Child);
 
 impl Stopped {
     /// Sends SIGSTOP; it has taken effect when this returns.
@@ -101,24 +101,26 @@ impl Drop for Stopped {
 
 /// The programs of a release.
 #[derive(Debug, Clone)]
-pub(super) struct Programs {
-    pub(super) coordinator: PathBuf,
-    pub(super) agent: PathBuf,
+pub(crate) struct Programs {
+    pub(crate) coordinator: PathBuf,
+    pub(crate) agent: PathBuf,
 }
 
 /// The coordinator.
 #[derive(Debug)]
-pub(super) struct Coordinator {
+pub(crate) struct Coordinator {
     process: Process,
     /// The operator's way in.
-    pub(super) admin: Api,
+    pub(crate) admin: Api,
     /// Its UDP port.
-    pub(super) port: u16,
+    pub(crate) port: u16,
+    /// Where its databases are.
+    pub(crate) state: PathBuf,
 }
 
 impl Coordinator {
     /// Starts one with its state and log in `dir`, listening for agents on this address.
-    pub(super) fn start(programs: &Programs, dir: &Path, ip: &str) -> anyhow::Result<Self> {
+    pub(crate) fn start(programs: &Programs, dir: &Path, ip: &str) -> anyhow::Result<Self> {
         let state = dir.join("coordinator");
         let mut command = Command::new(&programs.coordinator);
         command.args(["--http", "127.0.0.1:0", "--quic"]);
@@ -147,15 +149,20 @@ impl Coordinator {
             process,
             admin,
             port,
+            state,
         })
     }
 
-    pub(super) fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         self.process.has_ended()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
     /// A new tenant's way in.
-    pub(super) fn tenant(&self, name: &str) -> anyhow::Result<Api> {
+    pub(crate) fn tenant(&self, name: &str) -> anyhow::Result<Api> {
         let made = self
             .admin
             .post("/admin/v1/tenants", &json!({"name": name}))?;
@@ -166,29 +173,29 @@ impl Coordinator {
 
 /// A machine with an agent, and the way between it and the coordinator.
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) name: String,
+pub(crate) struct Node {
+    pub(crate) name: String,
     process: Process,
     stopped: Option<Stopped>,
     config: PathBuf,
     log: PathBuf,
     agent: PathBuf,
     /// After the process: a machine goes when its agent has gone.
-    pub(super) way: Way,
+    pub(crate) way: Way,
 }
 
 /// What a node hosts.
 #[derive(Debug, Clone)]
-pub(super) struct Hosted {
+pub(crate) struct Hosted {
     /// The `[[expert]]` tables, TOML.
-    pub(super) experts: String,
+    pub(crate) experts: String,
     /// Power while idle and while busy.
-    pub(super) watts: (f64, f64),
+    pub(crate) watts: (f64, f64),
 }
 
 impl Node {
     /// Has a new machine join the fleet.
-    pub(super) fn join(
+    pub(crate) fn join(
         name: &str,
         (programs, dir): (&Programs, &Path),
         (coordinator, way): (&Coordinator, Way),
@@ -226,26 +233,31 @@ impl Node {
         })
     }
 
+    /// The agent's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
     /// `kill -9` of the agent; its workers see their pipes close.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.kill();
     }
 
     /// Starts the agent again, as a supervisor would.
-    pub(super) fn start_again(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn start_again(&mut self) -> anyhow::Result<()> {
         let command = agent_command(&self.way, &self.agent, &self.config);
         self.process = Process::start(command, &self.log)?;
         Ok(())
     }
 
     /// SIGSTOP of the agent.
-    pub(super) fn stop(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
         self.stopped = Some(Stopped::stop(self.process.0.id())?);
         Ok(())
     }
 
     /// SIGCONT.
-    pub(super) fn go_on(&mut self) {
+    pub(crate) fn go_on(&mut self) {
         self.stopped = None;
     }
 }
@@ -263,7 +275,7 @@ fn agent_command(way: &Way, agent: &Path, config: &Path) -> Command {
 }
 
 /// Waits for something to be there.
-pub(super) fn wait<T>(
+pub(crate) fn wait<T>(
     what: &str,
     mut look: impl FnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A coordinator's address with a credential.
 #[derive(Debug, Clone)]
-pub(super) struct Api {
+pub(crate) struct Api {
     agent: ureq::Agent,
     base: String,
     key: String,
@@ -21,7 +21,7 @@ pub(super) struct Api {
 
 /// How a request ended, as its client saw it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// In full: who answered, the text, and what the reply's `moe2` says.
     Answered {
         model: String,
@@ -36,23 +36,25 @@ pub(super) enum End {
     },
     /// The error event, and then the end without `[DONE]`; whether there was text before.
     Broken { code: String, text: bool },
+    /// The client hung up once it had text.
+    Left,
     /// Anything else.
     Undocumented(String),
 }
 
 /// A request's way.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Ended {
-    pub(super) end: End,
+pub(crate) struct Ended {
+    pub(crate) end: End,
     /// To the first text of a stream.
-    pub(super) first: Option<Duration>,
+    pub(crate) first: Option<Duration>,
     /// What the coordinator calls it.
-    pub(super) id: String,
+    pub(crate) id: String,
 }
 
 impl Api {
     /// `base` is like `http://127.0.0.1:8077`.
-    pub(super) fn new(base: &str, key: &str) -> Self {
+    pub(crate) fn new(base: &str, key: &str) -> Self {
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(PATIENCE))
             .http_status_as_error(false)
@@ -66,7 +68,7 @@ impl Api {
     }
 
     /// The same place with another credential, and connections of its own.
-    pub(super) fn with_key(&self, key: &str) -> Self {
+    pub(crate) fn with_key(&self, key: &str) -> Self {
         Self::new(&self.base, key)
     }
 
@@ -75,25 +77,25 @@ impl Api {
     }
 
     /// A GET of text.
-    pub(super) fn text(&self, path: &str) -> anyhow::Result<String> {
+    pub(crate) fn text(&self, path: &str) -> anyhow::Result<String> {
         let request = self.agent.get(format!("{}{path}", self.base));
         let reply = request.header("authorization", self.bearer()).call();
         checked(reply, path)
     }
 
     /// A GET of JSON.
-    pub(super) fn get(&self, path: &str) -> anyhow::Result<Value> {
+    pub(crate) fn get(&self, path: &str) -> anyhow::Result<Value> {
         serde_json::from_str(&self.text(path)?).with_context(|| path.to_owned())
     }
 
     /// A POST of JSON.
-    pub(super) fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         let reply = self.send(path, body);
         serde_json::from_str(&checked(reply, path)?).with_context(|| path.to_owned())
     }
 
     /// A PUT of JSON.
-    pub(super) fn put(&self, path: &str, body: &Value) -> anyhow::Result<()> {
+    pub(crate) fn put(&self, path: &str, body: &Value) -> anyhow::Result<()> {
         let request = self.agent.put(format!("{}{path}", self.base));
         let reply = request
             .header("authorization", self.bearer())
@@ -102,7 +104,16 @@ impl Api {
     }
 
     /// A chat completion to its end, whatever that is.
-    pub(super) fn chat(&self, body: &Value) -> Ended {
+    pub(crate) fn chat(&self, body: &Value) -> Ended {
+        self.ask(body, false)
+    }
+
+    /// A streamed chat completion whose client hangs up at the first text.
+    pub(crate) fn chat_and_leave(&self, body: &Value) -> Ended {
+        self.ask(body, true)
+    }
+
+    fn ask(&self, body: &Value, leave: bool) -> Ended {
         let began = Instant::now();
         let mut reply = match self.send("/v1/chat/completions", body) {
             Ok(reply) => reply,
@@ -121,7 +132,7 @@ impl Api {
         let status = reply.status().as_u16();
         if status == 200 && body["stream"] == true {
             let lines = BufReader::new(reply.body_mut().as_reader()).lines();
-            let (end, first) = read_stream(lines, began);
+            let (end, first) = read_stream(lines, (began, leave));
             return Ended { end, first, id };
         }
         let end = match reply.body_mut().read_to_string() {
@@ -192,10 +203,11 @@ fn read_whole(status: u16, text: &str) -> End {
     }
 }
 
-/// Reads events up to the end of the stream: what comes after a terminal one is seen too.
+/// Reads events up to the end of the stream, where what comes after a terminal one is seen too, or to the first
+/// text if the client is to leave then.
 fn read_stream(
     lines: impl Iterator<Item = std::io::Result<String>>,
-    began: Instant,
+    (began, leave): (Instant, bool),
 ) -> (End, Option<Duration>) {
     let (mut first, mut text, mut model) = (None, String::new(), String::new());
     let mut finished = None;
@@ -244,6 +256,9 @@ fn read_stream(
         {
             first.get_or_insert_with(|| began.elapsed());
             text.push_str(piece);
+            if leave {
+                return (End::Left, first);
+            }
         }
         if let Some(named) = chunk["model"].as_str() {
             named.clone_into(&mut model);
@@ -269,7 +284,7 @@ mod tests {
 
     fn read(lines: &[&str]) -> End {
         let lines = lines.iter().map(|line| Ok((*line).to_owned()));
-        read_stream(lines, Instant::now()).0
+        read_stream(lines, (Instant::now(), false)).0
     }
 
     #[test]
@@ -296,6 +311,17 @@ mod tests {
         for lines in wrong {
             assert!(matches!(read(lines), End::Undocumented(_)), "{lines:?}");
         }
+    }
+
+    #[test]
+    fn who_leaves_reads_no_further_than_the_first_text() {
+        let leave = |line: &str| {
+            let broken = Err(std::io::ErrorKind::ConnectionReset.into());
+            let lines = [Ok(line.to_owned()), broken];
+            read_stream(lines.into_iter(), (Instant::now(), true)).0
+        };
+        assert_eq!(leave(TEXT), End::Left);
+        assert!(matches!(leave(""), End::Undocumented(_)));
     }
 
     #[test]

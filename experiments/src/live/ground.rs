@@ -22,17 +22,17 @@ const MADE_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the system allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ground {
+pub(crate) struct Ground {
     /// Every machine has a network of its own.
-    pub(super) namespaces: bool,
+    pub(crate) namespaces: bool,
     /// The kernel delays and drops packets; if not, a relay in the way does.
-    pub(super) netem: bool,
+    pub(crate) netem: bool,
 }
 
 impl Ground {
     /// Finds out what the system allows, by doing it in a thread of its own. The reason is why there are no
     /// namespaces, or no `netem`.
-    pub(super) fn survey() -> (Self, Option<String>) {
+    pub(crate) fn survey() -> (Self, Option<String>) {
         let tried = thread::spawn(|| {
             enter()?;
             let machine = Machine::make(1)?;
@@ -50,7 +50,7 @@ impl Ground {
     }
 
     /// Where the coordinator and relays listen: the address that machines dial.
-    pub(super) fn address(self) -> String {
+    pub(crate) fn address(self) -> String {
         if self.namespaces {
             format!("{NETWORK}.1")
         } else {
@@ -64,7 +64,7 @@ impl Ground {
 ///
 /// # Errors
 /// This user may not, or `ip` is missing.
-pub(super) fn enter() -> anyhow::Result<()> {
+pub(crate) fn enter() -> anyhow::Result<()> {
     // Before there is no way back: without `ip` even loopback would stay down.
     run("ip", &["-V"]).context("install iproute2")?;
     nix::sched::unshare(CloneFlags::CLONE_NEWNET).context("no network namespaces for this user")?;
@@ -77,7 +77,7 @@ pub(super) fn enter() -> anyhow::Result<()> {
 
 /// A machine with a network of its own, hanging on the bridge.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     /// Keeps the namespace; ends when its standard input closes.
     holder: Child,
     /// The bridge's end of its cable.
@@ -89,7 +89,7 @@ impl Machine {
     ///
     /// # Errors
     /// As [`enter`].
-    pub(super) fn make(number: usize) -> anyhow::Result<Self> {
+    pub(crate) fn make(number: usize) -> anyhow::Result<Self> {
         let mut holder = Command::new("unshare");
         let holder = holder.args(["--net", "--", "cat"]).stdin(Stdio::piped());
         let holder = holder.stdout(Stdio::null()).spawn();
@@ -130,7 +130,7 @@ impl Machine {
     }
 
     /// A program on this machine; its process is the program's own.
-    pub(super) fn command(&self, program: &Path) -> Command {
+    pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.namespace()));
         command.arg("--").arg(program);
@@ -138,7 +138,7 @@ impl Machine {
     }
 
     /// Has the bridge drop whatever comes from or goes to this machine, or not; nobody is told.
-    pub(super) fn cut(&self, cut: bool) -> anyhow::Result<()> {
+    pub(crate) fn cut(&self, cut: bool) -> anyhow::Result<()> {
         let state = if cut { "0" } else { "3" };
         run(
             "bridge",
@@ -147,7 +147,7 @@ impl Machine {
     }
 
     /// Has the kernel delay and lose packets, on both ends of the cable: once each way.
-    pub(super) fn netem(&self, delay: Duration, loss: f64) -> anyhow::Result<()> {
+    pub(crate) fn netem(&self, delay: Duration, loss: f64) -> anyhow::Result<()> {
         let (delay, loss) = (
             format!("{}ms", delay.as_millis()),
             format!("{}%", loss * 100.0),

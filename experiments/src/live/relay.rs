@@ -25,13 +25,13 @@ const DATAGRAM: usize = 65_536;
 
 /// What happens to every datagram, in either direction.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Weather {
+pub(crate) struct Weather {
     /// On top of what the way takes anyhow.
-    pub(super) delay: Duration,
+    pub(crate) delay: Duration,
     /// Probability of being dropped.
-    pub(super) loss: f64,
+    pub(crate) loss: f64,
     /// Nothing gets through.
-    pub(super) cut: bool,
+    pub(crate) cut: bool,
 }
 
 /// A datagram on its way: when it is due, its number, and where it goes.
@@ -94,9 +94,9 @@ impl Shared {
 }
 
 /// A running relay; dropping it ends it.
-pub(super) struct Relay {
+pub(crate) struct Relay {
     /// What to dial.
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -114,7 +114,7 @@ impl Relay {
     ///
     /// # Errors
     /// A socket cannot be had.
-    pub(super) fn start(ip: &str, server: SocketAddr, seed: u64) -> io::Result<Self> {
+    pub(crate) fn start(ip: &str, server: SocketAddr, seed: u64) -> io::Result<Self> {
         let front = Arc::new(UdpSocket::bind((ip, 0))?);
         front.set_read_timeout(Some(LOOK_EVERY))?;
         let address = front.local_addr()?;
@@ -140,7 +140,7 @@ impl Relay {
     }
 
     /// What happens to datagrams from now on; those on their way stay as they were.
-    pub(super) fn set(&self, weather: Weather) {
+    pub(crate) fn set(&self, weather: Weather) {
         let guard = self.shared.weather.lock();
         guard.unwrap_or_else(PoisonError::into_inner).0 = weather;
     }

@@ -17,20 +17,20 @@ const SCRIPT: (&str, usize) = ("stub", 8);
 
 /// Who asks.
 #[derive(Debug, Clone)]
-pub(super) struct Tenant {
-    pub(super) name: &'static str,
+pub(crate) struct Tenant {
+    pub(crate) name: &'static str,
     /// Of all requests.
-    pub(super) share: f64,
+    pub(crate) share: f64,
     /// What its budgets may be refused with; any other refusal is no fault of its own.
-    pub(super) refusals: &'static [&'static str],
+    pub(crate) refusals: &'static [&'static str],
     /// The request's own budgets, under `moe2`.
-    pub(super) budgets: Value,
-    pub(super) api: Api,
+    pub(crate) budgets: Value,
+    pub(crate) api: Api,
 }
 
 /// How it asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Answer in one piece.
     Whole,
     /// Streamed.
@@ -39,19 +39,25 @@ pub(super) enum Kind {
     Choice,
     /// Two experts, one answer.
     Fuse,
+    /// Streamed, and the client hangs up once it has text.
+    Leave,
 }
 
 impl Kind {
-    pub(super) const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Whole => "whole",
             Self::Stream => "stream",
             Self::Choice => "choice",
             Self::Fuse => "fuse",
+            Self::Leave => "leave",
         }
     }
 
-    fn draw(rng: &mut Rng) -> Self {
+    fn draw(rng: &mut Rng, leave: f64) -> Self {
+        if leave > 0.0 && rng.chance(leave) {
+            return Self::Leave;
+        }
         match rng.unit() {
             u if u < 0.45 => Self::Stream,
             u if u < 0.80 => Self::Whole,
@@ -63,33 +69,35 @@ impl Kind {
 
 /// What the load is like.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     /// Requests a second.
-    pub(super) rate: f64,
+    pub(crate) rate: f64,
     /// Longest answer.
-    pub(super) max_tokens: u32,
+    pub(crate) max_tokens: u32,
     /// Answers are known word for word.
-    pub(super) scripted: bool,
+    pub(crate) scripted: bool,
+    /// Share of requests whose clients hang up in the middle of a stream.
+    pub(crate) leave: f64,
 }
 
 /// One request.
 #[derive(Debug, Clone)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// Index of the tenant.
-    pub(super) tenant: usize,
-    pub(super) kind: Kind,
+    pub(crate) tenant: usize,
+    pub(crate) kind: Kind,
     /// Which was asked for.
-    pub(super) model: &'static str,
-    pub(super) sent: Instant,
-    pub(super) done: Instant,
-    pub(super) ended: Ended,
+    pub(crate) model: &'static str,
+    pub(crate) sent: Instant,
+    pub(crate) done: Instant,
+    pub(crate) ended: Ended,
     /// Refused after a loss because its own budgets admitted none of those who were left.
-    pub(super) barred: bool,
+    pub(crate) barred: bool,
 }
 
 impl Sample {
     /// What the reply said about how it came to be.
-    pub(super) fn moe2(&self) -> &Value {
+    pub(crate) fn moe2(&self) -> &Value {
         match &self.ended.end {
             End::Answered { moe2, .. } => moe2,
             _ => &Value::Null,
@@ -97,7 +105,7 @@ impl Sample {
     }
 
     /// The machine that answered.
-    pub(super) fn node(&self) -> Option<&str> {
+    pub(crate) fn node(&self) -> Option<&str> {
         match &self.ended.end {
             End::Answered { model, .. } => Some(model.rsplit_once('@')?.1),
             _ => None,
@@ -107,7 +115,7 @@ impl Sample {
 
 /// Asks until it is told to end.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(crate) struct Load {
     over: Arc<AtomicBool>,
     samples: Arc<Mutex<Vec<Sample>>>,
     thread: Option<JoinHandle<()>>,
@@ -115,7 +123,7 @@ pub(super) struct Load {
 
 impl Load {
     /// Begins to ask.
-    pub(super) fn start(
+    pub(crate) fn start(
         (tenants, models): (Vec<Tenant>, [&'static str; 3]),
         shape: Shape,
         seed: u64,
@@ -131,7 +139,7 @@ impl Load {
     }
 
     /// How many have ended.
-    pub(super) fn ended(&self) -> usize {
+    pub(crate) fn ended(&self) -> usize {
         self.samples
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -139,7 +147,7 @@ impl Load {
     }
 
     /// Sends no more, waits for the ends of all, and returns them in the order in which they were sent.
-    pub(super) fn finish(mut self) -> Vec<Sample> {
+    pub(crate) fn finish(mut self) -> Vec<Sample> {
         self.stop();
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let mut samples = std::mem::take(&mut *samples);
@@ -175,7 +183,7 @@ fn ask(
     while !over.load(Ordering::Relaxed) {
         due += rng.gap(Duration::from_secs_f64(1.0 / shape.rate));
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        let (tenant, kind) = (draw(tenants, &mut rng), Kind::draw(&mut rng));
+        let (tenant, kind) = (draw(tenants, &mut rng), Kind::draw(&mut rng, shape.leave));
         let (api, budgets) = (tenants[tenant].api.clone(), tenants[tenant].budgets.clone());
         // A quarter leaves the choice to the coordinator.
         let model = if rng.chance(0.25) {
@@ -188,7 +196,10 @@ fn ask(
         asking.retain(|one| !one.is_finished());
         asking.push(thread::spawn(move || {
             let sent = Instant::now();
-            let mut ended = api.chat(&body);
+            let mut ended = match kind {
+                Kind::Leave => api.chat_and_leave(&body),
+                _ => api.chat(&body),
+            };
             let done = Instant::now();
             if let Some(why) = torn(&ended.end, kind, shape) {
                 ended.end = End::Undocumented(why);
@@ -227,7 +238,7 @@ fn body(kind: Kind, (model, budgets): (&str, &Value), (shape, number): (Shape, u
         "messages": [{"role": "user", "content": question}], "moe2": budgets});
     match kind {
         Kind::Whole => body["moe2"]["mode"] = json!("single"),
-        Kind::Stream => {
+        Kind::Stream | Kind::Leave => {
             body["stream"] = json!(true);
             body["moe2"]["mode"] = json!("single");
         }
@@ -269,6 +280,7 @@ mod tests {
             rate: 1.0,
             max_tokens: 8,
             scripted: true,
+            leave: 0.0,
         };
         let said = |text: &str| End::Answered {
             model: "stub-a@edge-1".to_owned(),
@@ -304,8 +316,12 @@ mod tests {
         let first = (0..4_000).filter(|_| draw(&tenants, &mut rng) == 0).count();
         assert!((2_900..3_100).contains(&first), "{first}");
         let streams = (0..4_000)
-            .filter(|_| Kind::draw(&mut rng) == Kind::Stream)
+            .filter(|_| Kind::draw(&mut rng, 0.0) == Kind::Stream)
             .count();
         assert!((1_700..1_900).contains(&streams), "{streams}");
+        let left = (0..4_000)
+            .filter(|_| Kind::draw(&mut rng, 0.1) == Kind::Leave)
+            .count();
+        assert!((330..470).contains(&left), "{left}");
     }
 }

@@ -1,0 +1,10 @@
+//! A living system for experiments: real processes on machines of their own, tenants that ask, and what came of it.
+
+pub(crate) mod api;
+pub(crate) mod ground;
+pub(crate) mod load;
+pub(crate) mod processes;
+mod relay;
+pub(crate) mod tenants;
+pub(crate) mod vitals;
+pub(crate) mod way;
