@@ -158,8 +158,8 @@ fn touched(window: &Window, samples: &[&Sample]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chaos::api::Ended;
-    use crate::chaos::load::Kind;
+    use crate::live::api::Ended;
+    use crate::live::load::Kind;
 
     fn tenant(budgets: Value) -> Tenant {
         let api = Api::new("http://127.0.0.1:1", "k");

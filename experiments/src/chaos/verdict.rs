@@ -445,8 +445,8 @@ pub(super) fn table(result: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chaos::api::{Api, Ended};
     use crate::chaos::watch::Seen;
+    use crate::live::api::{Api, Ended};
 
     fn tenant(refusals: &'static [&'static str]) -> Tenant {
         let api = Api::new("http://127.0.0.1:1", "k");

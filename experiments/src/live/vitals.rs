@@ -116,6 +116,7 @@ fn descriptors(dir: &Path) -> anyhow::Result<Descriptors> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::hint::black_box;
     use std::net::UdpSocket;
 
     #[test]
@@ -123,15 +124,11 @@ mod tests {
         let own = std::process::id();
         let before = Vitals::read(own).expect("it runs");
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let held = vec![1_u8; 64 << 20];
+        let held = black_box(vec![1_u8; 64 << 20]);
         let after = Vitals::read(own).expect("it runs");
-        assert!(after.open.sockets > before.open.sockets, "{socket:?}");
-        // Other tests of this process allocate, too, but not as much.
-        assert!(
-            after.anonymous >= before.anonymous + (32 << 20),
-            "{}",
-            held.len()
-        );
+        // Other tests of this process open and free, too.
+        assert!(after.open.sockets > 0, "{socket:?}");
+        assert!(after.anonymous >= black_box(held).len() as u64);
         assert!(after.resident >= after.proportional && after.threads >= 1);
         assert!(after.cpu >= before.cpu);
     }

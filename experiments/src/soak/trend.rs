@@ -10,15 +10,18 @@ use moe2_model::Rng;
 
 /// Points that a series is brought to, each the median of what lies in its share of the time: steps and spikes of
 /// seconds are not what is looked for.
-const POINTS: usize = 60;
-/// Points that are drawn together; of an hour without its warm-up about four minutes.
+const POINTS: usize = 48;
+/// Points that are drawn together; of an hour without its warm-up about five minutes.
 const BLOCK: usize = 5;
 /// Series that are drawn.
-const DRAWS: usize = 1_000;
+const DRAWS: usize = 600;
+/// Between which of them the interval is. Few blocks look more alike than many would, so the middle 95 % of the
+/// draws hold the truth in 85 of 100 series only.
+const ENDS: (f64, f64) = (0.005, 0.995);
 /// Less than this tells nothing.
 const FEWEST: usize = 2 * BLOCK;
 
-/// A slope with its interval of 95 %, per hour, in the unit of the series.
+/// A slope with an interval that holds the truth nine times in ten and more, per hour, in the unit of the series.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Trend {
     pub(super) slope: f64,
@@ -41,8 +44,8 @@ pub(super) fn trend(series: &[(f64, f64)], seed: u64) -> Option<Trend> {
         .collect();
     Some(Trend {
         slope: line,
-        low: percentile(&drawn, 0.025)?,
-        high: percentile(&drawn, 0.975)?,
+        low: percentile(&drawn, ENDS.0)?,
+        high: percentile(&drawn, ENDS.1)?,
     })
 }
 
@@ -115,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_holds_the_truth_about_as_often_as_it_says() {
+    fn the_interval_holds_the_truth_nine_times_in_ten() {
         for truth in [0.0, 1e6] {
-            let held = (0..100).filter(|seed| {
+            let held = (0..50).filter(|seed| {
                 let found = trend(&noisy(*seed, truth, 1e5), *seed).expect("long enough");
                 (found.low..=found.high).contains(&truth)
             });
             let held = held.count();
-            assert!((85..=100).contains(&held), "{held} of 100 at {truth}");
+            assert!(held >= 45, "{held} of 50 at {truth}");
         }
     }
 
