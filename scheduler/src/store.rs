@@ -173,6 +173,9 @@ pub(crate) struct Taken {
     pub(crate) tokens: usize,
 }
 
+/// Of a connection's pages in memory, KiB.
+const CACHE_KIB: i64 = 512;
+
 /// A connection of its own; it waits a while for others that write.
 pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     patient(Connection::open(path)?)
@@ -186,6 +189,9 @@ pub(crate) fn connect_to_read(path: &Path) -> rusqlite::Result<Connection> {
 
 fn patient(database: Connection) -> rusqlite::Result<Connection> {
     database.busy_timeout(Duration::from_secs(5))?;
+    // All connections of a process share their caches, so two that write fill the default of 2 MiB for each, which
+    // under load takes half an hour and looks like a leak. What is written here is hardly ever read again.
+    database.pragma_update(None, "cache_size", -CACHE_KIB)?;
     Ok(database)
 }
 
@@ -200,6 +206,14 @@ fn unix(time: SystemTime) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_keeps_few_pages_in_memory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let database = connect(&dir.path().join("t.db")).expect("a fresh database");
+        let kib = database.pragma_query_value(None, "cache_size", |row| row.get::<_, i64>(0));
+        assert_eq!(kib, Ok(-CACHE_KIB));
+    }
 
     fn store(dir: &tempfile::TempDir, ttl: Duration) -> (Store, SystemTime) {
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
