@@ -190,9 +190,10 @@ async fn serve(config: Config, (args, text): (Args, String)) -> Result<()> {
     let http_listener = http_listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
+    let bounds = config.limits.connections().within_descriptors();
     let stop = stop_signal(args.exit_on_stdin_close).context("cannot listen for signals")?;
     let done = tokio::select! {
-        served = serve_http(http_listener, router, stop.clone()) => served,
+        () = http::server::serve(http_listener, router, bounds, stop.clone()) => Ok(()),
         _ = driver => Err(anyhow::anyhow!("the engine's task ended")),
         () = stopped(stop, books.clone(), config.drain()) => Ok(()),
     };
@@ -259,10 +260,11 @@ fn dialable(quic: SocketAddr) -> String {
 }
 
 async fn accept_agents(mut listener: Listener, engine: EngineHandle, registrar: Arc<Registrar>) {
+    let unheard = peer::unheard();
     while let Some(accepted) = listener.accept().await {
         match accepted {
             Accepted::Agent(connection) => {
-                tokio::spawn(peer::serve(connection, engine.clone()));
+                tokio::spawn(peer::serve(connection, engine.clone(), unheard.clone()));
             }
             Accepted::Join(connection) => {
                 tokio::spawn(registrar.clone().serve(connection));
@@ -272,21 +274,6 @@ async fn accept_agents(mut listener: Listener, engine: EngineHandle, registrar: 
             }
         }
     }
-}
-
-/// Answers requests until told to stop, and then until those that have begun are answered. No new connection is
-/// taken then: the clients' libraries try again, and find the next coordinator.
-async fn serve_http(
-    listener: impl axum::serve::Listener<Addr = SocketAddr>,
-    router: axum::Router,
-    mut stop: watch::Receiver<Stop>,
-) -> Result<()> {
-    let told = async move {
-        // Without anybody to tell it, it is told.
-        let _ = stop.wait_for(|stop| *stop != Stop::No).await;
-    };
-    let served = axum::serve(listener, router).with_graceful_shutdown(told);
-    served.await.context("the HTTP server failed")
 }
 
 /// Resolves when what is still under way has had its time.

@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 use moe2_engine::coordinator::Input;
 use moe2_metrics::Metrics;
 use moe2_model::{DispatchId, NodeId, Seconds, SessionId};
-use moe2_net::{AgentConnection, FrameReceiver, FrameSender, StreamError};
+use moe2_net::{AgentConnection, Crowd, FrameReceiver, FrameSender, Present, StreamError};
 use moe2_wire::{FromAgent, FromExpert, ToAgent, ToExpert};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::handle::EngineHandle;
 
-/// Longest an agent may take to accept a stream or to say hello.
+/// Longest an agent may take to accept a stream, or from its admission to its whole hello.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections of one node that have not said hello yet: one that was lost while it dialled, and some more.
+const MAX_UNHEARD: usize = 4;
 /// Longest piece of answer in one frame: a token is far shorter.
 const MAX_TEXT: usize = 64 * 1024;
 
@@ -111,9 +113,23 @@ async fn relay(
     }
 }
 
+/// Counts each node's connections that have not said hello yet. One that has takes the place of the one before it,
+/// so no more of a node can be open than these and one.
+pub(crate) fn unheard() -> Crowd<NodeId> {
+    Crowd::of(MAX_UNHEARD)
+}
+
 /// Serves one agent's connection until it ends.
-pub(crate) async fn serve(connection: AgentConnection, engine: EngineHandle) {
+pub(crate) async fn serve(
+    connection: AgentConnection,
+    engine: EngineHandle,
+    unheard: Crowd<NodeId>,
+) {
     let node = connection.node().clone();
+    let Some(unheard) = unheard.enter(node.clone()) else {
+        connection.close("too many connections of this node have not said hello");
+        return;
+    };
     let remote = connection.remote();
     let (control, said) = mpsc::unbounded_channel();
     let peer = AgentPeer {
@@ -125,7 +141,7 @@ pub(crate) async fn serve(connection: AgentConnection, engine: EngineHandle) {
     };
     tracing::info!(%node, %remote, %session, "agent connected");
     let reason = tokio::select! {
-        reason = converse(&connection, (session, node.clone()), said, &engine) => reason,
+        reason = converse(&connection, (session, node.clone(), unheard), said, &engine) => reason,
         reason = connection.closed() => reason,
     };
     connection.close(&reason);
@@ -135,16 +151,29 @@ pub(crate) async fn serve(connection: AgentConnection, engine: EngineHandle) {
 
 async fn converse(
     connection: &AgentConnection,
-    (session, node): (SessionId, NodeId),
+    (session, node, unheard): (SessionId, NodeId, Present<NodeId>),
     mut said: mpsc::UnboundedReceiver<ToAgent>,
     engine: &EngineHandle,
 ) -> String {
-    let (mut sender, mut receiver) = match timeout(OPEN_TIMEOUT, connection.accept_control()).await
-    {
-        Ok(Ok(streams)) => streams,
-        Ok(Err(error)) => return error.to_string(),
-        Err(_) => return "the agent said nothing".to_owned(),
+    let first = async {
+        let (sender, mut receiver) = connection.accept_control().await?;
+        let hello = receiver.recv::<FromAgent>().await?;
+        Ok::<_, StreamError>((sender, receiver, hello.ok_or(StreamError::Missing)?))
     };
+    let (mut sender, mut receiver, hello) = match timeout(OPEN_TIMEOUT, first).await {
+        Ok(Ok(begun)) => begun,
+        Ok(Err(error)) => return error.to_string(),
+        Err(_) => return "the agent did not say hello in time".to_owned(),
+    };
+    drop(unheard);
+    let hello = Input::Agent {
+        session,
+        node: node.clone(),
+        message: hello,
+    };
+    if engine.input(hello).await.is_err() {
+        return "the coordinator is shutting down".to_owned();
+    }
     loop {
         tokio::select! {
             message = receiver.recv::<FromAgent>() => match message {
@@ -168,5 +197,84 @@ async fn converse(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use moe2_model::ExpertState;
+    use moe2_net::{
+        Accepted, Authority, CoordinatorConnection, Identity, Listener, Revoked, connect,
+    };
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+    use crate::handle::{Command, Planning};
+    use crate::http::tests::fleet;
+
+    /// A coordinator's port whose connections are served, and an identity for it.
+    fn served() -> (String, Identity, mpsc::Receiver<Command>) {
+        let now = SystemTime::now();
+        let authority = Authority::create(now).expect("a key can be made");
+        let node = NodeId::new("n1").expect("a valid name");
+        let key = KeyPair::generate().expect("a key can be made");
+        let csr = CertificateParams::default().serialize_request(&key);
+        let csr = csr.expect("it can be signed");
+        let issued = authority.sign_agent(csr.der(), &node, Duration::from_secs(3_600), now);
+        let identity = Identity {
+            node,
+            certificate_der: issued.expect("it is sound").certificate_der,
+            key_pkcs8_der: key.serialize_der(),
+            ca_der: authority.ca_der().to_vec(),
+        };
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        let mut listener = Listener::bind(any, &authority, now, Revoked::new([])).expect("a port");
+        let address = listener.local_addr().to_string();
+        let (commands, inbox) = mpsc::channel(64);
+        let (_, view) = tokio::sync::watch::channel(Arc::new(fleet(ExpertState::Ready)));
+        let planning = tokio::sync::watch::channel(Planning::default()).1;
+        let engine = EngineHandle::new(1, commands, view, planning);
+        tokio::spawn(async move {
+            let unheard = unheard();
+            while let Some(Accepted::Agent(connection)) = listener.accept().await {
+                tokio::spawn(serve(connection, engine.clone(), unheard.clone()));
+            }
+        });
+        (address, identity, inbox)
+    }
+
+    async fn dial(address: &str, identity: &Identity) -> CoordinatorConnection {
+        let connected = connect(address, identity, SystemTime::now()).await;
+        connected.expect("the certificate is good")
+    }
+
+    #[tokio::test]
+    async fn connections_that_have_not_said_hello_are_few_until_one_of_them_does() {
+        let (address, identity, mut inbox) = served();
+        let mut silent = Vec::new();
+        for _ in 0..MAX_UNHEARD {
+            silent.push(dial(&address, &identity).await);
+        }
+        let reason = dial(&address, &identity).await.closed().await;
+        assert!(reason.contains("have not said hello"), "{reason}");
+        let (mut control, _replies) = silent[0].open_control().await.expect("it is open");
+        control
+            .send(&FromAgent::Draining)
+            .await
+            .expect("it is open");
+        let heard = async {
+            while !matches!(
+                inbox.recv().await,
+                Some(Command::Input(Input::Agent { .. }))
+            ) {}
+        };
+        timeout(OPEN_TIMEOUT, heard).await.expect("it is heard");
+        let next = dial(&address, &identity).await;
+        let closed = timeout(Duration::from_millis(200), next.closed()).await;
+        assert!(closed.is_err(), "there is a place again");
     }
 }

@@ -13,6 +13,7 @@
 mod authority;
 mod certificate;
 mod client;
+mod crowd;
 mod dial;
 mod failure;
 mod identity;
@@ -27,6 +28,7 @@ mod transport;
 
 pub use authority::{Authority, AuthorityError, Issued, SERVER_NAME};
 pub use client::{ConnectError, CoordinatorConnection, JoinError, connect, enrol, renew};
+pub use crowd::{Crowd, Present};
 pub use dial::DialError;
 pub use identity::{Identity, IdentityError};
 pub use revoked::Revoked;

@@ -3,10 +3,11 @@
 //! Every handshake runs in a task of its own and under a time limit, so a slow, hostile or half-open
 //! one delays nobody. When many are pending, unknown addresses first have to prove that they are
 //! real (QUIC's retry packet, which costs us no memory), so a flood from forged addresses cannot
-//! take the places of good agents. Enrolment, the only thing strangers can do, has few places.
+//! take the places of good agents; nor can one real address, which has a share of them. Enrolment, the only thing
+//! strangers can do, has few places.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +21,7 @@ use tokio::time::timeout;
 
 use crate::authority::Authority;
 use crate::certificate::{node_of, serial_of};
+use crate::crowd::{Crowd, Present, neighbourhood};
 use crate::failure::{REVOKED, describe};
 use crate::revoked::Revoked;
 use crate::stream::{FrameReceiver, FrameSender, StreamError, accept, open};
@@ -31,10 +33,16 @@ const MAX_HANDSHAKES: usize = 256;
 /// Above this many in progress, an address must be proven real first, which costs an honest agent
 /// one round trip.
 const RETRY_ABOVE: usize = 32;
+/// Handshakes and enrolments in progress at once from one address, so that who has proven one cannot take all places.
+/// More than [`RETRY_ABOVE`]: nobody can take another's by using its address. Agents behind one address that are more
+/// at once try again within a second by themselves: their first packets are passed over, which costs next to nothing.
+const MAX_PER_ADDRESS: usize = 64;
 /// A handshake, and each step of an enrolment, takes at most this long.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Enrolments in progress at once, whatever their handshakes did.
-const MAX_JOINS: usize = 32;
+/// Enrolments in progress at once, whatever their handshakes did. One more waits for a place as long as a handshake
+/// may take: sending it away would cost both sides the whole handshake again. Twice [`MAX_PER_ADDRESS`]: a stranger
+/// that asks for nothing must not keep others from asking.
+const MAX_JOINS: usize = 2 * MAX_PER_ADDRESS;
 /// First packets of strangers kept until they are looked at, which happens at once.
 const MAX_INCOMING: usize = 1024;
 /// Bytes kept of each of them.
@@ -124,6 +132,7 @@ impl Listener {
         let (sender, accepted) = mpsc::channel(QUEUE);
         let door = Arc::new(Door {
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            addresses: Crowd::of(MAX_PER_ADDRESS),
             joins: Arc::new(Semaphore::new(MAX_JOINS)),
             accepted: sender,
             revoked,
@@ -163,6 +172,7 @@ impl Drop for Listener {
 /// What all handshakes share.
 struct Door {
     handshakes: Arc<Semaphore>,
+    addresses: Crowd<IpAddr>,
     joins: Arc<Semaphore>,
     accepted: mpsc::Sender<Accepted>,
     revoked: Revoked,
@@ -177,23 +187,26 @@ impl Door {
                 let _ = incoming.retry();
                 continue;
             }
-            let Ok(place) = Arc::clone(&self.handshakes).try_acquire_owned() else {
+            let remote = incoming.remote_address();
+            let place = Arc::clone(&self.handshakes).try_acquire_owned().ok();
+            let of_address = self.addresses.enter(neighbourhood(remote.ip()));
+            let Some((place, of_address)) = place.zip(of_address) else {
                 // Silence rather than refusal: the peer's own retransmission is its second try.
-                tracing::debug!(remote = %incoming.remote_address(), "too many handshakes");
+                tracing::debug!(%remote, "too many handshakes");
                 incoming.ignore();
                 continue;
             };
             let door = Arc::clone(&self);
             tokio::spawn(async move {
-                door.greet(incoming).await;
+                door.greet(incoming, of_address).await;
                 drop(place);
             });
         }
     }
 
-    async fn greet(&self, incoming: Incoming) {
+    async fn greet(&self, incoming: Incoming, of_address: Present<IpAddr>) {
         let remote = incoming.remote_address();
-        let outcome = timeout(PATIENCE, self.admit(incoming))
+        let outcome = timeout(PATIENCE, self.admit(incoming, of_address))
             .await
             .unwrap_or_else(|_| Err("the handshake was not finished in time".to_owned()));
         match outcome {
@@ -207,7 +220,11 @@ impl Door {
         }
     }
 
-    async fn admit(&self, incoming: Incoming) -> Result<Accepted, String> {
+    async fn admit(
+        &self,
+        incoming: Incoming,
+        of_address: Present<IpAddr>,
+    ) -> Result<Accepted, String> {
         let connecting = incoming.accept().map_err(|e| describe(&e))?;
         let connection = connecting.await.map_err(|e| describe(&e))?;
         let shown = shown(&connection);
@@ -219,15 +236,15 @@ impl Door {
         match protocol(&connection).as_deref() {
             Some(ALPN) => self.admit_agent(connection, shown).await,
             Some(ALPN_JOIN) => {
-                let Ok(place) = Arc::clone(&self.joins).try_acquire_owned() else {
-                    let reason = "too many machines are joining at once: try again in a moment";
-                    return Err(turn_away(&connection, CODE_DONE, reason));
+                let place = Arc::clone(&self.joins).acquire_owned().await;
+                let Ok(place) = place else {
+                    return Err(turn_away(&connection, CODE_DONE, "the coordinator stopped"));
                 };
                 Ok(Accepted::Join(JoinConnection {
                     connection,
                     shown,
                     answer: None,
-                    _place: place,
+                    _places: (place, of_address),
                 }))
             }
             // TLS only negotiates what was offered.
@@ -347,8 +364,8 @@ pub struct JoinConnection {
     connection: Connection,
     shown: Option<Shown>,
     answer: Option<FrameSender>,
-    /// Its place among the few that may enrol at once, given back when dropped.
-    _place: OwnedSemaphorePermit,
+    /// Its place among the few that may enrol at once, and of its address; given back when dropped.
+    _places: (OwnedSemaphorePermit, Present<IpAddr>),
 }
 
 impl JoinConnection {

@@ -19,7 +19,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use crate::authority::{Authority, AuthorityError};
 use crate::identity::Identity;
 use crate::pin::PinnedCa;
-use crate::transport::transport;
+use crate::transport::{MAX_CONTROL_STREAMS, MAX_WORK_STREAMS, transport};
 
 /// Keys or certificates that TLS does not take.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,7 @@ pub(crate) fn coordinator(
     tls.session_storage = Arc::new(NoServerSessionStorage {});
     let crypto = Arc::new(QuicServerConfig::try_from(tls)?);
     let mut config = quinn::ServerConfig::with_crypto(crypto);
-    config.transport_config(Arc::new(transport()));
+    config.transport_config(Arc::new(transport(MAX_CONTROL_STREAMS)));
     Ok(config)
 }
 
@@ -95,6 +95,6 @@ fn client(mut tls: ClientConfig, alpn: &[u8]) -> Result<quinn::ClientConfig, Tls
     tls.resumption = Resumption::disabled();
     let crypto = Arc::new(QuicClientConfig::try_from(tls)?);
     let mut config = quinn::ClientConfig::new(crypto);
-    config.transport_config(Arc::new(transport()));
+    config.transport_config(Arc::new(transport(MAX_WORK_STREAMS)));
     Ok(config)
 }

@@ -16,8 +16,11 @@ const KEEP_ALIVE: Duration = Duration::from_millis(800);
 /// 0.9 and 2.1 s, and not only after 1 s of the 2.5: an agent that dials while the network is cut must be back
 /// soon after it is not. On a slower network some packets are sent twice.
 const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
-/// Streams at once: dispatches in flight on one agent, with room; its queue is far shorter.
-const MAX_STREAMS: u32 = 1024;
+/// Streams that the coordinator may have open at an agent: dispatches in flight, with room; its queue is far shorter.
+pub(crate) const MAX_WORK_STREAMS: u32 = 1024;
+/// Streams that a peer may have open at the coordinator; agents need one. Each that is allowed costs memory from the
+/// beginning of a handshake on, some 70 bytes: a thousand of them would be most of what an agent costs.
+pub(crate) const MAX_CONTROL_STREAMS: u32 = 8;
 /// Bytes in flight on one stream: a token is a few bytes, and a long prompt only takes more trips.
 const STREAM_WINDOW: u32 = 512 * 1024;
 /// Bytes in flight on one connection, over all streams.
@@ -32,14 +35,15 @@ pub(crate) const CODE_REVOKED: VarInt = VarInt::from_u32(3);
 /// What arrived is not the protocol.
 pub(crate) const CODE_PROTOCOL: VarInt = VarInt::from_u32(2);
 
-pub(crate) fn transport() -> TransportConfig {
+/// Settings of a side at which its peer may have so many streams open.
+pub(crate) fn transport(streams: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     let idle = IdleTimeout::try_from(MAX_IDLE).expect("the idle time fits QUIC's integers");
     config
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(FIRST_ROUND_TRIP)
-        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_bidi_streams(VarInt::from_u32(streams))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))

@@ -130,6 +130,8 @@ fn keys(config: &Config) -> Vec<(&'static str, Holds, Value)> {
         body_bytes,
         output_tokens,
         queries,
+        connections,
+        client_seconds,
         query_seconds,
         hedge_share,
     } = limits;
@@ -158,6 +160,8 @@ fn keys(config: &Config) -> Vec<(&'static str, Holds, Value)> {
         ("limits.body_bytes", Restart, json!(body_bytes)),
         ("limits.output_tokens", Restart, json!(output_tokens)),
         ("limits.queries", Now, json!(queries)),
+        ("limits.connections", Restart, json!(connections)),
+        ("limits.client_seconds", Restart, json!(client_seconds)),
         ("limits.query_seconds", Now, json!(query_seconds)),
         ("limits.hedge_share", Now, json!(hedge_share)),
         ("prices.per_joule", Now, json!(per_joule)),
@@ -194,7 +198,7 @@ mod tests {
     use super::*;
 
     /// A line for every key outside tenants, each with a value that is not the default.
-    const OTHERS: [(&str, &str); 22] = [
+    const OTHERS: [(&str, &str); 24] = [
         ("http", "http = \"127.0.0.1:1\""),
         ("quic", "quic = \"127.0.0.1:2\""),
         ("advertise", "advertise = \"here:3\""),
@@ -208,6 +212,8 @@ mod tests {
         ("limits.body_bytes", "limits.body_bytes = 1000"),
         ("limits.output_tokens", "limits.output_tokens = 7"),
         ("limits.queries", "limits.queries = 7"),
+        ("limits.connections", "limits.connections = 7"),
+        ("limits.client_seconds", "limits.client_seconds = 7"),
         ("limits.query_seconds", "limits.query_seconds = 7"),
         ("limits.hedge_share", "limits.hedge_share = 0.5"),
         ("prices.per_joule", "prices.per_joule = 0.5"),

@@ -18,6 +18,7 @@ use moe2_gate::Topic;
 use moe2_model::{Joules, Prices, Seconds, Watts};
 use serde::Deserialize;
 
+use crate::http::server::Bounds;
 pub(crate) use read::Faults;
 pub(crate) use tenant::{Settings, Tenant};
 
@@ -66,6 +67,10 @@ pub(crate) struct Limits {
     pub(crate) output_tokens: u32,
     /// Queries under way at once.
     pub(crate) queries: usize,
+    /// Connections of clients at once.
+    pub(crate) connections: usize,
+    /// Longest a client may take for a request's headers, or to take some of what it is sent, in seconds.
+    pub(crate) client_seconds: u32,
     /// Longest a query may take, in seconds.
     pub(crate) query_seconds: u32,
     /// Share of all work that may be given to a second expert because the first is late.
@@ -124,8 +129,20 @@ impl Default for Limits {
             body_bytes: MAX_BODY,
             output_tokens: 4_096,
             queries: 1_024,
+            connections: 2_048,
+            client_seconds: 30,
             query_seconds: 300,
             hedge_share: EngineConfig::default().hedge_share,
+        }
+    }
+}
+
+impl Limits {
+    /// What clients' connections may take.
+    pub(crate) fn connections(&self) -> Bounds {
+        Bounds {
+            connections: self.connections,
+            patience: Duration::from_secs(u64::from(self.client_seconds)),
         }
     }
 }
@@ -168,6 +185,8 @@ impl Config {
             body_bytes,
             output_tokens,
             queries,
+            connections,
+            client_seconds,
             query_seconds,
             hedge_share,
         } = self.limits;
@@ -179,6 +198,8 @@ impl Config {
             ("plan.max_experts", self.plan.max_experts == Some(0)),
             ("limits.output_tokens", output_tokens == 0),
             ("limits.queries", queries == 0),
+            ("limits.connections", connections == 0),
+            ("limits.client_seconds", client_seconds == 0),
             ("limits.query_seconds", query_seconds == 0),
             ("certificate_hours", self.certificate_hours == 0),
         ];

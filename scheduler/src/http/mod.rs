@@ -10,9 +10,11 @@ pub(crate) mod auth;
 mod body;
 pub(crate) mod error;
 mod models;
+mod patient;
 mod ratelimit;
 mod reply;
 mod request;
+pub(crate) mod server;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,5 +1,6 @@
 //! The router against a scripted engine: statuses, headers, envelopes and streams as bytes.
 
+mod connections;
 mod requests;
 mod streams;
 

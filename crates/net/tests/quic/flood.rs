@@ -1,10 +1,11 @@
 //! Handshakes that never finish must not keep a good agent out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use moe2_net::{Accepted, SERVER_NAME, connect};
-use moe2_wire::ALPN;
+use moe2_wire::{ALPN, ALPN_JOIN};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
@@ -13,6 +14,8 @@ use crate::fleet::{Fleet, loopback, node, now, stranger};
 /// More than the coordinator has places for.
 const FLOOD: usize = 300;
 
+/// Long enough to see that nothing comes.
+const MOMENT: Duration = Duration::from_millis(400);
 /// Only a failing test waits this long; answers come within a millisecond.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -43,6 +46,59 @@ async fn send_all(fleet: &Fleet, packets: &[Vec<u8>]) -> Vec<UdpSocket> {
         sockets.push(socket);
     }
     sockets
+}
+
+/// The source connection id of a packet with a long header.
+fn source_id(packet: &[u8]) -> Vec<u8> {
+    let at = 6 + usize::from(packet[5]);
+    packet[at + 1..][..usize::from(packet[at])].to_vec()
+}
+
+/// Strangers on another address that prove it, and then say no more of their handshakes.
+struct Proven {
+    trap: UdpSocket,
+    clients: quinn::Endpoint,
+    known: BTreeSet<Vec<u8>>,
+}
+
+impl Proven {
+    async fn next(&mut self, fleet: &Fleet) -> UdpSocket {
+        let config = stranger(fleet, None, ALPN_JOIN);
+        let address = self.trap.local_addr().unwrap();
+        let connecting = self.clients.connect_with(config, address, SERVER_NAME);
+        // Not dropped, or it would say goodbye.
+        tokio::spawn(connecting.unwrap());
+        let far = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), 0))
+            .await
+            .unwrap();
+        far.connect(&fleet.coordinator).await.unwrap();
+        let mut packet = vec![0; 2048];
+        let (mut length, client) = loop {
+            let (length, client) = self.trap.recv_from(&mut packet).await.unwrap();
+            // What those before it say again is not passed on.
+            if self.known.insert(source_id(&packet[..length])) {
+                break (length, client);
+            }
+        };
+        let own = source_id(&packet);
+        far.send(&packet[..length]).await.unwrap();
+        let answer = timeout(ANSWER, far.recv(&mut packet)).await;
+        length = answer.expect("every stranger gets an answer").unwrap();
+        if packet[0] & 0xf0 == 0xf0 {
+            self.trap.send_to(&packet[..length], client).await.unwrap();
+            length = loop {
+                let (length, _) = self.trap.recv_from(&mut packet).await.unwrap();
+                // The one with the proof has it between the ids and the rest; the one before had none.
+                if source_id(&packet[..length]) == own
+                    && packet[6 + usize::from(packet[5])..][1 + own.len()] != 0
+                {
+                    break length;
+                }
+            };
+            far.send(&packet[..length]).await.unwrap();
+        }
+        far
+    }
 }
 
 async fn a_good_agent_gets_in(fleet: &mut Fleet) {
@@ -85,4 +141,37 @@ async fn garbage_that_looks_like_a_first_packet_does_not_keep_a_good_agent_out()
     let packets: Vec<_> = (0..FLOOD).map(garbage).collect();
     let _sockets = send_all(&fleet, &packets).await;
     a_good_agent_gets_in(&mut fleet).await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_proven_takes_its_share_of_places_and_no_more() {
+    let mut fleet = Fleet::new();
+    let mut strangers = Proven {
+        trap: UdpSocket::bind(loopback()).await.unwrap(),
+        clients: quinn::Endpoint::client(loopback()).unwrap(),
+        known: BTreeSet::new(),
+    };
+    let mut sockets = Vec::new();
+    for _ in 0..FLOOD {
+        sockets.push(strangers.next(&fleet).await);
+    }
+    a_good_agent_gets_in(&mut fleet).await;
+}
+
+#[tokio::test]
+async fn an_address_that_asks_for_nothing_leaves_places_to_join() {
+    let mut fleet = Fleet::new();
+    let config = stranger(&fleet, None, ALPN_JOIN);
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        let (endpoint, connection) = fleet.dial(config.clone()).await;
+        held.push((endpoint, connection, fleet.accept_join().await));
+    }
+    let early = timeout(MOMENT, fleet.dial(config.clone())).await;
+    assert!(early.is_err(), "all places of this address are taken");
+    let elsewhere = (Ipv4Addr::new(127, 0, 0, 2), 0).into();
+    let endpoint = quinn::Endpoint::client(elsewhere).unwrap();
+    let connecting = endpoint.connect_with(config, fleet.listener.local_addr(), SERVER_NAME);
+    let _other = connecting.unwrap().await.unwrap();
+    drop(fleet.accept_join().await);
 }
