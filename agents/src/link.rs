@@ -93,7 +93,7 @@ async fn serve(dial: &Dial, to: &mpsc::Sender<FromLink>) -> anyhow::Result<Strin
 }
 
 /// The stored identity, or a new one for the join token.
-async fn identity(dial: &Dial) -> anyhow::Result<Identity> {
+pub(crate) async fn identity(dial: &Dial) -> anyhow::Result<Identity> {
     let stored = Identity::load(&dial.identity_dir)?;
     if let Some(identity) = stored {
         if identity.node != dial.node {

@@ -11,6 +11,7 @@ mod link;
 mod meter;
 mod probe;
 mod stub;
+mod swarm;
 mod upstream;
 mod worker;
 
@@ -48,7 +49,7 @@ struct Args {
     #[arg(long)]
     check_config: bool,
     /// End when standard input closes, so that whoever started this process never leaves it behind.
-    #[arg(long)]
+    #[arg(long, global = true)]
     exit_on_stdin_close: bool,
     /// Log as JSON.
     #[arg(long)]
@@ -78,6 +79,9 @@ enum Command {
         #[arg(long)]
         skip: bool,
     },
+    /// Many agents with stub experts in this process, for tests of a coordinator.
+    #[command(hide = true)]
+    Swarm(swarm::Args),
 }
 
 fn main() -> std::process::ExitCode {
@@ -93,6 +97,7 @@ fn main() -> std::process::ExitCode {
             threads,
             skip,
         }) => print_probe(json, threads, skip, &place),
+        Some(Command::Swarm(ref swarm)) => run_swarm(swarm, args.exit_on_stdin_close),
         None => run(&args, place),
     };
     match done {
@@ -186,6 +191,21 @@ fn run(args: &Args, place: meter::Place) -> anyhow::Result<()> {
         Ok(())
     });
     // Reading standard input cannot be interrupted; waiting for that thread would never end.
+    runtime.shutdown_background();
+    done
+}
+
+fn run_swarm(args: &swarm::Args, exit_on_stdin_close: bool) -> anyhow::Result<()> {
+    let device = machine(1, true, None);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let done = runtime.block_on(async {
+        let stop = stop_signal(exit_on_stdin_close)?;
+        swarm::run(args, &device, stop).await
+    });
+    // As above.
     runtime.shutdown_background();
     done
 }

@@ -6,9 +6,11 @@ use crate::Setting;
 use crate::chaos;
 use crate::fleet;
 use crate::gate;
+use crate::scale;
 use crate::sim;
 use crate::soak;
 use crate::solver::{ablation, growth, real, routing, targets};
+use crate::strangers;
 
 /// How an experiment runs.
 #[derive(Clone, Copy)]
@@ -101,6 +103,16 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         name: "soak",
         what: "an hour of steady load on a coordinator and three agents with scripted experts: memory, descriptors, threads, databases",
         action: Action::Measure(soak::measure),
+    },
+    Experiment {
+        name: "scale-agents",
+        what: "1,000 agents over real QUIC on one coordinator: until all are ready, at rest, and with queries",
+        action: Action::Measure(scale::measure),
+    },
+    Experiment {
+        name: "strangers",
+        what: "10,000 handshakes that never finish, twice, and 400 connections that say nothing, while agents join",
+        action: Action::Measure(strangers::measure),
     },
     Experiment {
         name: "sim-seeds",
@@ -226,7 +238,8 @@ mod tests {
                 "budgets-fleet",
             ]
             .contains(&experiment.name);
-            let needs_fleet = experiment.name.starts_with("chaos") || experiment.name == "soak";
+            let fleets = ["chaos", "chaos-models", "soak", "scale-agents", "strangers"];
+            let needs_fleet = fleets.contains(&experiment.name);
             if needs_fleet || (needs_data && setting.data.is_none()) {
                 continue;
             }
@@ -263,6 +276,17 @@ mod tests {
         assert_eq!(requests["wrong"], 0, "{requests}");
         assert!(requests["answered"].as_u64() > Some(20), "{requests}");
         assert!(requests["left"].as_u64() > Some(0), "{requests}");
+    }
+
+    #[test]
+    fn twenty_agents_are_borne_and_strangers_keep_none_out() {
+        let Some(setting) = small_with_a_fleet() else {
+            return;
+        };
+        for measure in [scale::measure, strangers::measure] {
+            let result = measure(&setting).expect("it runs");
+            assert_eq!(result["missed"], serde_json::json!([]), "{result}");
+        }
     }
 
     #[test]

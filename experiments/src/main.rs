@@ -10,9 +10,11 @@ mod gate;
 mod instance;
 mod live;
 mod record;
+mod scale;
 mod sim;
 mod soak;
 mod solver;
+mod strangers;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 
 pub(crate) mod api;
 pub(crate) mod ground;
+pub(crate) mod herd;
 pub(crate) mod load;
 pub(crate) mod processes;
 mod relay;

@@ -25,10 +25,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A long-running process.
 #[derive(Debug)]
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
-    fn start(mut command: Command, log: &Path) -> anyhow::Result<Self> {
+    /// Starts it; what it logs is added to the file.
+    pub(crate) fn start(mut command: Command, log: &Path) -> anyhow::Result<Self> {
         let file = File::options().create(true).append(true).open(log);
         let file = file.with_context(|| format!("cannot write {}", log.display()))?;
         command.arg("--exit-on-stdin-close");
@@ -161,6 +162,14 @@ impl Coordinator {
         self.process.0.id()
     }
 
+    /// A join token for a node.
+    pub(crate) fn token(&self, node: &str) -> anyhow::Result<String> {
+        let asked = json!({"node": node, "ttl_seconds": 600});
+        let made = self.admin.post("/admin/v1/join-tokens", &asked)?;
+        let token = made["token"].as_str();
+        token.map(str::to_owned).context("no token in the reply")
+    }
+
     /// A new tenant's way in.
     pub(crate) fn tenant(&self, name: &str) -> anyhow::Result<Api> {
         let made = self
@@ -203,13 +212,8 @@ impl Node {
     ) -> anyhow::Result<Self> {
         let state = dir.join(name);
         fs::create_dir_all(&state)?;
-        let asked = json!({"node": name, "ttl_seconds": 600});
-        let made = coordinator.admin.post("/admin/v1/join-tokens", &asked)?;
         let token = state.join("join.token");
-        fs::write(
-            &token,
-            made["token"].as_str().context("no token in the reply")?,
-        )?;
+        fs::write(&token, coordinator.token(name)?)?;
         let (idle, busy) = hosted.watts;
         let config = state.join("agent.toml");
         let lines = format!(
