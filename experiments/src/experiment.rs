@@ -21,10 +21,32 @@ pub(crate) enum Action {
     Measure(fn(&Setting) -> anyhow::Result<Value>),
 }
 
+/// What has to be there for an experiment beside its own program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    Nothing,
+    /// Recorded outcomes, device profiles or traces.
+    Data,
+    /// The programs of moe2, which it starts.
+    Programs,
+}
+
+impl Needs {
+    /// A word for tables.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "-",
+            Self::Data => "data",
+            Self::Programs => "programs",
+        }
+    }
+}
+
 /// One experiment.
 pub(crate) struct Experiment {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
+    pub(crate) needs: Needs,
     pub(crate) action: Action,
 }
 
@@ -32,101 +54,121 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     Experiment {
         name: "solver-real",
         what: "every solver on selection instances from MMLU-Pro answers and device profiles",
+        needs: Needs::Data,
         action: Action::Measure(real::measure),
     },
     Experiment {
         name: "solver-targets",
         what: "the exact solver on synthetic instances, ten seeds each, against stated speeds",
+        needs: Needs::Nothing,
         action: Action::Measure(targets::measure),
     },
     Experiment {
         name: "solver-growth",
         what: "every solver as experts and rows grow, five synthetic families, k = 1 to 3",
+        needs: Needs::Nothing,
         action: Action::Measure(growth::measure),
     },
     Experiment {
         name: "solver-ablation",
         what: "the exact solver with each part missing or alone",
+        needs: Needs::Nothing,
         action: Action::Measure(ablation::measure),
     },
     Experiment {
         name: "routing-dominance",
         what: "priced routing on a grid of budgets, against worst cases and HiGHS",
+        needs: Needs::Data,
         action: Action::Measure(routing::measure),
     },
     Experiment {
         name: "gate-mmlu-pro",
         what: "a trained gate on MMLU-Pro answers of 15 models up to 13B, five folds, beside simpler gates",
+        needs: Needs::Data,
         action: Action::Measure(gate::mmlu_pro),
     },
     Experiment {
         name: "gate-demo-models",
         what: "a trained gate on recorded outcomes of the demo's three models, five folds",
+        needs: Needs::Data,
         action: Action::Measure(gate::local),
     },
     Experiment {
         name: "gate-encoders",
         what: "the gate on every encoder that there are files for, on the same folds",
+        needs: Needs::Data,
         action: Action::Measure(gate::encoders::measure),
     },
     Experiment {
         name: "gate-subsets",
         what: "a gate trained once against one trained anew, on every subset of experts",
+        needs: Needs::Data,
         action: Action::Measure(gate::subsets::measure),
     },
     Experiment {
         name: "gate-cost",
         what: "microseconds of every encoder, and of the heads of 64 experts, for a prompt of about 100 tokens",
+        needs: Needs::Nothing,
         action: Action::Measure(gate::cost::measure),
     },
     Experiment {
         name: "budgets-fleet",
         what: "budgets of 20 tenants on 50 drifting machines that come and go, 100,000 requests of production traces, against fixed selections",
+        needs: Needs::Data,
         action: Action::Measure(fleet::measure),
     },
     Experiment {
         name: "residency",
         what: "15 models on each of eight machines that hold a few, three days of production traces: planned ahead against least recently used",
+        needs: Needs::Data,
         action: Action::Measure(fleet::residency::measure),
     },
     Experiment {
         name: "chaos",
         what: "agents killed, stopped, cut off, delayed and lossy in turn, real processes and QUIC, scripted experts, under load",
+        needs: Needs::Programs,
         action: Action::Measure(chaos::scripted),
     },
     Experiment {
         name: "chaos-models",
         what: "the same with three small models with real weights, one on each machine",
+        needs: Needs::Programs,
         action: Action::Measure(chaos::with_models),
     },
     Experiment {
         name: "soak",
         what: "an hour of steady load on a coordinator and three agents with scripted experts: memory, descriptors, threads, databases",
+        needs: Needs::Programs,
         action: Action::Measure(soak::measure),
     },
     Experiment {
         name: "scale-agents",
         what: "1,000 agents over real QUIC on one coordinator: until all are ready, at rest, and with queries",
+        needs: Needs::Programs,
         action: Action::Measure(scale::measure),
     },
     Experiment {
         name: "strangers",
         what: "10,000 handshakes that never finish, twice, and 400 connections that say nothing, while agents join",
+        needs: Needs::Programs,
         action: Action::Measure(strangers::measure),
     },
     Experiment {
         name: "sim-seeds",
         what: "a million simulated fleets in eleven scenarios of faults, every promise judged at every step",
+        needs: Needs::Nothing,
         action: Action::Measure(sim::seeds),
     },
     Experiment {
         name: "sim-scale",
         what: "the real coordinator with 1,000 simulated machines and a million queries in virtual time",
+        needs: Needs::Nothing,
         action: Action::Measure(sim::scale),
     },
     Experiment {
         name: "overhead",
         what: "coordinator time per request at 500/s with stub experts",
+        needs: Needs::Programs,
         action: Action::Moe2(&[
             "bench",
             "overhead",
@@ -140,6 +182,7 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     Experiment {
         name: "admission",
         what: "microseconds of admission and ledger per request at 2000/s, books on disk, 3 experts",
+        needs: Needs::Programs,
         action: Action::Moe2(&[
             "bench",
             "admission",
@@ -153,6 +196,7 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     Experiment {
         name: "throughput-smollm2",
         what: "tokens/s through the system against the engine alone, SmolLM2 135M, 2 threads",
+        needs: Needs::Programs,
         action: Action::Moe2(&[
             "bench",
             "throughput",
@@ -164,6 +208,7 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     Experiment {
         name: "throughput-smollm2-1-thread",
         what: "the same with 1 thread, which leaves a core of two to the rest of the system",
+        needs: Needs::Programs,
         action: Action::Moe2(&[
             "bench",
             "throughput",
@@ -177,6 +222,7 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     Experiment {
         name: "throughput-qwen",
         what: "tokens/s through the system against the engine alone, Qwen2.5-Coder 0.5B, 2 threads",
+        needs: Needs::Programs,
         action: Action::Moe2(&[
             "bench",
             "throughput",
@@ -220,32 +266,60 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_measurements_run_at_smoke_size() {
-        let setting = small();
-        for experiment in EXPERIMENTS {
-            // What needs a running fleet has a test of its own.
-            let Action::Measure(measure) = experiment.action else {
-                continue;
-            };
-            let needs_data = [
-                "solver-real",
-                "routing-dominance",
-                "gate-mmlu-pro",
-                "gate-demo-models",
-                "gate-encoders",
-                "gate-subsets",
-                "budgets-fleet",
-            ]
-            .contains(&experiment.name);
-            let fleets = ["chaos", "chaos-models", "soak", "scale-agents", "strangers"];
-            let needs_fleet = fleets.contains(&experiment.name);
-            if needs_fleet || (needs_data && setting.data.is_none()) {
-                continue;
+    /// A test for each, named like it: what one takes is not taken from the time limit of the others.
+    macro_rules! run_at_smoke_size {
+        ($($test:ident)*) => {
+            mod run_at_smoke_size {
+                $(#[test]
+                fn $test() {
+                    super::runs_at_smoke_size(&stringify!($test).replace('_', "-"));
+                })*
             }
-            let result = measure(&setting).unwrap_or_else(|e| panic!("{}: {e:#}", experiment.name));
-            assert!(result.is_object());
+
+            const RUN: &[&str] = &[$(stringify!($test)),*];
+        };
+    }
+
+    run_at_smoke_size!(
+        solver_real
+        solver_targets
+        solver_growth
+        solver_ablation
+        routing_dominance
+        gate_mmlu_pro
+        gate_demo_models
+        gate_encoders
+        gate_subsets
+        gate_cost
+        budgets_fleet
+        residency
+        sim_seeds
+        sim_scale
+    );
+
+    fn runs_at_smoke_size(name: &str) {
+        let experiment = EXPERIMENTS.iter().find(|e| e.name == name);
+        let experiment = experiment.unwrap_or_else(|| panic!("{name} is no experiment"));
+        let Action::Measure(measure) = experiment.action else {
+            panic!("{name} is a command");
+        };
+        let setting = small();
+        if experiment.needs == Needs::Data && setting.data.is_none() {
+            println!("skipped: {name} needs data that is not here");
+            return;
         }
+        let result = measure(&setting).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+        assert!(result.is_object());
+    }
+
+    /// Those that start programs have tests of their own, below and end to end.
+    #[test]
+    fn no_measurement_is_forgotten() {
+        let measured =
+            |e: &&Experiment| matches!(e.action, Action::Measure(_)) && e.needs != Needs::Programs;
+        let names = EXPERIMENTS.iter().filter(measured);
+        let names: Vec<_> = names.map(|e| e.name.replace('-', "_")).collect();
+        assert_eq!(names, RUN);
     }
 
     /// The same, if the programs of a fleet have been built.

@@ -212,7 +212,8 @@ fn run(command: Subcommands) -> anyhow::Result<()> {
     match command {
         Subcommands::List => {
             for experiment in EXPERIMENTS {
-                writeln!(out, "{:<28}  {}", experiment.name, experiment.what)?;
+                let (name, needs) = (experiment.name, experiment.needs.as_str());
+                writeln!(out, "{name:<28}  {needs:<8}  {}", experiment.what)?;
             }
         }
         Subcommands::Run {
