@@ -4,7 +4,7 @@
 //! engine's outputs into messages. Nothing here waits for any of them.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use moe2_engine::agent::{Engine, Input, Output};
 use moe2_model::{DispatchId, ExpertName, Time};
@@ -96,7 +96,7 @@ pub(crate) async fn run(parts: Parts, mut stop: watch::Receiver<Stop>) {
                 Some(sample) => driver.take_sample(sample),
                 None => samples = None,
             },
-            () = sleep_until(wake.into()) => driver.take(Input::Tick),
+            () = sleep_until(wake.into()) => driver.tick(),
             changed = stop.changed() => {
                 if changed.is_err() || *stop.borrow_and_update() == Stop::Now {
                     break;
@@ -183,6 +183,15 @@ impl Driver {
         }
         self.engine.handle(self.now(), input);
         self.put_all();
+    }
+
+    fn tick(&mut self) {
+        // One from before 1970 is as wrong as it can be.
+        let calendar = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let micros = calendar.unwrap_or_default().as_micros();
+        let calendar = Input::Calendar(u64::try_from(micros).unwrap_or(u64::MAX));
+        self.engine.handle(self.now(), calendar);
+        self.take(Input::Tick);
     }
 
     fn take_sample(&mut self, sample: Sample) {

@@ -25,6 +25,8 @@ use crate::peer::AgentPeer;
 use crate::planner;
 use crate::records::{Names, Recorder};
 
+/// From here on a machine's calendar is worth a warning.
+const CLOCK_OFF_S: f64 = 60.0;
 /// Snapshots of the fleet are at most this old while anything happens.
 const VIEW_EVERY: Duration = Duration::from_millis(50);
 /// Commands waiting for the engine; senders wait when it is full, so memory stays bounded.
@@ -452,6 +454,9 @@ impl Driver {
             }
             Event::NodeSuspected { node } => {
                 tracing::warn!(%node, "nothing was heard of the node: it gets no new work");
+            }
+            Event::Clock { node, ahead } if ahead.abs() >= CLOCK_OFF_S => {
+                tracing::warn!(%node, ahead_s = ahead, "the node's clock is off: certificates are refused from five minutes on; run NTP");
             }
             Event::NodeLost { node, reason } => tracing::warn!(%node, reason, "node lost"),
             Event::Planned {

@@ -8,10 +8,13 @@ use crate::client::{Credential, Where};
 use crate::out;
 use crate::table::{Table, shorten};
 
+/// A calendar that is off by less is not spoken of.
+const CLOCK_OFF_S: f64 = 1.0;
+
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "Examples:\n  moe2 fleet\n  moe2 fleet --json\n  moe2 fleet revoke orin-1"
+    after_help = "Speeds with `~` are what the machine's roofline allows; the others are measured.\n\nExamples:\n  moe2 fleet\n  moe2 fleet --json\n  moe2 fleet revoke orin-1"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -98,8 +101,16 @@ fn render(fleet: &FleetView) -> String {
                 expert_state(expert),
                 expert.in_flight.to_string(),
                 expert.waiting.to_string(),
-                rate(expert.prefill_s_per_token),
-                rate(expert.decode_s_per_token),
+                speed(
+                    expert,
+                    expert.prefill_s_per_token,
+                    expert.roofline_prefill_s_per_token,
+                ),
+                speed(
+                    expert,
+                    expert.decode_s_per_token,
+                    expert.roofline_decode_s_per_token,
+                ),
                 expert.samples.to_string(),
                 node.device.energy_source.to_string(),
             ]);
@@ -110,9 +121,14 @@ fn render(fleet: &FleetView) -> String {
 
 fn state(node: &NodeView) -> String {
     let state = node.state.as_str();
-    match &node.reason {
+    let state = match &node.reason {
         Some(reason) => format!("{state}: {}", shorten(reason, 40)),
         None => state.to_owned(),
+    };
+    match node.clock_ahead_s {
+        Some(ahead) if ahead >= CLOCK_OFF_S => format!("{state}, clock {ahead:.0} s ahead"),
+        Some(ahead) if ahead <= -CLOCK_OFF_S => format!("{state}, clock {:.0} s behind", -ahead),
+        _ => state,
     }
 }
 
@@ -123,10 +139,62 @@ fn expert_state(expert: &ExpertView) -> String {
     }
 }
 
-fn rate(seconds_per_token: f64) -> String {
-    if seconds_per_token > 0.0 {
-        format!("{:.0} tok/s", 1.0 / seconds_per_token)
+/// What was measured and what the roofline had said; before the first answer the latter only.
+fn speed(expert: &ExpertView, measured: f64, roofline: f64) -> String {
+    let rate = |seconds_per_token: f64| {
+        if seconds_per_token > 0.0 {
+            format!("{:.0} tok/s", 1.0 / seconds_per_token)
+        } else {
+            "?".to_owned()
+        }
+    };
+    if expert.samples == 0 {
+        format!("~{}", rate(roofline))
     } else {
-        "?".to_owned()
+        format!("{} (~{})", rate(measured), rate(roofline))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expert(samples: u64) -> ExpertView {
+        let view = serde_json::json!({
+            "id": {"name": "smol", "node": "edge-1"},
+            "offer": {"name": "smol", "family": "test", "quantisation": "Q4_0", "parameters": 1, "weights": 1,
+                "kv_per_token": 1, "context_tokens": 2048, "slots": 1, "load": null},
+            "state": "ready", "selected": true, "in_flight": 0, "waiting": 0, "samples": samples,
+            "prefill_s_per_token": 0.01, "decode_s_per_token": 0.02,
+        });
+        serde_json::from_value(view).expect("a view")
+    }
+
+    #[test]
+    fn what_was_measured_and_what_was_forecast_are_both_shown() {
+        assert_eq!(speed(&expert(0), 0.01, 0.005), "~200 tok/s");
+        assert_eq!(speed(&expert(1), 0.01, 0.005), "100 tok/s (~200 tok/s)");
+        assert_eq!(
+            speed(&expert(1), 0.01, 0.0),
+            "100 tok/s (~?)",
+            "of a coordinator from before"
+        );
+    }
+
+    #[test]
+    fn a_calendar_that_is_off_is_a_word_beside_the_state() {
+        let mut node: NodeView = serde_json::from_value(serde_json::json!({
+            "node": "edge-1", "state": "ready", "reason": null, "silent_for": 0.0, "experts": [],
+            "device": {"kind": "cpu", "model": "cpu", "threads": 1, "parallel": 1, "memory": 0, "gpus": [],
+                "cpu": null, "gpu": null, "idle_power": 0.0, "busy_power": 0.0, "energy_source": "modelled"},
+        }))
+        .expect("a view");
+        assert_eq!(state(&node), "ready");
+        node.clock_ahead_s = Some(-0.2);
+        assert_eq!(state(&node), "ready");
+        node.clock_ahead_s = Some(-90.4);
+        assert_eq!(state(&node), "ready, clock 90 s behind");
+        node.clock_ahead_s = Some(7_200.0);
+        assert_eq!(state(&node), "ready, clock 7200 s ahead");
     }
 }

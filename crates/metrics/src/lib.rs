@@ -251,6 +251,7 @@ impl Metrics {
             | Event::Loads { .. }
             | Event::NodeJoined { .. }
             | Event::NodeSuspected { .. }
+            | Event::Clock { .. }
             | Event::NodeLost { .. }) => self.troubles.fold(trouble),
             standing @ Event::Standing { .. } => self.energy.fold(standing),
             planning @ (Event::Planned { .. }

@@ -1,7 +1,7 @@
 //! What goes wrong, and what is done about it.
 
 use moe2_model::{Event, ExpertId};
-use prometheus::{Error, IntCounterVec, Registry};
+use prometheus::{Error, GaugeVec, IntCounterVec, Opts, Registry};
 
 use crate::counts;
 
@@ -17,6 +17,7 @@ pub(crate) struct Troubles {
     nodes_joined: IntCounterVec,
     nodes_suspected: IntCounterVec,
     nodes_lost: IntCounterVec,
+    clock_ahead: GaugeVec,
 }
 
 impl Troubles {
@@ -59,6 +60,13 @@ impl Troubles {
                 &["node"],
             )?,
             nodes_lost: counts("moe2_nodes_lost_total", "Sessions lost.", &["node"])?,
+            clock_ahead: GaugeVec::new(
+                Opts::new(
+                    "moe2_node_clock_ahead_seconds",
+                    "How far a node's calendar is ahead of the coordinator's; below zero if behind.",
+                ),
+                &["node"],
+            )?,
         })
     }
 
@@ -77,6 +85,7 @@ impl Troubles {
     }
 
     pub(crate) fn register(&self, registry: &Registry) -> Result<(), Error> {
+        registry.register(Box::new(self.clock_ahead.clone()))?;
         let mut all = self.all().into_iter();
         all.try_for_each(|family| registry.register(Box::new(family.clone())))
     }
@@ -109,8 +118,14 @@ impl Troubles {
                 let node = node.as_str();
                 self.nodes_suspected.with_label_values(&[node]).inc();
             }
+            Event::Clock { node, ahead } => {
+                let clock = self.clock_ahead.with_label_values(&[node.as_str()]);
+                clock.set(*ahead);
+            }
             Event::NodeLost { node, .. } => {
                 self.nodes_lost.with_label_values(&[node.as_str()]).inc();
+                // Of a clock that nobody reads any more nothing is known; there may be none.
+                let _ = self.clock_ahead.remove_label_values(&[node.as_str()]);
             }
             _ => {}
         }

@@ -176,6 +176,13 @@ pub enum Event {
         /// Which.
         node: NodeId,
     },
+    /// How far an agent's calendar is off: first, and when that changes by a second or more, once a minute at most.
+    Clock {
+        /// Which.
+        node: NodeId,
+        /// Seconds ahead of the coordinator's; below zero if it is behind.
+        ahead: f64,
+    },
     /// An agent was lost or left.
     NodeLost {
         /// Which.

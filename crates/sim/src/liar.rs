@@ -99,6 +99,7 @@ impl World<'_> {
                                 error: Joules::saturating(f64::MAX),
                                 ..Figure::NONE
                             },
+                            clock: Some(rng.bits()),
                         };
                         self.send_up(session, Up::Control(beat));
                     }

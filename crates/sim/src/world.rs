@@ -607,6 +607,7 @@ impl World<'_> {
                 message: FromAgent::Heartbeat {
                     sequence: 0,
                     standing: Figure::NONE,
+                    clock: None,
                 },
             };
             if let Some(engine) = self.coordinator.engine.as_mut() {

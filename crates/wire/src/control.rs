@@ -34,6 +34,9 @@ pub enum FromAgent {
         sequence: u64,
         /// What the machine drew for no job, since the last one.
         standing: Figure,
+        /// Its calendar, in microseconds since 1970 (UTC), if it has one: nothing is timed by it, but people are told
+        /// when it is wrong.
+        clock: Option<u64>,
     },
     /// An expert changed state.
     Expert {

@@ -312,7 +312,14 @@ impl Bench {
                 beat += HEARTBEAT;
                 for n in 0..args.experts {
                     let (sequence, standing) = (0, Figure::NONE);
-                    self.agent(n, FromAgent::Heartbeat { sequence, standing })?;
+                    self.agent(
+                        n,
+                        FromAgent::Heartbeat {
+                            sequence,
+                            standing,
+                            clock: None,
+                        },
+                    )?;
                 }
             } else if self.work.peek().is_some_and(|work| work.0.0 <= now) {
                 self.settle();

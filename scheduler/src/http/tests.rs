@@ -55,12 +55,15 @@ pub(crate) fn fleet(state: ExpertState) -> FleetView {
         prefill_s_per_token: 0.0,
         decode_s_per_token: 0.0,
         samples: 0,
+        roofline_prefill_s_per_token: 0.0,
+        roofline_decode_s_per_token: 0.0,
     };
     let node = NodeView {
         node: id.node,
         state: NodeState::Ready,
         reason: None,
         silent_for: Seconds::ZERO,
+        clock_ahead_s: None,
         device: device(),
         experts: vec![expert],
     };

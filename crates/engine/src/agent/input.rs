@@ -61,6 +61,9 @@ pub enum Input {
     Meter(MeterReading),
     /// The meter failed: from now on joules are modelled and said to be.
     MeterLost,
+    /// What the machine's calendar says, in microseconds since 1970 (UTC); told before every
+    /// [`Input::Tick`], since it may be set.
+    Calendar(u64),
     /// Take no new work and say so; finish what is there.
     Drain,
     /// Time passed; timers may be due.

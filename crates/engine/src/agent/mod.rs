@@ -130,6 +130,7 @@ impl Engine {
                 self.accountant.meter_lost();
                 self.config.device.energy_source = EnergySource::Modelled;
             }
+            Input::Calendar(micros) => self.session.calendar(now, micros),
             Input::Drain => self.drain(),
             Input::Tick => {}
         }

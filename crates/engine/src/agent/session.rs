@@ -23,6 +23,8 @@ pub(super) struct Session {
     refused: bool,
     heartbeat: Option<Duration>,
     sequence: u64,
+    /// What the calendar said, and when.
+    calendar: Option<(Time, u64)>,
     backoff: Backoff,
 }
 
@@ -33,8 +35,21 @@ impl Session {
             refused: false,
             heartbeat: None,
             sequence: 0,
+            calendar: None,
             backoff: Backoff::new(RECONNECT_MIN, RECONNECT_MAX, seed),
         }
+    }
+
+    /// The calendar was read.
+    pub(super) fn calendar(&mut self, now: Time, micros: u64) {
+        self.calendar = Some((now, micros));
+    }
+
+    /// What it says now, in microseconds since 1970.
+    fn clock(&self, now: Time) -> Option<u64> {
+        let (at, micros) = self.calendar?;
+        let since = now.as_micros().saturating_sub(at.as_micros());
+        Some(micros.saturating_add(since))
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -112,6 +127,7 @@ impl Engine {
         let beat = FromAgent::Heartbeat {
             sequence: self.session.sequence,
             standing: self.accountant.take_standing(),
+            clock: self.session.clock(now),
         };
         self.outputs.push_back(Output::Control(beat));
         self.timers.arm(Timer::Heartbeat, now + every);

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use moe2_cost::ExpertCost;
+use moe2_cost::{ExpertCost, Prior};
 use moe2_gate::{Belief, Gate};
 use moe2_model::{
     DeviceInfo, DispatchId, ExpertId, ExpertName, ExpertOffer, ExpertState, NodeId, Seconds,
@@ -15,6 +15,7 @@ use moe2_model::{
 
 use super::board::{Board, Row};
 use super::breaker::Breaker;
+use super::calendar::Calendar;
 use super::health::Health;
 use super::line::{Barred, Held, Line, Waiting, Whose};
 use super::residency::{LoadBudget, Memory};
@@ -64,6 +65,8 @@ pub(crate) struct Node {
     pub(crate) line: Line,
     /// What it keeps in memory.
     pub(crate) memory: Memory,
+    /// How far its calendar is off.
+    pub(crate) calendar: Calendar,
     /// Whether the last place went to work from elsewhere although something waited for it here.
     pub(crate) lent: bool,
 }
@@ -270,6 +273,7 @@ impl Fleet {
                 line: Line::default(),
                 memory,
                 lent: false,
+                calendar: Calendar::default(),
             },
         );
         self.set_up(|name, known| match known {
@@ -511,6 +515,7 @@ impl Fleet {
                 state: node.health.state(),
                 reason: node.health.reason().map(str::to_owned),
                 silent_for: now.seconds_since(node.health.last_heard()),
+                clock_ahead_s: node.calendar.ahead(),
                 device: node.device.clone(),
                 experts: node
                     .experts
@@ -524,6 +529,7 @@ impl Fleet {
 
 fn expert_view(now: Time, (name, node): (&NodeId, &Node), expert: &Expert) -> ExpertView {
     let of = |job: &&Waiting| job.expert == expert.offer.name;
+    let roofline = Prior::new(&expert.offer, &node.device);
     ExpertView {
         id: ExpertId {
             name: expert.offer.name.clone(),
@@ -539,6 +545,8 @@ fn expert_view(now: Time, (name, node): (&NodeId, &Node), expert: &Expert) -> Ex
         prefill_s_per_token: expert.cost.prefill_s_per_token(),
         decode_s_per_token: expert.cost.decode_s_per_token(),
         samples: expert.cost.samples(),
+        roofline_prefill_s_per_token: roofline.prefill_s_per_token,
+        roofline_decode_s_per_token: roofline.decode_s_per_token,
     }
 }
 

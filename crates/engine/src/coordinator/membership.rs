@@ -47,10 +47,15 @@ impl Engine {
             return;
         };
         match message {
-            FromAgent::Heartbeat { standing, .. } => {
+            FromAgent::Heartbeat {
+                standing, clock, ..
+            } => {
                 if !standing.is_none() {
                     let (node, energy) = (node.clone(), standing);
                     self.event(Event::Standing { node, energy });
+                }
+                if let Some(clock) = clock {
+                    self.compare_clocks(now, session, clock);
                 }
             }
             FromAgent::Expert { name, state } => {
@@ -103,6 +108,18 @@ impl Engine {
             self.freed(now, &node);
         } else {
             self.pump(now, &node);
+        }
+    }
+
+    /// What a node's calendar says beside ours; the message took its way, so it seems that much behind.
+    fn compare_clocks(&mut self, now: Time, session: SessionId, theirs: u64) {
+        let ours = self.config.epoch.saturating_add(now.as_micros());
+        let ahead = (i128::from(theirs) - i128::from(ours)) as f64 / 1e6;
+        let news = |known: &mut Node| known.calendar.note(now, ahead);
+        if self.fleet.with_session(session, news) == Some(true)
+            && let Some(node) = self.fleet.node_of(session).cloned()
+        {
+            self.event(Event::Clock { node, ahead });
         }
     }
 

@@ -11,6 +11,7 @@ mod admit;
 mod answer;
 mod board;
 mod breaker;
+mod calendar;
 mod collect;
 mod committee;
 mod config;

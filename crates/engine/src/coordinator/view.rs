@@ -16,6 +16,10 @@ pub struct NodeView {
     pub reason: Option<String>,
     /// Since its last message.
     pub silent_for: Seconds,
+    /// Seconds that its calendar is ahead of the coordinator's, less than nothing if it is behind, by its last
+    /// heartbeat and with what that took on its way; none before the first.
+    #[serde(default)]
+    pub clock_ahead_s: Option<f64>,
     /// The machine.
     pub device: DeviceInfo,
     /// Its experts.
@@ -49,6 +53,12 @@ pub struct ExpertView {
     pub decode_s_per_token: f64,
     /// Measured requests behind the two figures.
     pub samples: u64,
+    /// Prompt processing as the roofline of its machine has it, in seconds per token.
+    #[serde(default)]
+    pub roofline_prefill_s_per_token: f64,
+    /// Generation as the roofline of its machine has it, in seconds per token.
+    #[serde(default)]
+    pub roofline_decode_s_per_token: f64,
 }
 
 /// The whole fleet.

@@ -284,9 +284,30 @@ fn heartbeats_follow_the_pace_the_coordinator_asked_for() {
         let before = bench.now;
         // 5 W of idle power for half a second, as far as a model knows.
         let standing = modelled(2.5);
-        let beat = Output::Control(FromAgent::Heartbeat { sequence, standing });
+        let beat = Output::Control(FromAgent::Heartbeat {
+            sequence,
+            standing,
+            clock: None,
+        });
         assert_eq!(bench.next_timer(), [beat]);
         assert_eq!(bench.now.since(before), Duration::from_millis(500));
+    }
+}
+
+#[test]
+fn heartbeats_say_what_the_calendar_says_now() {
+    let mut bench = Bench::ready();
+    let told = bench.now;
+    bench.feed(Input::Calendar(1_700_000_000_000_000));
+    for _ in 0..2 {
+        let outputs = bench.next_timer();
+        let since = bench.now.since(told).as_micros();
+        let beats = outputs.iter().filter_map(|output| match output {
+            Output::Control(FromAgent::Heartbeat { clock, .. }) => Some(clock.map(u128::from)),
+            _ => None,
+        });
+        let beats: Vec<_> = beats.collect();
+        assert_eq!(beats, [Some(1_700_000_000_000_000 + since)]);
     }
 }
 

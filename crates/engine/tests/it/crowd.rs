@@ -145,6 +145,7 @@ impl Crowd {
         let heartbeat = FromAgent::Heartbeat {
             sequence: 0,
             standing,
+            clock: None,
         };
         self.bench.agent(1, "smol", heartbeat);
     }

@@ -331,6 +331,7 @@ fn nothing_more_is_asked_once_too_little_is_left_of_the_delay_budget() {
                 FromAgent::Heartbeat {
                     sequence: 1,
                     standing: moe2_model::Figure::NONE,
+                    clock: None,
                 },
             );
         }

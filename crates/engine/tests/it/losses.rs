@@ -101,6 +101,7 @@ fn a_silent_node_is_suspected_then_given_up_and_its_work_moves() {
                 FromAgent::Heartbeat {
                     sequence,
                     standing: moe2_model::Figure::NONE,
+                    clock: None,
                 },
             );
         }
@@ -138,6 +139,7 @@ fn a_coordinator_that_was_held_up_blames_no_node_for_it() {
         FromAgent::Heartbeat {
             sequence: 1,
             standing: moe2_model::Figure::NONE,
+            clock: None,
         },
     );
     bench.agent(
@@ -146,6 +148,7 @@ fn a_coordinator_that_was_held_up_blames_no_node_for_it() {
         FromAgent::Heartbeat {
             sequence: 1,
             standing: moe2_model::Figure::NONE,
+            clock: None,
         },
     );
     assert_eq!(bench.state_of("gemma"), NodeState::Ready);
@@ -169,6 +172,7 @@ fn a_suspected_node_that_speaks_is_trusted_again() {
         FromAgent::Heartbeat {
             sequence: 1,
             standing: moe2_model::Figure::NONE,
+            clock: None,
         },
     );
     assert_eq!(bench.state_of("smol"), NodeState::Ready);
@@ -214,6 +218,7 @@ fn an_expert_that_says_nothing_for_too_long_is_given_up_and_cancelled() {
                 FromAgent::Heartbeat {
                     sequence,
                     standing: moe2_model::Figure::NONE,
+                    clock: None,
                 },
             );
         }

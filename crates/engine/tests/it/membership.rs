@@ -1,6 +1,6 @@
 //! Who is let in, and who is asked.
 
-use moe2_engine::coordinator::{Input, NodeState, Output};
+use moe2_engine::coordinator::{Config, Input, NodeState, Output};
 use moe2_model::{EnergySource, Event, Figure, Joules, RefusalKind, SessionId};
 use moe2_wire::{FromAgent, PROTOCOL_VERSION, RefusedAgent, ToAgent};
 
@@ -49,9 +49,46 @@ fn an_agent_that_does_not_say_hello_first_is_refused() {
         FromAgent::Heartbeat {
             sequence: 1,
             standing: Figure::NONE,
+            clock: None,
         },
     );
     assert!(matches!(refused(&bench), Some(RefusedAgent::BadHello(_))));
+}
+
+#[test]
+fn a_calendar_that_is_off_is_shown_and_told_once() {
+    const EPOCH: u64 = 1_700_000_000_000_000;
+    let config = Config {
+        epoch: EPOCH,
+        ..Config::default()
+    };
+    let mut bench = Bench::configured(config).joined();
+    let ours = EPOCH + bench.now.as_micros();
+    for behind in [90_000_000, 90_200_000] {
+        let beat = FromAgent::Heartbeat {
+            sequence: 1,
+            standing: Figure::NONE,
+            clock: Some(ours - behind),
+        };
+        bench.agent(1, "smol", beat);
+    }
+    let told = bench.outputs.iter().filter_map(|output| match output {
+        Output::Event(Event::Clock { node, ahead }) => Some((node.as_str(), *ahead)),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [("smol", -90.0)]);
+    let view = bench.engine.view(bench.now);
+    let smol = view.nodes.iter().find(|n| n.node.as_str() == "smol");
+    assert_eq!(smol.and_then(|n| n.clock_ahead_s), Some(-90.2));
+    let beat = FromAgent::Heartbeat {
+        sequence: 1,
+        standing: Figure::NONE,
+        clock: Some(u64::MAX),
+    };
+    bench.agent(1, "smol", beat);
+    let view = bench.engine.view(bench.now);
+    let absurd = view.nodes.iter().find_map(|n| n.clock_ahead_s);
+    assert!(absurd.is_some_and(|ahead| ahead > 1e12 && ahead.is_finite()));
 }
 
 #[test]
@@ -64,7 +101,15 @@ fn standing_energy_in_a_heartbeat_is_an_event_of_its_node() {
     };
     for standing in [Figure::NONE, standing] {
         let sequence = 1;
-        bench.agent(1, "smol", FromAgent::Heartbeat { sequence, standing });
+        bench.agent(
+            1,
+            "smol",
+            FromAgent::Heartbeat {
+                sequence,
+                standing,
+                clock: None,
+            },
+        );
     }
     let told: Vec<&Event> = bench
         .outputs

@@ -295,6 +295,7 @@ fn a_solver_that_failed_is_counted_and_asked_again_at_the_next_review() {
                 FromAgent::Heartbeat {
                     sequence: 0,
                     standing: moe2_model::Figure::NONE,
+                    clock: None,
                 },
             );
         }
@@ -407,6 +408,7 @@ fn a_review_asks_again_only_when_the_problem_has_become_another_one() {
                     FromAgent::Heartbeat {
                         sequence: 1,
                         standing: moe2_model::Figure::NONE,
+                        clock: None,
                     },
                 );
             }

@@ -307,7 +307,15 @@ impl Bench {
     /// A node shows that it is alive.
     pub(crate) fn beat(&mut self, sequence: u64, (session, node): (u64, &str)) {
         let standing = moe2_model::Figure::NONE;
-        self.agent(session, node, FromAgent::Heartbeat { sequence, standing });
+        self.agent(
+            session,
+            node,
+            FromAgent::Heartbeat {
+                sequence,
+                standing,
+                clock: None,
+            },
+        );
     }
 
     /// Lets seconds pass while these nodes, in sessions from 1 on, show that they are alive.

@@ -311,6 +311,7 @@ impl<'a> World<'a> {
                 FromAgent::Heartbeat {
                     sequence: 0,
                     standing: moe2_model::Figure::NONE,
+                    clock: None,
                 },
             );
             let next = self.now + self.setup.config.heartbeat;

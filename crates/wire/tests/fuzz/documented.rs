@@ -38,6 +38,7 @@ fn the_examples_of_the_protocol_are_what_is_sent() {
     let heartbeat = FromAgent::Heartbeat {
         sequence: 1,
         standing: Figure::NONE,
+        clock: None,
     };
     let work = samples::work(Task::Generate(samples::sampling(vec!["\n".into()])));
     let sent = [

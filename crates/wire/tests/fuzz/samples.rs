@@ -101,6 +101,7 @@ fn from_agent() -> Vec<FromAgent> {
             error: Joules::saturating(0.5),
             source: EnergySource::Rapl,
         },
+        clock: Some(1_700_000_000_000_000),
     };
     let state = FromAgent::Expert {
         name: expert(),
