@@ -15,6 +15,7 @@ mod http;
 mod join;
 mod peer;
 mod planner;
+mod profiles;
 mod records;
 mod reload;
 mod roster;
@@ -232,6 +233,13 @@ fn start_engine(
     let mut settings = config.engine();
     settings.plan.tenants = roster.limits();
     settings.past = books.past;
+    if let Some(path) = &config.profiles {
+        settings.profiles = profiles::read(path)?;
+        tracing::info!(
+            rows = settings.profiles.len(),
+            "read the table of speeds measured elsewhere"
+        );
+    }
     let first = settings.first_dispatch;
     settings.plan.closed = true;
     let gate = gates::first(config.gate.as_deref(), &embedders)?;

@@ -14,7 +14,7 @@ const CLOCK_OFF_S: f64 = 1.0;
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "Speeds with `~` are what the machine's roofline allows; the others are measured.\n\nExamples:\n  moe2 fleet\n  moe2 fleet --json\n  moe2 fleet revoke orin-1"
+    after_help = "Speeds with `~` are what was expected before the first answer; the others are measured.\n\nExamples:\n  moe2 fleet\n  moe2 fleet --json\n  moe2 fleet revoke orin-1"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -104,12 +104,12 @@ fn render(fleet: &FleetView) -> String {
                 speed(
                     expert,
                     expert.prefill_s_per_token,
-                    expert.roofline_prefill_s_per_token,
+                    expert.prior_prefill_s_per_token,
                 ),
                 speed(
                     expert,
                     expert.decode_s_per_token,
-                    expert.roofline_decode_s_per_token,
+                    expert.prior_decode_s_per_token,
                 ),
                 expert.samples.to_string(),
                 node.device.energy_source.to_string(),
@@ -139,8 +139,8 @@ fn expert_state(expert: &ExpertView) -> String {
     }
 }
 
-/// What was measured and what the roofline had said; before the first answer the latter only.
-fn speed(expert: &ExpertView, measured: f64, roofline: f64) -> String {
+/// What was measured and what was expected; before the first answer the latter only.
+fn speed(expert: &ExpertView, measured: f64, expected: f64) -> String {
     let rate = |seconds_per_token: f64| {
         if seconds_per_token > 0.0 {
             format!("{:.0} tok/s", 1.0 / seconds_per_token)
@@ -149,9 +149,9 @@ fn speed(expert: &ExpertView, measured: f64, roofline: f64) -> String {
         }
     };
     if expert.samples == 0 {
-        format!("~{}", rate(roofline))
+        format!("~{}", rate(expected))
     } else {
-        format!("{} (~{})", rate(measured), rate(roofline))
+        format!("{} (~{})", rate(measured), rate(expected))
     }
 }
 
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_measured_and_what_was_forecast_are_both_shown() {
+    fn what_was_measured_and_what_was_expected_are_both_shown() {
         assert_eq!(speed(&expert(0), 0.01, 0.005), "~200 tok/s");
         assert_eq!(speed(&expert(1), 0.01, 0.005), "100 tok/s (~200 tok/s)");
         assert_eq!(

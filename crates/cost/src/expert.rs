@@ -177,10 +177,9 @@ pub struct ExpertCost {
 }
 
 impl ExpertCost {
-    /// Starts from the roofline prior of this expert on this device.
+    /// Starts from what is expected before anything was measured.
     #[must_use]
-    pub fn new(offer: &ExpertOffer, device: &DeviceInfo) -> Self {
-        let prior = Prior::new(offer, device);
+    pub fn new(prior: &Prior) -> Self {
         Self {
             prefill: Line::new(
                 prior.prefill_overhead_s,
@@ -311,7 +310,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn expert() -> ExpertCost {
-        ExpertCost::new(&offer(), &device(DeviceKind::Cpu))
+        ExpertCost::new(&Prior::new(&offer(), &device(DeviceKind::Cpu)))
     }
 
     fn usage(prompt_tokens: u32, output_tokens: u32, slow: f64) -> Usage {

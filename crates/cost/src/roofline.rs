@@ -64,11 +64,19 @@ impl Prior {
         let decode = (weights + cache) / (DECODE_EFFICIENCY * roof.bytes_per_s);
         Self {
             prefill_overhead_s: OVERHEAD_S + one_pass,
-            prefill_s_per_token: arithmetic
-                .max(one_pass / PREFILL_BATCH)
-                .max(LEAST_S_PER_TOKEN),
-            decode_s_per_token: decode.max(LEAST_S_PER_TOKEN),
+            prefill_s_per_token: arithmetic.max(one_pass / PREFILL_BATCH),
+            decode_s_per_token: decode,
             busy_power: busy_power(device),
+        }
+        .at_least_something()
+    }
+
+    /// The same with no rate of zero.
+    pub(crate) fn at_least_something(self) -> Self {
+        Self {
+            prefill_s_per_token: self.prefill_s_per_token.max(LEAST_S_PER_TOKEN),
+            decode_s_per_token: self.decode_s_per_token.max(LEAST_S_PER_TOKEN),
+            ..self
         }
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) gate: Option<PathBuf>,
     /// Folder with files of text encoders, a folder each, for a gate that needs one.
     pub(crate) encoders: Option<PathBuf>,
+    /// Table of speeds measured elsewhere, for experts that nobody has asked yet.
+    pub(crate) profiles: Option<PathBuf>,
     pub(crate) limits: Limits,
     pub(crate) prices: ConfigPrices,
     pub(crate) plan: Plan,
@@ -115,6 +117,7 @@ impl Default for Config {
             drain_seconds: 60,
             gate: None,
             encoders: None,
+            profiles: None,
             limits: Limits::default(),
             prices: ConfigPrices::default(),
             plan: Plan::default(),

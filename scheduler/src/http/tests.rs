@@ -55,8 +55,8 @@ pub(crate) fn fleet(state: ExpertState) -> FleetView {
         prefill_s_per_token: 0.0,
         decode_s_per_token: 0.0,
         samples: 0,
-        roofline_prefill_s_per_token: 0.0,
-        roofline_decode_s_per_token: 0.0,
+        prior_prefill_s_per_token: 0.0,
+        prior_decode_s_per_token: 0.0,
     };
     let node = NodeView {
         node: id.node,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use moe2_cost::Profiles;
 use moe2_model::Prices;
 
 use super::ledger::Past;
@@ -57,6 +58,8 @@ pub struct Config {
     pub max_attempts: u32,
     /// Microseconds from 1970-01-01 UTC to the driver's zero: budgets of a day begin at midnight.
     pub epoch: u64,
+    /// Speeds measured elsewhere, for experts that nobody has asked yet.
+    pub profiles: Profiles,
     /// What tenants have been charged before.
     pub past: Past,
     /// Whether [`Output::Ended`](super::Output::Ended) tells how each query went.
@@ -116,6 +119,7 @@ impl Default for Config {
             residency: Residency::default(),
             max_attempts: 4,
             epoch: 0,
+            profiles: Profiles::default(),
             past: Past::default(),
             records: false,
             first_dispatch: 1,

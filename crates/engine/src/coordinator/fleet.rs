@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use moe2_cost::{ExpertCost, Prior};
+use moe2_cost::{ExpertCost, Profiles};
 use moe2_gate::{Belief, Gate};
 use moe2_model::{
     DeviceInfo, DispatchId, ExpertId, ExpertName, ExpertOffer, ExpertState, NodeId, Seconds,
@@ -210,9 +210,19 @@ pub(crate) struct Fleet {
     sessions: BTreeMap<SessionId, NodeId>,
     /// What choices read of the nodes.
     board: Board,
+    /// Speeds measured elsewhere.
+    profiles: Profiles,
 }
 
 impl Fleet {
+    /// An empty one, whose experts begin with speeds of this table where it has a row for them.
+    pub(crate) fn expecting(profiles: Profiles) -> Self {
+        Self {
+            profiles,
+            ..Self::default()
+        }
+    }
+
     /// Lets a node in, whose experts the gate has heard of. Returns the session it replaces, if one is still open.
     pub(crate) fn join(
         &mut self,
@@ -240,7 +250,8 @@ impl Fleet {
                 let known = known.filter(|known| known.offer == offer);
                 let loads_in = known.as_ref().and_then(|known| known.loads_in);
                 let cost = known.map(|known| known.cost);
-                let cost = cost.unwrap_or_else(|| ExpertCost::new(&offer, &device));
+                let cost =
+                    cost.unwrap_or_else(|| ExpertCost::new(&self.profiles.prior(&offer, &device)));
                 let expert = Expert {
                     offer,
                     state,
@@ -520,33 +531,38 @@ impl Fleet {
                 experts: node
                     .experts
                     .values()
-                    .map(|e| expert_view(now, (name, node), e))
+                    .map(|e| self.expert_view(now, (name, node), e))
                     .collect(),
             })
             .collect()
     }
-}
 
-fn expert_view(now: Time, (name, node): (&NodeId, &Node), expert: &Expert) -> ExpertView {
-    let of = |job: &&Waiting| job.expert == expert.offer.name;
-    let roofline = Prior::new(&expert.offer, &node.device);
-    ExpertView {
-        id: ExpertId {
-            name: expert.offer.name.clone(),
-            node: name.clone(),
-        },
-        offer: expert.offer.clone(),
-        state: expert.state.clone(),
-        servable: node.load(now, expert).is_some(),
-        selected: expert.selected,
-        left_alone_for: expert.breaker.open_for(now).map(Seconds::from_duration),
-        in_flight: expert.in_flight.len(),
-        waiting: node.line.jobs().filter(of).count(),
-        prefill_s_per_token: expert.cost.prefill_s_per_token(),
-        decode_s_per_token: expert.cost.decode_s_per_token(),
-        samples: expert.cost.samples(),
-        roofline_prefill_s_per_token: roofline.prefill_s_per_token,
-        roofline_decode_s_per_token: roofline.decode_s_per_token,
+    fn expert_view(
+        &self,
+        now: Time,
+        (name, node): (&NodeId, &Node),
+        expert: &Expert,
+    ) -> ExpertView {
+        let of = |job: &&Waiting| job.expert == expert.offer.name;
+        let prior = self.profiles.prior(&expert.offer, &node.device);
+        ExpertView {
+            id: ExpertId {
+                name: expert.offer.name.clone(),
+                node: name.clone(),
+            },
+            offer: expert.offer.clone(),
+            state: expert.state.clone(),
+            servable: node.load(now, expert).is_some(),
+            selected: expert.selected,
+            left_alone_for: expert.breaker.open_for(now).map(Seconds::from_duration),
+            in_flight: expert.in_flight.len(),
+            waiting: node.line.jobs().filter(of).count(),
+            prefill_s_per_token: expert.cost.prefill_s_per_token(),
+            decode_s_per_token: expert.cost.decode_s_per_token(),
+            samples: expert.cost.samples(),
+            prior_prefill_s_per_token: prior.prefill_s_per_token,
+            prior_decode_s_per_token: prior.decode_s_per_token,
+        }
     }
 }
 

@@ -153,11 +153,12 @@ impl Engine {
     #[must_use]
     pub fn new(mut config: Config, gate: Gate) -> Self {
         let past = std::mem::take(&mut config.past);
+        let profiles = std::mem::take(&mut config.profiles);
         let mut engine = Self {
             next_dispatch: config.first_dispatch,
             config,
             gate,
-            fleet: Fleet::default(),
+            fleet: Fleet::expecting(profiles),
             ledger: Ledger::new(past),
             steering: Steering::default(),
             coverage: Coverage::default(),

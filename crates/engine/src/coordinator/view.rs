@@ -53,12 +53,12 @@ pub struct ExpertView {
     pub decode_s_per_token: f64,
     /// Measured requests behind the two figures.
     pub samples: u64,
-    /// Prompt processing as the roofline of its machine has it, in seconds per token.
+    /// Prompt processing as expected before anything was measured, in seconds per token.
     #[serde(default)]
-    pub roofline_prefill_s_per_token: f64,
-    /// Generation as the roofline of its machine has it, in seconds per token.
+    pub prior_prefill_s_per_token: f64,
+    /// Generation as expected before anything was measured, in seconds per token.
     #[serde(default)]
-    pub roofline_decode_s_per_token: f64,
+    pub prior_decode_s_per_token: f64,
 }
 
 /// The whole fleet.
