@@ -6,7 +6,7 @@
 //! options of a choice has its own line: it runs at prefill speed, and would teach the decode line
 //! a speed that no generated answer reaches.
 
-use moe2_model::{DeviceInfo, ExpertOffer, Joules, Seconds, Usage};
+use moe2_model::{Joules, Seconds, Usage};
 
 use crate::regression::{Curve, Line, Prediction, student_95};
 use crate::residuals::Residuals;
