@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::Setting;
 use crate::live::api::{Api, End};
+use crate::live::files;
 use crate::live::herd::Herd;
 use crate::live::load::{Kind, Load, Sample, Shape, Tenant};
 use crate::live::processes::{Coordinator, Programs};
@@ -60,6 +61,8 @@ pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
             settle: seconds(90),
         }
     };
+    // A socket each, and what their process needs beside them.
+    files::open(2 * plan.agents as u64 + 256)?;
     let dir = TempDir::new().context("no folder for temporary files")?;
     let programs = Programs {
         coordinator: setting.program("moe2-coordinator")?,

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use moe2_model::NodeId;
 use moe2_net::{Authority, BindError, JoinConnection, Listener, Revoked, hash_secret};
 use moe2_wire::{EnrolError, EnrolReply, EnrolRequest};
 
+use crate::sparing::Sparing;
 use crate::store::{Store, Taken};
 
 /// What enrolment needs.
@@ -19,6 +20,8 @@ pub(crate) struct Registrar {
     revoked: Revoked,
     /// Held while certificates are issued or revoked, so that none is issued for one that is being revoked.
     issuing: Mutex<()>,
+    /// For lines about strangers.
+    sparing: Sparing,
 }
 
 impl Registrar {
@@ -37,6 +40,7 @@ impl Registrar {
             store,
             lifetime,
             issuing: Mutex::default(),
+            sparing: Sparing::new(Instant::now()),
         })
     }
 
@@ -65,27 +69,34 @@ impl Registrar {
         let request = match connection.request().await {
             Ok(request) => request,
             Err(error) => {
-                tracing::warn!(%remote, %error, "enrolment was not understood");
+                if let Some(unsaid) = self.sparing.line(Instant::now()) {
+                    tracing::warn!(%remote, %error, unsaid, "enrolment was not understood");
+                }
                 return;
             }
         };
         let peer = connection.peer_node().zip(connection.peer_serial());
         // A stranger's words go to the log only once they are known to be a name.
         let node = NodeId::new(&request.node).map_or_else(|_| "?".to_owned(), |n| n.to_string());
+        let registrar = self.clone();
         let decided =
-            tokio::task::spawn_blocking(move || self.decide(&request, peer.as_ref())).await;
+            tokio::task::spawn_blocking(move || registrar.decide(&request, peer.as_ref())).await;
         let reply = match decided.unwrap_or(Err(EnrolError::Internal)) {
             Ok(reply) => {
                 tracing::info!(%remote, node, "certificate issued");
                 reply
             }
             Err(refused) => {
-                tracing::warn!(%remote, node, reason = %refused, "enrolment refused");
+                if let Some(unsaid) = self.sparing.line(Instant::now()) {
+                    tracing::warn!(%remote, node, reason = %refused, unsaid, "enrolment refused");
+                }
                 EnrolReply::Refused(refused)
             }
         };
-        if let Err(error) = connection.reply(reply).await {
-            tracing::warn!(%remote, %error, "the enrolment's answer was not delivered");
+        if let Err(error) = connection.reply(reply).await
+            && let Some(unsaid) = self.sparing.line(Instant::now())
+        {
+            tracing::warn!(%remote, %error, unsaid, "the enrolment's answer was not delivered");
         }
     }
 
@@ -101,7 +112,7 @@ impl Registrar {
             .authority
             .sign_agent(&request.csr_der, &node, self.lifetime, now)
             .map_err(|error| {
-                tracing::warn!(%error, "signing request refused");
+                tracing::debug!(%error, "signing request refused");
                 EnrolError::BadRequest
             })?;
         let _issuing = self.issuing.lock();

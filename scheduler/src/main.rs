@@ -19,6 +19,7 @@ mod profiles;
 mod records;
 mod reload;
 mod roster;
+mod sparing;
 mod state;
 mod store;
 
@@ -26,7 +27,7 @@ use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use axum::serve::ListenerExt;
@@ -47,6 +48,7 @@ use join::Registrar;
 use records::{Recorder, Records};
 use reload::Reloader;
 use roster::Roster;
+use sparing::Sparing;
 use state::StateDir;
 use store::Store;
 
@@ -171,6 +173,7 @@ async fn serve(config: Config, (args, text): (Args, String)) -> Result<()> {
         },
         started: SystemTime::now(),
     };
+    let counted = metrics.clone();
     let admin = admin::Admin {
         engine,
         registrar,
@@ -191,10 +194,11 @@ async fn serve(config: Config, (args, text): (Args, String)) -> Result<()> {
     let http_listener = http_listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
-    let bounds = config.limits.connections().within_descriptors();
+    let bounds = config.limits.connections();
+    let bounds = bounds.within_descriptors(config.limits.queries);
     let stop = stop_signal(args.exit_on_stdin_close).context("cannot listen for signals")?;
     let done = tokio::select! {
-        () = http::server::serve(http_listener, router, bounds, stop.clone()) => Ok(()),
+        () = http::server::serve(http_listener, router, bounds, stop.clone(), counted) => Ok(()),
         _ = driver => Err(anyhow::anyhow!("the engine's task ended")),
         () = stopped(stop, books.clone(), config.drain()) => Ok(()),
     };
@@ -269,6 +273,7 @@ fn dialable(quic: SocketAddr) -> String {
 
 async fn accept_agents(mut listener: Listener, engine: EngineHandle, registrar: Arc<Registrar>) {
     let unheard = peer::unheard();
+    let sparing = Sparing::new(Instant::now());
     while let Some(accepted) = listener.accept().await {
         match accepted {
             Accepted::Agent(connection) => {
@@ -278,7 +283,9 @@ async fn accept_agents(mut listener: Listener, engine: EngineHandle, registrar: 
                 tokio::spawn(registrar.clone().serve(connection));
             }
             Accepted::Rejected { remote, reason } => {
-                tracing::warn!(%remote, reason, "connection refused");
+                if let Some(unsaid) = sparing.line(Instant::now()) {
+                    tracing::warn!(%remote, reason, unsaid, "connection refused");
+                }
             }
         }
     }

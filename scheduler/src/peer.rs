@@ -127,7 +127,9 @@ pub(crate) async fn serve(
 ) {
     let node = connection.node().clone();
     let Some(unheard) = unheard.enter(node.clone()) else {
-        connection.close("too many connections of this node have not said hello");
+        let reason = "too many connections of this node have not said hello";
+        tracing::warn!(%node, reason, "agent refused");
+        connection.close(reason);
         return;
     };
     let remote = connection.remote();

@@ -56,6 +56,7 @@ pub struct Metrics {
     early_exits: IntCounter,
     saved_joules: Counter,
     unrecorded: IntCounter,
+    refused_connections: IntCounter,
     prices: Prices,
     plans: Plans,
     reloads: Reloads,
@@ -127,6 +128,10 @@ impl Metrics {
                 "moe2_early_exit_saved_joules_total",
                 "Forecast minus reported energy of the work that early exits cancelled.",
             )?,
+            refused_connections: IntCounter::new(
+                "moe2_refused_connections_total",
+                "Clients' connections beyond the limit that were told so.",
+            )?,
             unrecorded: IntCounter::new(
                 "moe2_explanations_dropped_total",
                 "Queries of which no explanation was kept, because writing them fell behind or failed.",
@@ -150,6 +155,7 @@ impl Metrics {
         registry.register(Box::new(self.tokens.clone()))?;
         self.energy.register(registry)?;
         registry.register(Box::new(self.busy.clone()))?;
+        registry.register(Box::new(self.refused_connections.clone()))?;
         registry.register(Box::new(self.unrecorded.clone()))?;
         self.prices.register(registry)?;
         registry.register(Box::new(self.forecast_error.clone()))?;
@@ -268,6 +274,11 @@ impl Metrics {
     /// Notes queries of which no explanation was kept.
     pub fn unrecorded(&self, queries: u64) {
         self.unrecorded.inc_by(queries);
+    }
+
+    /// Notes a client's connection that was one too many.
+    pub fn refused_connection(&self) {
+        self.refused_connections.inc();
     }
 
     /// Notes that the configuration file was read again.

@@ -39,10 +39,16 @@ const RETRY_ABOVE: usize = 32;
 const MAX_PER_ADDRESS: usize = 64;
 /// A handshake, and each step of an enrolment, takes at most this long.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Enrolments in progress at once, whatever their handshakes did. One more waits for a place as long as a handshake
-/// may take: sending it away would cost both sides the whole handshake again. Twice [`MAX_PER_ADDRESS`]: a stranger
-/// that asks for nothing must not keep others from asking.
+/// Enrolments of strangers in progress at once, whatever their handshakes did. One more waits for a place for
+/// [`TURN`]: sending it away at once would cost both sides the whole handshake again. Twice [`MAX_PER_ADDRESS`]: a
+/// stranger that asks for nothing must not keep others from asking.
 const MAX_JOINS: usize = 2 * MAX_PER_ADDRESS;
+/// How long one that would join waits for its turn; then it is told so. Shorter than [`PATIENCE`], which ends without
+/// a word.
+const TURN: Duration = Duration::from_secs(4);
+/// Renewals of one node in progress at once: one that was lost on the way, and the one after it. They take no place of
+/// strangers, nor do strangers take theirs: a node that cannot renew for long is out of the fleet.
+const MAX_RENEWALS: usize = 2;
 /// First packets of strangers kept until they are looked at, which happens at once.
 const MAX_INCOMING: usize = 1024;
 /// Bytes kept of each of them.
@@ -134,6 +140,7 @@ impl Listener {
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             addresses: Crowd::of(MAX_PER_ADDRESS),
             joins: Arc::new(Semaphore::new(MAX_JOINS)),
+            renewals: Crowd::of(MAX_RENEWALS),
             accepted: sender,
             revoked,
         });
@@ -174,6 +181,7 @@ struct Door {
     handshakes: Arc<Semaphore>,
     addresses: Crowd<IpAddr>,
     joins: Arc<Semaphore>,
+    renewals: Crowd<NodeId>,
     accepted: mpsc::Sender<Accepted>,
     revoked: Revoked,
 }
@@ -236,20 +244,31 @@ impl Door {
         match protocol(&connection).as_deref() {
             Some(ALPN) => self.admit_agent(connection, shown).await,
             Some(ALPN_JOIN) => {
-                let place = Arc::clone(&self.joins).acquire_owned().await;
-                let Ok(place) = place else {
-                    return Err(turn_away(&connection, CODE_DONE, "the coordinator stopped"));
+                let Some(turn) = self.turn(shown.as_ref()).await else {
+                    let reason = "too many are joining at once: try again in a moment";
+                    return Err(turn_away(&connection, CODE_DONE, reason));
                 };
                 Ok(Accepted::Join(JoinConnection {
                     connection,
                     shown,
                     answer: None,
-                    _places: (place, of_address),
+                    _places: (turn, of_address),
                 }))
             }
             // TLS only negotiates what was offered.
             _ => Err(turn_away(&connection, CODE_PROTOCOL, "unknown protocol")),
         }
+    }
+
+    /// A place for one that wants a certificate, because it has a token or shows the one it has.
+    async fn turn(&self, shown: Option<&Shown>) -> Option<Turn> {
+        if let Some(shown) = shown {
+            let renewal = self.renewals.enter(shown.node.clone());
+            return renewal.map(|place| Turn::Renewal { _place: place });
+        }
+        let place = timeout(TURN, Arc::clone(&self.joins).acquire_owned()).await;
+        let place = place.ok()?.ok()?;
+        Some(Turn::Join { _place: place })
     }
 
     /// Lets an agent in and tells it with the one byte that its side waits for.
@@ -271,6 +290,13 @@ impl Door {
             revoked: self.revoked.clone(),
         }))
     }
+}
+
+/// A place among those that may ask for a certificate; given back when dropped.
+#[derive(Debug)]
+enum Turn {
+    Join { _place: OwnedSemaphorePermit },
+    Renewal { _place: Present<NodeId> },
 }
 
 /// Closes with a reason that the peer sees, and hands the reason back for our log.
@@ -365,7 +391,7 @@ pub struct JoinConnection {
     shown: Option<Shown>,
     answer: Option<FrameSender>,
     /// Its place among the few that may enrol at once, and of its address; given back when dropped.
-    _places: (OwnedSemaphorePermit, Present<IpAddr>),
+    _places: (Turn, Present<IpAddr>),
 }
 
 impl JoinConnection {
@@ -410,7 +436,10 @@ impl JoinConnection {
     /// [`StreamError`] when nothing was asked or the peer did not take the answer.
     pub async fn reply(mut self, reply: EnrolReply) -> Result<(), StreamError> {
         let mut answer = self.answer.take().ok_or(StreamError::Missing)?;
-        answer.send(&reply).await?;
+        // A peer may grant no room for it, and stay.
+        timeout(PATIENCE, answer.send(&reply))
+            .await
+            .map_err(|_| StreamError::TimedOut)??;
         answer.finish();
         // The peer closes once it has read the answer; closing first could overtake it.
         let _ = timeout(PATIENCE, self.connection.closed()).await;

@@ -12,6 +12,8 @@ use super::processes::{Coordinator, Process, Programs};
 #[derive(Debug)]
 pub(crate) struct Herd {
     dir: PathBuf,
+    /// A folder for each.
+    folders: Vec<PathBuf>,
 }
 
 impl Herd {
@@ -24,16 +26,25 @@ impl Herd {
         dir: &Path,
         nodes: usize,
     ) -> anyhow::Result<Self> {
+        let mut folders = Vec::new();
         for number in 0..nodes {
             let node = format!("{}-{number}", name_of(dir));
             let folder = dir.join(&node);
             fs::create_dir_all(&folder)?;
             let token = coordinator.token(&node)?;
             fs::write(folder.join("join.token"), token)?;
+            folders.push(folder);
         }
         Ok(Self {
             dir: dir.to_owned(),
+            folders,
         })
+    }
+
+    /// Whether every node has its certificate.
+    pub(crate) fn have_joined(&self) -> bool {
+        let mut folders = self.folders.iter();
+        folders.all(|folder| folder.join("identity/identity.pem").is_file())
     }
 
     /// Starts them, or so many connections of each that say nothing. The process ends when it is dropped.

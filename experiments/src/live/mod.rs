@@ -1,6 +1,7 @@
 //! A living system for experiments: real processes on machines of their own, tenants that ask, and what came of it.
 
 pub(crate) mod api;
+pub(crate) mod files;
 pub(crate) mod ground;
 pub(crate) mod herd;
 pub(crate) mod load;

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     /// A line for every key outside tenants, each with a value that is not the default.
-    const OTHERS: [(&str, &str); 24] = [
+    const OTHERS: [(&str, &str); 25] = [
         ("http", "http = \"127.0.0.1:1\""),
         ("quic", "quic = \"127.0.0.1:2\""),
         ("advertise", "advertise = \"here:3\""),

@@ -133,7 +133,7 @@ impl Default for Limits {
             output_tokens: 4_096,
             queries: 1_024,
             connections: 2_048,
-            client_seconds: 30,
+            client_seconds: 75,
             query_seconds: 300,
             hedge_share: EngineConfig::default().hedge_share,
         }

@@ -120,6 +120,16 @@ impl ApiError {
         error
     }
 
+    /// 503 where there are as many connections as may be.
+    pub(crate) fn too_many_connections() -> Self {
+        let message =
+            "The coordinator has as many connections as it may have; try again in a moment.";
+        let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message)
+            .with_code("too_many_connections");
+        error.retry_after = Some(RETRY_AFTER);
+        error
+    }
+
     /// The same with a `code`.
     pub(crate) fn with_code(mut self, code: &'static str) -> Self {
         self.code = Some(code);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use moe2_net::{Accepted, SERVER_NAME, connect};
-use moe2_wire::{ALPN, ALPN_JOIN};
+use moe2_net::{Accepted, SERVER_NAME, StreamError, connect};
+use moe2_wire::{ALPN, ALPN_JOIN, EnrolError, EnrolReply, EnrolRequest, encode_frame};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
@@ -174,4 +174,66 @@ async fn an_address_that_asks_for_nothing_leaves_places_to_join() {
     let connecting = endpoint.connect_with(config, fleet.listener.local_addr(), SERVER_NAME);
     let _other = connecting.unwrap().await.unwrap();
     drop(fleet.accept_join().await);
+}
+
+#[tokio::test]
+async fn who_takes_all_places_to_join_keeps_no_node_from_renewing() {
+    let mut fleet = Fleet::new();
+    let (config, address) = (
+        stranger(&fleet, None, ALPN_JOIN),
+        fleet.listener.local_addr(),
+    );
+    let from = |last: u8| quinn::Endpoint::client((Ipv4Addr::new(127, 0, 0, last), 0).into());
+    let endpoints = [2, 3, 4].map(|last| from(last).unwrap());
+    let dial = |endpoint: &quinn::Endpoint| {
+        let connecting = endpoint.connect_with(config.clone(), address, SERVER_NAME);
+        connecting.unwrap()
+    };
+    let mut held = Vec::new();
+    for n in 0..128 {
+        let connection = dial(&endpoints[n / 64]).await.unwrap();
+        held.push((connection, fleet.accept_join().await));
+    }
+    let late = dial(&endpoints[2]).await.unwrap();
+    let renewing = stranger(&fleet, Some(&fleet.identity(Duration::ZERO)), ALPN_JOIN);
+    let mut renewals = Vec::new();
+    for _ in 0..2 {
+        let (endpoint, connection) = fleet.dial(renewing.clone()).await;
+        renewals.push((endpoint, connection, fleet.accept_join().await));
+    }
+    let (_endpoint, third) = fleet.dial(renewing).await;
+    // The one more of the node at once, the one more of all when it has waited for its turn.
+    for one_more in [third.unwrap(), late] {
+        let told = timeout(2 * ANSWER, one_more.closed()).await;
+        let told = told.expect("it is told").to_string();
+        assert!(told.contains("try again in a moment"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn who_asks_for_a_certificate_and_takes_no_answer_leaves_its_place() {
+    let mut fleet = Fleet::new();
+    let mut config = stranger(&fleet, None, ALPN_JOIN);
+    let mut nothing = quinn::TransportConfig::default();
+    nothing.stream_receive_window(0_u32.into());
+    config.transport_config(nothing.into());
+    let (_endpoint, connection) = fleet.dial(config).await;
+    let (mut send, _recv) = connection.as_ref().unwrap().open_bi().await.unwrap();
+    let request = EnrolRequest {
+        token_id: String::new(),
+        secret: String::new(),
+        node: node().to_string(),
+        csr_der: Vec::new(),
+    };
+    let request = encode_frame(&request).unwrap();
+    send.write_all(&request).await.unwrap();
+    let mut join = fleet.accept_join().await;
+    join.request().await.unwrap();
+    let refused = EnrolReply::Refused(EnrolError::Invalid);
+    let answered = timeout(2 * ANSWER, join.reply(refused)).await;
+    let answered = answered.expect("it is given up");
+    assert!(
+        matches!(answered, Err(StreamError::TimedOut)),
+        "{answered:?}"
+    );
 }

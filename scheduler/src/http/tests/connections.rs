@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use moe2_metrics::Metrics;
 use moe2_net::Stop;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -9,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::http::server::{Bounds, serve};
+use crate::http::server::{BEYOND, Bounds, serve};
 
 /// Far longer than anything here takes.
 const LONG: Duration = Duration::from_secs(30);
@@ -32,7 +33,8 @@ async fn server(connections: usize, patience: Duration) -> Server {
         connections,
         patience,
     };
-    let task = tokio::spawn(serve(listener, router, bounds, told));
+    let metrics = Metrics::new().expect("the families are sound");
+    let task = tokio::spawn(serve(listener, router, bounds, told, metrics));
     Server {
         address,
         stop,
@@ -86,14 +88,36 @@ async fn who_does_not_finish_its_headers_in_time_is_closed() {
 }
 
 #[tokio::test]
-async fn one_connection_more_than_may_be_waits_until_one_ends() {
+async fn one_connection_more_than_may_be_is_told_so_and_how_the_coordinator_is() {
     let server = server(2, LONG).await;
     let (one, _other) = (server.dial(b"GET").await, server.dial(b"").await);
-    let mut next = server.dial(ALIVE).await;
-    let mut byte = [0];
-    let early = timeout(MOMENT, next.peek(&mut byte)).await;
-    assert!(early.is_err(), "both places are taken");
+    let asking = b"POST /v1/chat/completions HTTP/1.1\r\nhost: here\r\ncontent-length: 0\r\n\r\n";
+    let refused = rest(&mut server.dial(asking).await).await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    assert!(refused.contains("too_many_connections"), "{refused}");
+    assert!(refused.contains("retry-after"), "{refused}");
+    // The end of the connection comes with the answer.
+    let alive = rest(&mut server.dial(ALIVE).await).await;
+    assert!(alive.starts_with("HTTP/1.1 200 OK"), "{alive}");
     drop(one);
+    let free = async {
+        let line = |mut stream| async move { first_line(&mut stream).await };
+        while line(server.dial(asking).await).await == "HTTP/1.1 503 Se" {}
+    };
+    timeout(LONG, free).await.expect("there is a place again");
+}
+
+#[tokio::test]
+async fn who_comes_when_even_that_is_too_much_waits() {
+    let server = server(2, LONG).await;
+    let mut all = Vec::new();
+    for _ in 0..2 + BEYOND {
+        all.push(server.dial(b"GET").await);
+    }
+    let mut next = server.dial(ALIVE).await;
+    let early = timeout(MOMENT, next.peek(&mut [0])).await;
+    assert!(early.is_err(), "all places are taken");
+    all.clear();
     assert_eq!(first_line(&mut next).await, "HTTP/1.1 200 OK");
 }
 
@@ -101,7 +125,7 @@ async fn one_connection_more_than_may_be_waits_until_one_ends() {
 async fn loris_that_take_every_place_keep_nobody_out_for_longer_than_their_time() {
     let server = server(4, Duration::from_millis(200)).await;
     let mut slow = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..3 * (4 + BEYOND) {
         slow.push(server.dial(b"GET /").await);
     }
     let mut good = server.dial(ALIVE).await;
@@ -112,13 +136,38 @@ async fn loris_that_take_every_place_keep_nobody_out_for_longer_than_their_time(
 async fn headers_without_end_are_refused_before_they_fill_memory() {
     let server = server(2, LONG).await;
     let mut long = server.dial(b"GET /healthz HTTP/1.1\r\na: ").await;
-    // May fail half-way, when the other side has had enough.
-    let _ = long.write_all(&vec![b'x'; 1 << 20]).await;
+    // More than may be, and less than the library's own limit.
+    let _ = long.write_all(&[b'x'; 100 << 10]).await;
     let answer = rest(&mut long).await;
     assert!(
         answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
         "{answer}"
     );
+}
+
+#[tokio::test]
+async fn who_does_not_read_its_answer_leaves_its_place() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("it is bound");
+    let long = || std::future::ready(vec![b'x'; 64 << 20]);
+    let router = axum::Router::new().route("/long", axum::routing::get(long));
+    let (stop, told) = watch::channel(Stop::No);
+    let bounds = Bounds {
+        connections: 1,
+        patience: Duration::from_millis(200),
+    };
+    let metrics = Metrics::new().expect("the families are sound");
+    let task = tokio::spawn(serve(listener, router, bounds, told, metrics));
+    let mut deaf = TcpStream::connect(address).await.expect("it listens");
+    let asking = b"GET /long HTTP/1.1\r\nhost: here\r\n\r\n";
+    deaf.write_all(asking).await.expect("it is open");
+    let mut byte = [0];
+    let begun = timeout(LONG, deaf.peek(&mut byte)).await;
+    begun.expect("an answer begins").expect("it is open");
+    // Places are free when all connections have ended.
+    stop.send_replace(Stop::Drained);
+    let ended = timeout(LONG, task).await;
+    ended.expect("it is closed in time").expect("in order");
 }
 
 #[tokio::test]
