@@ -55,7 +55,7 @@ mod tests {
         let sparing = Sparing::new(begin);
         let at_once = (0..100).filter_map(|_| sparing.line(begin)).count();
         assert_eq!(at_once, 20);
-        let later = |quarters| begin + Duration::from_millis(250 * quarters);
+        let later = |quarters: u64| begin + Duration::from_millis(250 * quarters);
         let next: Vec<u64> = (1..=8).filter_map(|t| sparing.line(later(t))).collect();
         assert_eq!(next, [80 + 3, 3]);
         let quiet = later(1_000);
