@@ -161,7 +161,7 @@ mod tests {
 
     fn expert(samples: u64) -> ExpertView {
         let view = serde_json::json!({
-            "id": {"name": "smol", "node": "edge-1"},
+            "id": "smol@edge-1",
             "offer": {"name": "smol", "family": "test", "quantisation": "Q4_0", "parameters": 1, "weights": 1,
                 "kv_per_token": 1, "context_tokens": 2048, "slots": 1, "load": null},
             "state": "ready", "selected": true, "in_flight": 0, "waiting": 0, "samples": samples,

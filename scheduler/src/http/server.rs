@@ -14,6 +14,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response};
+use axum::middleware::{self, Next};
+use axum::response::IntoResponse;
 use axum::serve::Listener;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -26,7 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::Service;
 
-use super::error::ApiError;
+use super::error::{ApiError, wrap};
 use super::patient::Patient;
 
 /// Bytes of one connection that are read before they are understood; also the most that headers may have.
@@ -102,7 +104,7 @@ pub(crate) async fn serve(
 ) {
     let places = Arc::new(Semaphore::new(bounds.connections));
     let beyond = Arc::new(Semaphore::new(BEYOND));
-    let crowded = crowded(&router, metrics);
+    let crowded = crowded(router.clone(), metrics);
     let mut to_end = stop.clone();
     let mut to_end = pin!(told(&mut to_end));
     loop {
@@ -132,15 +134,20 @@ pub(crate) async fn serve(
 }
 
 /// What is answered beyond the limit.
-fn crowded(router: &Router, metrics: Metrics) -> Router {
-    let full = move || {
-        metrics.refused_connection();
-        std::future::ready(ApiError::too_many_connections())
+fn crowded(router: Router, metrics: Metrics) -> Router {
+    let answer = move |request: axum::extract::Request, next: Next| {
+        let vital = VITAL.contains(&request.uri().path());
+        let metrics = metrics.clone();
+        async move {
+            if vital {
+                return next.run(request).await;
+            }
+            metrics.refused_connection();
+            ApiError::too_many_connections().into_response()
+        }
     };
-    let crowded = Router::new().fallback(full);
-    VITAL.iter().fold(crowded, |crowded, path| {
-        crowded.route_service(path, router.clone())
-    })
+    // It has a request id, as every answer.
+    wrap(router.layer(middleware::from_fn(answer)))
 }
 
 fn http(patience: Duration, goes_on: bool) -> http1::Builder {
