@@ -226,7 +226,7 @@ fn look_on(
             bail!("the coordinator ended after {:?}", began.elapsed());
         }
         let look = processes.look(began.elapsed().as_secs_f64(), &coordinator.state)?;
-        if looks.len() % 6 == 0 {
+        if looks.len().is_multiple_of(6) {
             let own =
                 |v: &Vitals| format!("{:.1} MB, {} open", v.anonymous as f64 / 1e6, v.open.all());
             let all: Vec<String> = look.processes.iter().map(own).collect();

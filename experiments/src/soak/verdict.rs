@@ -17,6 +17,9 @@ const OPEN_MOST: f64 = 4.0;
 /// Threads come and go with blocking work.
 const THREADS: (f64, f64) = (1.0, 4.0);
 
+/// What is judged by its trend: its name, its value, and what of it is noise and what too much an hour.
+type Series = (&'static str, fn(&Vitals) -> u64, (f64, f64));
+
 /// What was seen of one process.
 #[derive(Debug)]
 pub(super) struct Seen {
@@ -31,7 +34,7 @@ pub(super) struct Seen {
 pub(super) fn judge(seen: &Seen, seed: u64) -> (Value, Vec<String>) {
     let mut wrong = Vec::new();
     let mut row = json!({"process": seen.name});
-    let series: [(&str, fn(&Vitals) -> u64, (f64, f64)); 4] = [
+    let series: [Series; 4] = [
         ("anonymous", |v| v.anonymous, (MEMORY_NOISE, MEMORY_MOST)),
         ("rss", |v| v.resident, (MEMORY_NOISE, MEMORY_MOST)),
         ("fds", |v| v.open.all(), (OPEN_NOISE, OPEN_MOST)),
@@ -47,14 +50,15 @@ pub(super) fn judge(seen: &Seen, seed: u64) -> (Value, Vec<String>) {
     }
     let (before, after) = seen.rest;
     row["at_rest"] = json!({"before": before.row(), "after": after.row()});
-    let kinds: [(&str, fn(Descriptors) -> u64); 4] = [
-        ("sockets", |open| open.sockets),
-        ("pipes", |open| open.pipes),
-        ("files", |open| open.files),
-        ("others", |open| open.others),
-    ];
-    for (kind, of) in kinds {
-        let (began, ended) = (of(before.open), of(after.open));
+    let kinds = |open: Descriptors| {
+        [
+            ("sockets", open.sockets),
+            ("pipes", open.pipes),
+            ("files", open.files),
+            ("others", open.others),
+        ]
+    };
+    for ((kind, began), (_, ended)) in kinds(before.open).into_iter().zip(kinds(after.open)) {
         if ended > began {
             let name = &seen.name;
             wrong.push(format!(
