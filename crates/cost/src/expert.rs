@@ -8,7 +8,7 @@
 
 use moe2_model::{Joules, Seconds, Usage};
 
-use crate::regression::{Curve, Line, Prediction, student_95};
+use crate::regression::{Curve, Line, Point};
 use crate::residuals::Residuals;
 use crate::roofline::Prior;
 
@@ -93,61 +93,54 @@ impl Speed {
     #[inline]
     #[must_use]
     pub fn prompt_tokens(&self, bytes: usize) -> f64 {
-        self.prompt.predict(bytes as f64).mean
+        self.prompt.mean(bytes as f64)
     }
 
     /// Forecasts a generated answer on an idle device beside the coordinator; see
     /// [`CostForecast::behind`].
-    #[inline]
     #[must_use]
     pub fn forecast(&self, prompt_tokens: f64, output_tokens: f64) -> CostForecast {
-        let phases = [
-            self.prefill.predict(prompt_tokens),
-            self.decode.predict(output_tokens),
-        ];
-        let token = self.decode.predict(output_tokens.min(1.0));
-        let (first_token, first_token_p95) = self.span([phases[0], token], self.prefill_p95);
-        CostForecast {
+        self.forecast_up_to(prompt_tokens, output_tokens, output_tokens)
+            .0
+    }
+
+    /// The same of an answer as long as is expected, and of one that is longer: at least as many tokens.
+    #[inline(always)]
+    #[must_use]
+    pub fn forecast_up_to(
+        &self,
+        prompt_tokens: f64,
+        output_tokens: f64,
+        long: f64,
+    ) -> (CostForecast, CostForecast) {
+        let prefill = self.prefill.at(prompt_tokens);
+        let token = self.decode.at(output_tokens.min(1.0));
+        let (first_token, first_token_p95) = span([prefill, token], self.prefill_p95);
+        let of = |tokens| CostForecast {
             first_token,
             first_token_p95,
-            ..self.add_up(phases)
-        }
+            ..self.add_up([prefill, self.decode.at(tokens)])
+        };
+        (of(output_tokens), of(long))
     }
 
     /// Forecasts a choice whose options have `option_tokens` together.
     #[inline]
     #[must_use]
     pub fn forecast_choice(&self, prompt_tokens: f64, option_tokens: f64) -> CostForecast {
-        let phases = [
-            self.prefill.predict(prompt_tokens),
-            self.score.predict(option_tokens),
-        ];
-        self.add_up(phases)
+        self.add_up([self.prefill.at(prompt_tokens), self.score.at(option_tokens)])
     }
 
-    /// Phases one after the other: expected seconds and their p95.
-    #[inline]
-    fn span(&self, phases: [Prediction; 2], factor: Option<f64>) -> (Seconds, Seconds) {
-        let busy = phases[0].mean + phases[1].mean;
-        let variance = phases[0].variance + phases[1].variance;
-        let freedom = phases[0].freedom.min(phases[1].freedom);
-        let seconds = Seconds::saturating(busy);
-        (seconds, seconds * stretch(factor, busy, variance, freedom))
-    }
-
-    #[inline]
-    fn add_up(&self, phases: [Prediction; 2]) -> CostForecast {
-        let busy = phases[0].mean + phases[1].mean;
-        let variance = phases[0].variance + phases[1].variance;
-        let freedom = phases[0].freedom.min(phases[1].freedom);
-        let (delay, delay_p95) = self.span(phases, self.delay_p95);
-
-        let energy = self.energy.predict(busy);
+    #[inline(always)]
+    fn add_up(&self, phases: [Point; 2]) -> CostForecast {
+        let (delay, delay_p95) = span(phases, self.delay_p95);
+        let (busy, variance, student) = together(phases);
+        let energy = self.energy.at(busy);
         // Uncertain seconds make uncertain joules, through the power.
         let power = if busy > 0.0 { energy.mean / busy } else { 0.0 };
         let spread = energy.variance + power * power * variance;
-        let freedom = freedom.min(energy.freedom);
-        let energy_factor = stretch(self.energy_p95, energy.mean, spread, freedom);
+        let student = student.max(energy.student);
+        let energy_factor = stretch(self.energy_p95, energy.mean, spread, student);
         CostForecast {
             delay,
             delay_p95,
@@ -160,6 +153,22 @@ impl Speed {
             samples: self.samples,
         }
     }
+}
+
+/// Phases one after the other: expected seconds, their variance, and the quantile of the less certain.
+#[inline(always)]
+fn together([one, other]: [Point; 2]) -> (f64, f64, f64) {
+    let variance = one.variance + other.variance;
+    let student = one.student.max(other.student);
+    (one.mean + other.mean, variance, student)
+}
+
+/// Phases one after the other: expected seconds and their p95.
+#[inline(always)]
+fn span(phases: [Point; 2], factor: Option<f64>) -> (Seconds, Seconds) {
+    let (busy, variance, student) = together(phases);
+    let seconds = Seconds::saturating(busy);
+    (seconds, seconds * stretch(factor, busy, variance, student))
 }
 
 /// What is known about the speed and power of one expert on one device.
@@ -290,11 +299,11 @@ impl ExpertCost {
 }
 
 /// The factor from a mean to its p95, at least 1: empirical when enough errors are known.
-#[inline]
-fn stretch(factor: Option<f64>, mean: f64, variance: f64, freedom: f64) -> f64 {
+#[inline(always)]
+fn stretch(factor: Option<f64>, mean: f64, variance: f64, student: f64) -> f64 {
     let parametric = || {
         if mean > 0.0 {
-            1.0 + student_95(freedom) * variance.sqrt() / mean
+            1.0 + student * variance.sqrt() / mean
         } else {
             1.0
         }

@@ -108,38 +108,56 @@ pub(crate) struct Curve {
     b: f64,
     /// Of the multipliers, in units of the noise's variance.
     covariance: Square,
-    squared_error: f64,
-    /// Degrees of freedom of a forecast.
+    /// The noise's variance: what is assumed, for a relative forecast of 1, and what was seen.
+    assumed: f64,
+    seen: f64,
+    /// Degrees of freedom of a forecast, and the quantile that follows from them.
     freedom: f64,
+    student: f64,
+}
+
+/// A [`Prediction`] as choices among many experts want it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Point {
+    pub(crate) mean: f64,
+    pub(crate) variance: f64,
+    /// As [`student_95`].
+    pub(crate) student: f64,
 }
 
 impl Curve {
     /// Features of both multipliers at `x`, which add up to 1, and what `y` is divided by.
-    #[inline]
     fn features(&self, x: f64) -> Option<(f64, f64, f64)> {
         let linear = self.slope * tame(x);
         let scale = self.unit + linear;
         (scale > 0.0).then(|| (self.unit / scale, linear / scale, scale))
     }
 
-    #[inline]
-    pub(crate) fn predict(&self, x: f64) -> Prediction {
-        let freedom = self.freedom;
-        let Some((f, g, scale)) = self.features(x) else {
-            return Prediction {
-                mean: 0.0,
-                variance: 0.0,
-                freedom,
-            };
+    /// The expected value alone.
+    #[inline(always)]
+    pub(crate) fn mean(&self, x: f64) -> f64 {
+        self.a * self.unit + self.b * (self.slope * tame(x))
+    }
+
+    /// Mean and variance in terms of `y` rather than of the features: every query asks this of every expert several
+    /// times, and divisions are most of what it would take.
+    #[inline(always)]
+    pub(crate) fn at(&self, x: f64) -> Point {
+        let linear = self.slope * tame(x);
+        let scale = self.unit + linear;
+        let mean = self.a * self.unit + self.b * linear;
+        let squared = scale * scale;
+        let noise = self.assumed * mean * mean + self.seen * squared;
+        let of_the_line = self.covariance.quadratic(self.unit, linear).max(0.0);
+        let variance = if scale > 0.0 {
+            noise + noise * of_the_line / squared
+        } else {
+            0.0
         };
-        let relative = self.a * f + self.b * g;
-        let of_the_line = self.covariance.quadratic(f, g);
-        let assumed = (SPREAD * relative) * (SPREAD * relative);
-        let noise = (SPREAD_WEIGHT * assumed + self.squared_error) / freedom;
-        Prediction {
-            mean: relative * scale,
-            variance: noise * (1.0 + of_the_line.max(0.0)) * scale * scale,
-            freedom,
+        Point {
+            mean,
+            variance,
+            student: self.student,
         }
     }
 }
@@ -185,8 +203,10 @@ impl Line {
             a: 0.0,
             b: 0.0,
             covariance,
-            squared_error: 0.0,
+            assumed: 0.0,
+            seen: 0.0,
             freedom: SPREAD_WEIGHT,
+            student: 0.0,
         };
         let mut line = Self {
             expected_overhead,
@@ -212,12 +232,15 @@ impl Line {
 
     fn fit(&mut self) {
         let (a, b) = self.multipliers();
+        let freedom = SPREAD_WEIGHT + self.weight;
         self.curve = Curve {
             a,
             b,
             covariance: self.precision().inverse(),
-            squared_error: self.squared_error(a, b),
-            freedom: SPREAD_WEIGHT + self.weight,
+            assumed: SPREAD_WEIGHT * SPREAD * SPREAD / freedom,
+            seen: self.squared_error(a, b) / freedom,
+            freedom,
+            student: student_95(freedom),
             ..self.curve
         };
     }
@@ -255,7 +278,12 @@ impl Line {
     /// The forecast at `x`.
     #[must_use]
     pub fn predict(&self, x: f64) -> Prediction {
-        self.curve.predict(x)
+        let Point { mean, variance, .. } = self.curve.at(x);
+        Prediction {
+            mean,
+            variance,
+            freedom: self.curve.freedom,
+        }
     }
 
     /// The learnt slope, at least 0, in units of `y` per unit of `x`.

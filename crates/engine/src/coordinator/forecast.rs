@@ -60,10 +60,7 @@ pub(crate) fn forecast(
         Answer::Text(limit) => {
             let tokens = quality.output_tokens.min(limit);
             let long = (tokens * LENGTH_P95_FACTOR).min(limit);
-            (
-                speed.forecast(prompt_tokens, tokens),
-                speed.forecast(prompt_tokens, long),
-            )
+            speed.forecast_up_to(prompt_tokens, tokens, long)
         }
         Answer::Option => {
             let tokens = quality.output_tokens;
