@@ -2,7 +2,7 @@
 //!
 //! | backend | `backend =` | work is done by | probabilities of options | at once |
 //! |---|---|---|---|---|
-//! | [`worker`] | `embedded` | llama.cpp in a process of its own | of every option, exact | 1 |
+//! | [`worker`] | `embedded` | llama.cpp in a process of its own | of every option, exact | `parallel`, in one batch |
 //! | [`upstream`] | `openai` | a server of the operator | where each is one token and the server gives them | `parallel` |
 //! | [`stub`] | `stub` | nobody: canned words | invented | any number |
 //!
@@ -53,6 +53,7 @@ pub(crate) fn start(
             let launch = Launch {
                 model: file.clone(),
                 context,
+                parallel: offer.slots,
                 plain: *plain,
                 ..launch.clone()
             };

@@ -25,6 +25,9 @@ pub(crate) enum Expert {
     Stub(Stub),
 }
 
+/// Sequences that a worker has in one batch at most.
+const MOST_SLOTS: u32 = 64;
+
 /// The names of the backends.
 const BACKENDS: [&str; 3] = ["embedded", "openai", "stub"];
 
@@ -55,6 +58,9 @@ pub(crate) struct Embedded {
     /// Longest prompt plus answer in tokens.
     #[serde(default = "context")]
     pub(crate) context: NonZeroU32,
+    /// Requests that it works on at once, each with a context of its own.
+    #[serde(default = "one", deserialize_with = "slots")]
+    pub(crate) parallel: NonZeroU32,
 }
 
 /// Of a server.
@@ -147,6 +153,16 @@ fn count<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
         Value::Float(n) if n >= 1.0 && n <= most => Ok(n as u64),
         _ => Err(serde::de::Error::custom("at least 1, like 7e9")),
     }
+}
+
+/// As many as a worker takes.
+fn slots<'de, D: Deserializer<'de>>(from: D) -> Result<NonZeroU32, D::Error> {
+    let slots = NonZeroU32::deserialize(from)?;
+    if slots.get() > MOST_SLOTS {
+        let why = format!("at most {MOST_SLOTS}");
+        return Err(serde::de::Error::custom(why));
+    }
+    Ok(slots)
 }
 
 fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
