@@ -171,21 +171,22 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_has_one_slot_or_as_many_as_it_is_given() {
+    fn a_worker_has_one_slot_and_keeps_nothing_or_as_much_as_it_is_given() {
         let slots = |line: &str| {
             let text = format!("{HEAD}[[expert]]\nmodel = \"a\"\n{line}");
             let config = Config::parse(&text).expect("sound");
             let [Expert::Embedded(embedded)] = config.expert.as_slice() else {
                 unreachable!("{:?}", config.expert)
             };
-            embedded.parallel.get()
+            (embedded.parallel.get(), embedded.prefixes)
         };
-        assert_eq!((slots(""), slots("parallel = 8\n")), (1, 8));
-        for wrong in ["0", "65"] {
+        assert_eq!(slots(""), (1, 0));
+        assert_eq!(slots("parallel = 8\nprefixes = 4\n"), (8, 4));
+        for (key, wrong) in [("parallel", "0"), ("parallel", "65"), ("prefixes", "65")] {
             let faults = faults(&format!(
-                "{HEAD}[[expert]]\nmodel = \"a\"\nparallel = {wrong}\n"
+                "{HEAD}[[expert]]\nmodel = \"a\"\n{key} = {wrong}\n"
             ));
-            assert!(faults.contains("expert a.parallel: "), "{faults}");
+            assert!(faults.contains(&format!("expert a.{key}: ")), "{faults}");
         }
     }
 

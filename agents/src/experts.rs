@@ -81,6 +81,7 @@ fn embedded(expert: &Embedded, manifest: &Manifest, cache: &Cache) -> anyhow::Re
         run: Run::Worker {
             file: found.path,
             plain,
+            prefixes: expert.prefixes,
         },
     })
 }

@@ -167,6 +167,7 @@ fn run(args: &Args, place: meter::Place) -> anyhow::Result<()> {
         threads,
         context: 0,
         parallel: 1,
+        prefixes: 0,
         plain: false,
     };
     let dial = link::Dial {

@@ -28,6 +28,8 @@ pub(crate) struct Launch {
     pub(crate) context: u32,
     /// Pieces of work at once.
     pub(crate) parallel: u32,
+    /// Ended sequences whose beginnings others may take over.
+    pub(crate) prefixes: u32,
     pub(crate) plain: bool,
 }
 
@@ -48,6 +50,7 @@ pub(crate) fn start(
         .args(["--threads", &launch.threads.to_string()])
         .args(["--context", &launch.context.to_string()])
         .args(["--parallel", &launch.parallel.to_string()])
+        .args(["--prefixes", &launch.prefixes.to_string()])
         .args(["--chat", if launch.plain { "plain" } else { "template" }])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -11,13 +11,18 @@ use serde_json::{Value, json};
 
 use crate::Setting;
 
-const MODELS: [&str; 2] = ["smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"];
+/// Models, and tokens of prompt and of answer. The larger one takes its time over long prompts, and they are
+/// the same story with it.
+const MODELS: [(&str, &[(u32, u32)]); 2] = [
+    ("smollm2-135m-instruct", &[(32, 48), (256, 48)]),
+    ("qwen2.5-coder-0.5b-instruct", &[(32, 48)]),
+];
 
-/// Tokens of prompt and of answer.
-const SHAPES: [(u32, u32); 2] = [(32, 64), (256, 64)];
+/// Ended sequences in the cache beside which an answer is measured.
+const PREFIXES: &str = "8";
 
 /// Pairs of measurements.
-const PAIRS: u32 = 7;
+const PAIRS: u32 = 3;
 
 pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
     let worker = setting.program("moe2-worker")?;
@@ -25,10 +30,10 @@ pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
     let manifest = moe2_models::Manifest::embedded();
     let pairs = if setting.smoke { 1 } else { PAIRS };
     let mut models = serde_json::Map::new();
-    for id in MODELS {
+    for (id, of_model) in MODELS {
         let file = moe2_models::find_model(id, &manifest, &cache)?.path;
         let mut shapes = Vec::new();
-        for (n, (prompt, output)) in SHAPES.into_iter().enumerate() {
+        for (n, (prompt, output)) in of_model.iter().enumerate() {
             setting.say(&format!("{id}, prompts of {prompt} tokens"));
             let mut bench = Command::new(&worker);
             bench
@@ -38,7 +43,7 @@ pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
                 .args(["--runs", &pairs.to_string(), "--model"])
                 .arg(&file);
             if n == 0 {
-                bench.args(["--system-tokens", "500"]);
+                bench.args(["--system-tokens", "500", "--prefixes", PREFIXES]);
             }
             shapes.push(output_of(&mut bench)?);
         }

@@ -78,6 +78,7 @@ fn no_launch() -> Launch {
         threads: 2,
         context: 0,
         parallel: 1,
+        prefixes: 0,
         plain: false,
     }
 }
@@ -156,7 +157,11 @@ fn embedded(dir: &Path) -> Option<SetUp> {
         assert!(killed.is_ok_and(|status| status.success()));
     };
     Some(SetUp {
-        run: Run::Worker { file, plain: false },
+        run: Run::Worker {
+            file,
+            plain: false,
+            prefixes: 0,
+        },
         launch: Launch {
             binary: script,
             ..no_launch()
@@ -568,7 +573,11 @@ async fn work_at_once_is_answered_as_alone() {
             let scores = |reply: &Reply| reply.options.concat();
             for (one, other) in scores(alone).iter().zip(&scores(together)) {
                 // Rounding depends on the shape of a batch.
-                assert!((one - other).abs() < 0.1, "{}: {one} {other}", bench.row);
+                assert!(
+                    (one - other).abs() < 0.2 + 0.05 * one.abs(),
+                    "{}: {one} {other}",
+                    bench.row
+                );
             }
             assert_eq!(scores(alone).len(), scores(together).len());
         }

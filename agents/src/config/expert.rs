@@ -25,7 +25,7 @@ pub(crate) enum Expert {
     Stub(Stub),
 }
 
-/// Sequences that a worker has in one batch at most.
+/// Sequences that a worker has in one batch at most, and as many that ended and are kept.
 const MOST_SLOTS: u32 = 64;
 
 /// The names of the backends.
@@ -61,6 +61,9 @@ pub(crate) struct Embedded {
     /// Requests that it works on at once, each with a context of its own.
     #[serde(default = "one", deserialize_with = "slots")]
     pub(crate) parallel: NonZeroU32,
+    /// Requests that have ended and whose prompts' beginnings others may take over; by default none.
+    #[serde(default, deserialize_with = "prefixes")]
+    pub(crate) prefixes: u32,
 }
 
 /// Of a server.
@@ -158,11 +161,22 @@ fn count<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
 /// As many as a worker takes.
 fn slots<'de, D: Deserializer<'de>>(from: D) -> Result<NonZeroU32, D::Error> {
     let slots = NonZeroU32::deserialize(from)?;
-    if slots.get() > MOST_SLOTS {
-        let why = format!("at most {MOST_SLOTS}");
-        return Err(serde::de::Error::custom(why));
-    }
+    at_most(MOST_SLOTS, slots.get())?;
     Ok(slots)
+}
+
+/// As many as a worker keeps.
+fn prefixes<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let prefixes = u32::deserialize(from)?;
+    at_most(MOST_SLOTS, prefixes)?;
+    Ok(prefixes)
+}
+
+fn at_most<E: serde::de::Error>(most: u32, is: u32) -> Result<(), E> {
+    if is > most {
+        return Err(E::custom(format!("at most {most}")));
+    }
+    Ok(())
 }
 
 fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {

@@ -47,6 +47,11 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "TOKENS", default_value_t = 256)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=8192))]
     pub(crate) batch: u16,
+    /// Ended sequences to keep in the cache for prompts that begin alike; 0 reuses nothing, so that
+    /// no answer depends on what others asked.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub(crate) prefixes: u16,
     /// Let the engine log to standard error.
     #[arg(long)]
     pub(crate) verbose: bool,

@@ -75,6 +75,23 @@ struct FirstToken {
     reused_seconds: f64,
 }
 
+/// What one answer takes beside ended sequences that nobody needs.
+#[derive(Debug, Serialize)]
+struct Crowded {
+    prefixes: u16,
+    /// Their tokens, which are all that the cache holds but for the answer.
+    kept_tokens: usize,
+    runs: Vec<Beside>,
+    /// How many times as long it takes; median of the pairs' ratios.
+    slowdown: f64,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Beside {
+    empty_seconds: f64,
+    full_seconds: f64,
+}
+
 #[derive(Debug, Serialize)]
 struct Report {
     model: String,
@@ -88,6 +105,8 @@ struct Report {
     streams: Vec<Streams>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shared: Option<Shared>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crowded: Option<Crowded>,
     load_seconds: f64,
     /// Most memory that was resident; absent where the system does not say.
     peak_resident_bytes: Option<u64>,
@@ -105,7 +124,11 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         "{wanted} tokens do not fit the model's context of {}; ask for fewer",
         loaded.context_tokens
     );
-    let mut engine = Engine::open(&loaded, &args.engine)?;
+    let mut options = args.engine.clone();
+    if args.system_tokens.is_some() {
+        options.prefixes = options.prefixes.max(1);
+    }
+    let mut engine = Engine::open(&loaded, &options)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let text = text(&loaded);
     once(&mut engine, &text, args)?;
@@ -121,6 +144,11 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         .system_tokens
         .map(|tokens| shared_beginning(&mut engine, &text, (tokens, args.runs)))
         .transpose()?;
+    engine.clear([]);
+    let peak_resident_bytes = memory::resident().map(|bytes| bytes.0);
+    let crowded = (args.engine.prefixes > 0)
+        .then(|| crowded(&mut engine, &loaded, (&text, args)))
+        .transpose()?;
     let report = Report {
         model: args.engine.model.display().to_string(),
         threads: args.engine.threads,
@@ -134,8 +162,9 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         runs,
         streams,
         shared,
+        crowded,
         load_seconds,
-        peak_resident_bytes: memory::resident().map(|bytes| bytes.0),
+        peak_resident_bytes,
     };
     print(&report, args.json).context("cannot write the result")?;
     Ok(ExitCode::SUCCESS)
@@ -160,7 +189,7 @@ struct Took {
     longest_step: f64,
 }
 
-/// Answers all of `prompts` in one batch; nothing is in the cache before or after.
+/// Answers all of `prompts` in one batch; nothing of them is in the cache before or after.
 fn answer(
     engine: &mut Engine<'_>,
     prompts: Vec<Vec<LlamaToken>>,
@@ -199,7 +228,9 @@ fn answer(
         }
     }
     let whole = start.elapsed().as_secs_f64();
-    engine.clear(sequences.into_iter().map(|(sequence, _)| sequence));
+    for (sequence, _) in sequences {
+        engine.discard(sequence);
+    }
     Ok(Took {
         whole,
         first: first.unwrap_or(whole),
@@ -284,6 +315,50 @@ fn shared_beginning(
     })
 }
 
+/// One engine is empty, the other full, since filling one takes longer than all that is measured.
+fn crowded(
+    empty: &mut Engine<'_>,
+    loaded: &Loaded,
+    (text, args): (&[LlamaToken], &BenchArgs),
+) -> anyhow::Result<Crowded> {
+    let mut full = Engine::open(loaded, &args.engine)?;
+    let prefixes = args.engine.prefixes;
+    let own = args.prompt_tokens + args.output_tokens;
+    let cells = loaded.context_tokens * u32::from(loaded.slots);
+    let each = (cells.saturating_sub(own) / u32::from(prefixes)).min(loaded.context_tokens);
+    anyhow::ensure!(
+        each > 0,
+        "the context has no room beside the answer; ask for more --streams"
+    );
+    for n in 1..=usize::from(prefixes) {
+        // Begins like none of the others, nor like the answer's.
+        first_token(&mut full, prompt(text, n, each))?;
+    }
+    let asked = |engine: &mut Engine<'_>| {
+        answer(
+            engine,
+            vec![prompt(text, 0, args.prompt_tokens)],
+            args.output_tokens,
+        )
+        .map(|took| took.whole)
+    };
+    let mut runs = Vec::new();
+    for run in 0..args.runs {
+        let before = (run % 2 == 0).then(|| asked(empty)).transpose()?;
+        let full_seconds = asked(&mut full)?;
+        runs.push(Beside {
+            empty_seconds: before.map_or_else(|| asked(empty), Ok)?,
+            full_seconds,
+        });
+    }
+    Ok(Crowded {
+        prefixes,
+        kept_tokens: full.kept_tokens(),
+        slowdown: median(&runs, |run| run.full_seconds / run.empty_seconds),
+        runs,
+    })
+}
+
 /// Seconds to the first token, and how many tokens of the prompt were in the cache. It is kept.
 fn first_token(engine: &mut Engine<'_>, prompt: Vec<LlamaToken>) -> anyhow::Result<(f64, usize)> {
     let start = Instant::now();
@@ -345,6 +420,13 @@ fn print(report: &Report, json: bool) -> std::io::Result<()> {
             shared.computed_seconds,
             shared.reused_seconds,
             shared.reused_tokens
+        )?;
+    }
+    if let Some(crowded) = &report.crowded {
+        writeln!(
+            out,
+            "beside {} tokens of {} that have ended  {:.2} times as long",
+            crowded.kept_tokens, crowded.prefixes, crowded.slowdown
         )?;
     }
     Ok(())

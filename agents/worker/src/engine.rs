@@ -29,10 +29,6 @@ use crate::prefix::{Prefixes, common};
 /// wider than the answers alone.
 const BESIDE: usize = 32;
 
-/// Ended sequences that are kept. Each has a row in the engine's buffer of logits, and the cells
-/// are the slots' own, so more would mostly be in each other's way.
-const KEPT: u16 = 8;
-
 /// Tokens a prompt must share with a sequence to take them over: a few more or less in a batch cost
 /// nothing, and every chat begins with the few of its template.
 const LEAST_SHARED: usize = 16;
@@ -100,8 +96,8 @@ pub(crate) struct Engine<'m> {
     window: usize,
     free: Vec<i32>,
     kept: Prefixes,
-    /// Whether sequences of this model can be cut and continued by another.
-    divisible: bool,
+    /// Whether a prompt may take over what another sequence has in the cache.
+    reuse: bool,
 }
 
 impl<'m> Engine<'m> {
@@ -113,9 +109,10 @@ impl<'m> Engine<'m> {
         let cells = loaded.context_tokens * slots;
         // A recurrent state has no parts.
         let divisible = !model.is_recurrent() && !model.is_hybrid();
-        let kept = if divisible { KEPT } else { 0 };
+        let kept = if divisible { args.prefixes } else { 0 };
         let sequences = slots + u32::from(kept);
-        let capacity = chunk + slots - 1;
+        // The engine aborts where a batch is smaller than the number of sequences.
+        let capacity = (chunk + slots - 1).max(sequences);
         let threads = i32::from(args.threads.cast_signed());
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(cells))
@@ -142,7 +139,7 @@ impl<'m> Engine<'m> {
             window: window(model),
             free: (0..).take(sequences as usize).collect(),
             kept: Prefixes::new(usize::from(kept)),
-            divisible,
+            reuse: kept > 0,
         })
     }
 
@@ -184,6 +181,16 @@ impl<'m> Engine<'m> {
         }
     }
 
+    /// Ends a sequence; nothing is left of it.
+    pub(crate) fn discard(&mut self, sequence: Sequence) {
+        self.forget(sequence.id);
+    }
+
+    /// Tokens of ended sequences that are in the cache.
+    pub(crate) fn kept_tokens(&self) -> usize {
+        self.kept.tokens()
+    }
+
     /// Ends all sequences, kept ones too.
     pub(crate) fn clear(&mut self, sequences: impl IntoIterator<Item = Sequence>) {
         self.context.clear_kv_cache();
@@ -206,7 +213,7 @@ impl<'m> Engine<'m> {
             sequence.fresh = sequence.done..sequence.done;
         }
         for at in 0..sequences.len() {
-            if room > 0 && sequences[at].reused.is_none() {
+            if self.reuse && room > 0 && sequences[at].reused.is_none() {
                 self.take_over(sequences, at);
             }
             // Oldest first, so that who came second finds in the cache what both begin with.
@@ -285,7 +292,7 @@ impl<'m> Engine<'m> {
         let all = self.kept.common(&new.tokens).chain(others);
         let shared = all.map(|(length, id)| (length.min(most), id));
         let mut shared: Vec<_> = shared
-            .filter(|(length, _)| self.divisible && *length >= LEAST_SHARED)
+            .filter(|(length, _)| *length >= LEAST_SHARED)
             .collect();
         shared.sort_unstable_by(|a, b| b.cmp(a));
         let found = shared

@@ -69,12 +69,13 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts one and returns it with its first message.
-    pub(crate) fn start(model: &Path, chat: &str, size: (u32, u32)) -> (Self, FromWorker) {
-        let (context, parallel) = size;
+    pub(crate) fn start(model: &Path, chat: &str, size: (u32, u32, u32)) -> (Self, FromWorker) {
+        let (context, parallel, prefixes) = size;
         let mut child = Command::new(env!("CARGO_BIN_EXE_moe2-worker"))
             .arg("--model")
             .arg(model)
-            .args(["--threads", "2", "--chat", chat, "--context"])
+            .args(["--threads", "2", "--chat", chat])
+            .args(["--prefixes", &prefixes.to_string(), "--context"])
             .arg(context.to_string())
             .args(["--parallel", &parallel.to_string()])
             .stdin(Stdio::piped())
@@ -97,11 +98,12 @@ impl Worker {
 
     /// Starts one on a model of the manifest, ready for one piece of work at a time.
     pub(crate) fn ready(model: (&str, &str), context: u32) -> Option<Self> {
-        Self::ready_for(model, (context, 1))
+        Self::ready_for(model, (context, 1, 0))
     }
 
-    /// Starts one with so many tokens of context for each of so many at once.
-    pub(crate) fn ready_for((file, chat): (&str, &str), size: (u32, u32)) -> Option<Self> {
+    /// Starts one with so many tokens of context for each of so many at once, which keeps so many
+    /// that have ended.
+    pub(crate) fn ready_for((file, chat): (&str, &str), size: (u32, u32, u32)) -> Option<Self> {
         let (worker, first) = Self::start(&weights(file)?, chat, size);
         assert!(matches!(first, FromWorker::Ready { .. }), "{first:?}");
         Some(worker)
