@@ -432,7 +432,10 @@ mod tests {
             (used.prompt_tokens, used.cached_tokens) = (100 + i + cached, cached);
             cost.observe(&used);
         }
-        assert_eq!(cost.forecast(500.0, 50.0), plain.forecast(500.0, 50.0));
+        assert_eq!(
+            cost.speed().forecast(500.0, 50.0),
+            plain.speed().forecast(500.0, 50.0)
+        );
     }
 
     #[test]
