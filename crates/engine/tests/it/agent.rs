@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use moe2_engine::agent::{Config, Engine, Input, MeterReading, Output, Work};
 use moe2_model::{
-    DispatchId, EnergySource, ExpertName, ExpertState, Figure, FinishReason, Joules,
-    Seconds, Time,
+    DispatchId, EnergySource, ExpertName, ExpertState, Figure, FinishReason, Joules, Seconds, Time,
 };
 use moe2_wire::{FailureKind, FromAgent, FromExpert, FromWorker, ToAgent, ToWorker};
 
