@@ -31,8 +31,8 @@ pub(crate) struct Config {
     pub(crate) join_token_file: Option<PathBuf>,
     /// Threads of each worker; by default all hardware threads.
     pub(crate) threads: Option<u32>,
-    /// Work at once, of all experts together; see [`moe2_model::DeviceInfo::parallel`]. By default one where workers
-    /// compute here, and without a limit where none does.
+    /// Work at once, of all experts together; see [`moe2_model::DeviceInfo::parallel`]. By default the slots of a worker
+    /// that is alone, one where several compute here, and without a limit where none does.
     pub(crate) parallel: Option<u32>,
     /// Memory for experts, in MiB; by default all that the machine has. What does not fit is loaded when it is needed.
     pub(crate) memory_mb: Option<u64>,
@@ -168,6 +168,26 @@ mod tests {
             faults.contains("expert a.url: a key of other backends only"),
             "{faults}"
         );
+    }
+
+    #[test]
+    fn a_worker_has_one_slot_and_keeps_nothing_or_as_much_as_it_is_given() {
+        let slots = |line: &str| {
+            let text = format!("{HEAD}[[expert]]\nmodel = \"a\"\n{line}");
+            let config = Config::parse(&text).expect("sound");
+            let [Expert::Embedded(embedded)] = config.expert.as_slice() else {
+                unreachable!("{:?}", config.expert)
+            };
+            (embedded.parallel.get(), embedded.prefixes)
+        };
+        assert_eq!(slots(""), (1, 0));
+        assert_eq!(slots("parallel = 8\nprefixes = 4\n"), (8, 4));
+        for (key, wrong) in [("parallel", "0"), ("parallel", "65"), ("prefixes", "65")] {
+            let faults = faults(&format!(
+                "{HEAD}[[expert]]\nmodel = \"a\"\n{key} = {wrong}\n"
+            ));
+            assert!(faults.contains(&format!("expert a.{key}: ")), "{faults}");
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ fn embedded(expert: &Embedded, manifest: &Manifest, cache: &Cache) -> anyhow::Re
         // The engine keeps keys and values in half precision: two bytes each.
         kv_per_token: Bytes(info.kv_bytes_per_token(2).unwrap_or(0)),
         context_tokens: context.min(trained),
-        slots: 1,
+        slots: expert.parallel.get(),
         load: Some(load_time(Bytes(info.tensor_bytes))),
     };
     let plain = found.spec.is_some_and(|s| s.chat == ChatStyle::Plain);
@@ -81,6 +81,7 @@ fn embedded(expert: &Embedded, manifest: &Manifest, cache: &Cache) -> anyhow::Re
         run: Run::Worker {
             file: found.path,
             plain,
+            prefixes: expert.prefixes,
         },
     })
 }

@@ -166,6 +166,8 @@ fn run(args: &Args, place: meter::Place) -> anyhow::Result<()> {
         model: PathBuf::new(),
         threads,
         context: 0,
+        parallel: 1,
+        prefixes: 0,
         plain: false,
     };
     let dial = link::Dial {
@@ -210,13 +212,24 @@ fn run_swarm(args: &swarm::Args, exit_on_stdin_close: bool) -> anyhow::Result<()
     done
 }
 
-/// Only workers need to take turns; stubs do no arithmetic, and a server has its own order.
+/// Only workers need to take turns; stubs do no arithmetic, and a server has its own order. A worker that
+/// is alone may have all of its slots busy; several share the cores best when one works at a time.
 fn parallel(config: &Config, hosted: &[experts::Hosted]) -> u32 {
-    let computes = |h: &experts::Hosted| matches!(h.run, backend::Run::Worker { .. });
-    let taking_turns = hosted.iter().any(computes);
-    config
-        .parallel
-        .unwrap_or(if taking_turns { 1 } else { u32::MAX })
+    let computes = |h: &&experts::Hosted| matches!(h.run, backend::Run::Worker { .. });
+    let mut workers = hosted.iter().filter(computes);
+    let usual = match (workers.next(), workers.next()) {
+        (None, _) => u32::MAX,
+        (Some(alone), None) => alone.offer.slots,
+        (Some(_), Some(_)) => 1,
+    };
+    let parallel = config.parallel.unwrap_or(usual);
+    for hosted in hosted.iter().filter(|h| computes(h)) {
+        let (expert, slots) = (&hosted.offer.name, hosted.offer.slots);
+        if slots > parallel {
+            tracing::warn!(%expert, slots, parallel, "it has more slots than the agent works on at once: set the agent's `parallel`");
+        }
+    }
+    parallel
 }
 
 fn hardware_threads() -> u32 {

@@ -107,6 +107,7 @@ async fn answer(
         dispatch,
         finish,
         prompt_tokens,
+        cached_tokens: 0,
         output_tokens,
         prefill: Seconds::ZERO,
         decode: Seconds::from_duration(pace * words),

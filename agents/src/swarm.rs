@@ -109,6 +109,8 @@ fn parts(
         model: PathBuf::new(),
         threads: 1,
         context: offer.context_tokens,
+        parallel: offer.slots,
+        prefixes: 0,
         plain: false,
     };
     Ok(driver::Parts {

@@ -26,6 +26,10 @@ pub(crate) struct Launch {
     pub(crate) model: PathBuf,
     pub(crate) threads: u32,
     pub(crate) context: u32,
+    /// Pieces of work at once.
+    pub(crate) parallel: u32,
+    /// Ended sequences whose beginnings others may take over.
+    pub(crate) prefixes: u32,
     pub(crate) plain: bool,
 }
 
@@ -45,6 +49,8 @@ pub(crate) fn start(
         .arg(&launch.model)
         .args(["--threads", &launch.threads.to_string()])
         .args(["--context", &launch.context.to_string()])
+        .args(["--parallel", &launch.parallel.to_string()])
+        .args(["--prefixes", &launch.prefixes.to_string()])
         .args(["--chat", if launch.plain { "plain" } else { "template" }])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::Setting;
+use crate::batching;
 use crate::chaos;
 use crate::fleet;
 use crate::gate;
@@ -164,6 +165,12 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         what: "the real coordinator with 1,000 simulated machines and a million queries in virtual time",
         needs: Needs::Nothing,
         action: Action::Measure(sim::scale),
+    },
+    Experiment {
+        name: "batching",
+        what: "1, 2, 4 and 8 answers in one batch against one after the other, and the first token of a prompt with 500 tokens in the cache or not, two models, 2 threads",
+        needs: Needs::Programs,
+        action: Action::Measure(batching::measure),
     },
     Experiment {
         name: "overhead",

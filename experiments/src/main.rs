@@ -3,6 +3,7 @@
 //! An experiment is a row of a table (`experiment`) with a name and what it measures; a run verifies what
 //! it measures and writes the raw samples with the machine and the time to `experiments/record/`.
 
+mod batching;
 mod chaos;
 mod experiment;
 mod fleet;

@@ -31,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Tokens that no answer here comes to: it is stopped before.
 const ENDLESS: u32 = 400;
 
+/// Pieces of work at once.
+const SLOTS: u32 = 4;
+
 /// One kind of backend.
 struct Row {
     name: &'static str,
@@ -74,6 +77,8 @@ fn no_launch() -> Launch {
         model: PathBuf::new(),
         threads: 2,
         context: 0,
+        parallel: 1,
+        prefixes: 0,
         plain: false,
     }
 }
@@ -152,7 +157,11 @@ fn embedded(dir: &Path) -> Option<SetUp> {
         assert!(killed.is_ok_and(|status| status.success()));
     };
     Some(SetUp {
-        run: Run::Worker { file, plain: false },
+        run: Run::Worker {
+            file,
+            plain: false,
+            prefixes: 0,
+        },
         launch: Launch {
             binary: script,
             ..no_launch()
@@ -191,12 +200,23 @@ enum End {
 }
 
 /// What came back for one piece of work.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Reply {
     texts: Vec<String>,
     options: Vec<Vec<f64>>,
     tokens: (u32, u32),
-    end: End,
+    end: Option<End>,
+}
+
+/// Which piece of work a message is of.
+fn of(message: &FromWorker) -> Option<DispatchId> {
+    match message {
+        FromWorker::Text { dispatch, .. }
+        | FromWorker::Options { dispatch, .. }
+        | FromWorker::Finished { dispatch, .. }
+        | FromWorker::Failed { dispatch, .. } => Some(*dispatch),
+        FromWorker::Ready { .. } | FromWorker::LoadFailed { .. } => None,
+    }
 }
 
 impl Bench {
@@ -216,7 +236,7 @@ impl Bench {
                 weights: Bytes(1),
                 kv_per_token: Bytes(1),
                 context_tokens: 1_024,
-                slots: 4,
+                slots: SLOTS,
                 load: None,
             };
             let run = set_up.run;
@@ -283,50 +303,75 @@ impl Bench {
 
     /// Everything up to the terminal message.
     async fn collect(&mut self, wanted: DispatchId) -> Reply {
-        let (mut texts, mut options) = (Vec::new(), Vec::new());
-        let mut tokens = (0, 0);
-        let end = loop {
-            match self.receive().await {
-                Ok(FromWorker::Text { dispatch, text }) if dispatch == wanted => {
+        self.collect_all(&[wanted]).await.remove(0)
+    }
+
+    /// Everything up to the terminal messages of all of `wanted`, in their order.
+    async fn collect_all(&mut self, wanted: &[DispatchId]) -> Vec<Reply> {
+        let mut replies: Vec<Reply> = wanted.iter().map(|_| Reply::default()).collect();
+        while replies.iter().any(|reply| reply.end.is_none()) {
+            let Ok(message) = self.receive().await else {
+                for reply in &mut replies {
+                    reply.end.get_or_insert(End::Exited);
+                }
+                break;
+            };
+            let of = of(&message);
+            let at = wanted.iter().position(|dispatch| Some(*dispatch) == of);
+            // In particular, nothing comes after a terminal message.
+            let reply = at.map(|at| &mut replies[at]);
+            let Some(reply) = reply.filter(|reply| reply.end.is_none()) else {
+                unreachable!("{}: {message:?} while waiting for {wanted:?}", self.row)
+            };
+            match message {
+                FromWorker::Text { text, .. } => {
                     assert!(!text.is_empty(), "{}", self.row);
-                    texts.push(text);
+                    reply.texts.push(text);
                 }
-                Ok(FromWorker::Options { dispatch, logprobs }) if dispatch == wanted => {
-                    options.push(logprobs);
-                }
-                Ok(FromWorker::Finished {
-                    dispatch,
+                FromWorker::Options { logprobs, .. } => reply.options.push(logprobs),
+                FromWorker::Finished {
                     finish,
                     prompt_tokens,
+                    cached_tokens,
                     output_tokens,
                     ..
-                }) if dispatch == wanted => {
-                    tokens = (prompt_tokens, output_tokens);
-                    break End::Finished(finish);
+                } => {
+                    assert!(cached_tokens <= prompt_tokens, "{}", self.row);
+                    reply.tokens = (prompt_tokens, output_tokens);
+                    reply.end = Some(End::Finished(finish));
                 }
-                Ok(FromWorker::Failed { dispatch, kind, .. }) if dispatch == wanted => {
-                    break End::Failed(kind);
+                FromWorker::Failed { kind, .. } => reply.end = Some(End::Failed(kind)),
+                FromWorker::Ready { .. } | FromWorker::LoadFailed { .. } => {
+                    unreachable!("they are of no dispatch")
                 }
-                Err(_) => break End::Exited,
-                // In particular, anything after a terminal message.
-                Ok(other) => unreachable!("{}: {other:?} while waiting for {wanted}", self.row),
             }
-        };
-        Reply {
-            texts,
-            options,
-            tokens,
-            end,
+        }
+        replies
+    }
+
+    /// Reads up to the first terminal message of any of these.
+    async fn collect_one_of(&mut self, running: &[DispatchId]) -> (DispatchId, End) {
+        loop {
+            match self.receive().await {
+                Ok(FromWorker::Text { dispatch, .. }) if running.contains(&dispatch) => {}
+                Ok(FromWorker::Finished {
+                    dispatch, finish, ..
+                }) => return (dispatch, End::Finished(finish)),
+                other => unreachable!("{}: {other:?}", self.row),
+            }
         }
     }
 
     async fn ask(&mut self, task: Task) -> Reply {
-        let question = match &task {
-            Task::Generate(_) => "Count from one to twenty in words.",
-            Task::Choice { .. } => "Which letter is the first: A, B or C? Answer with one letter.",
-        };
-        let dispatch = self.begin(user(question), task);
+        let dispatch = self.begin(user(question(&task)), task);
         self.collect(dispatch).await
+    }
+}
+
+const fn question(task: &Task) -> &'static str {
+    match task {
+        Task::Generate(_) => "Count from one to twenty in words.",
+        Task::Choice { .. } => "Which letter is the first: A, B or C? Answer with one letter.",
     }
 }
 
@@ -360,7 +405,7 @@ async fn an_answer_comes_in_pieces_and_ends_once() {
         assert!(reply.texts.len() > 1, "{}: {reply:?}", bench.row);
         assert!(matches!(
             reply.end,
-            End::Finished(FinishReason::Stop | FinishReason::Length)
+            Some(End::Finished(FinishReason::Stop | FinishReason::Length))
         ));
         assert!(reply.options.is_empty(), "{}", bench.row);
         let (prompt, output) = reply.tokens;
@@ -381,7 +426,7 @@ async fn an_answer_is_no_longer_than_asked_and_says_so() {
         let reply = bench.ask(text(3, &[])).await;
         assert_eq!(
             reply.end,
-            End::Finished(FinishReason::Length),
+            Some(End::Finished(FinishReason::Length)),
             "{}",
             bench.row
         );
@@ -404,7 +449,7 @@ async fn an_answer_ends_before_a_stop_string() {
         );
         assert_eq!(
             reply.end,
-            End::Finished(FinishReason::Stop),
+            Some(End::Finished(FinishReason::Stop)),
             "{}",
             bench.row
         );
@@ -420,7 +465,7 @@ async fn work_that_is_cancelled_in_the_middle_still_says_what_it_used() {
         let reply = bench.collect(long).await;
         assert_eq!(
             reply.end,
-            End::Finished(FinishReason::Cancelled),
+            Some(End::Finished(FinishReason::Cancelled)),
             "{}",
             bench.row
         );
@@ -434,7 +479,7 @@ async fn work_that_is_cancelled_in_the_middle_still_says_what_it_used() {
         bench.cancel(DispatchId(99));
         let next = bench.ask(text(3, &[])).await;
         assert!(
-            matches!(next.end, End::Finished(_)),
+            matches!(next.end, Some(End::Finished(_))),
             "{}: {next:?}",
             bench.row
         );
@@ -476,12 +521,76 @@ async fn work_that_waits_behind_other_work_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn as_much_work_as_there_are_slots_is_under_way_at_once() {
+    for mut bench in Bench::all().await {
+        let mut begun = Vec::new();
+        for n in 0..SLOTS {
+            let prompt = user(&format!("Tell me a very long story about {n} ships."));
+            begun.push(bench.begin(prompt, text(ENDLESS, &[])));
+        }
+        let mut silent = begun.clone();
+        while !silent.is_empty() {
+            match bench.receive().await {
+                Ok(FromWorker::Text { dispatch, .. }) => silent.retain(|other| *other != dispatch),
+                other => unreachable!("{}: {other:?} before all had begun", bench.row),
+            }
+        }
+        // One leaves; the others go on.
+        bench.cancel(begun[1]);
+        let reply = bench.collect_one_of(&begun).await;
+        assert_eq!(reply, (begun[1], End::Finished(FinishReason::Cancelled)));
+        let mut others = begun;
+        others.remove(1);
+        for dispatch in &others {
+            bench.cancel(*dispatch);
+        }
+        for reply in bench.collect_all(&others).await {
+            let cancelled = Some(End::Finished(FinishReason::Cancelled));
+            assert_eq!(reply.end, cancelled, "{}", bench.row);
+        }
+    }
+}
+
+#[tokio::test]
+async fn work_at_once_is_answered_as_alone() {
+    for mut bench in Bench::all().await {
+        let tasks = || [text(16, &[]), choice(), text(5, &[]), text(16, &["zzz"])];
+        let mut alone = Vec::new();
+        for task in tasks() {
+            alone.push(bench.ask(task).await);
+        }
+        let begun = tasks().map(|task| bench.begin(user(question(&task)), task));
+        let together = bench.collect_all(&begun).await;
+        for (alone, together) in alone.iter().zip(&together) {
+            assert_eq!(alone.end, together.end, "{}", bench.row);
+            assert_eq!(alone.tokens, together.tokens, "{}", bench.row);
+            assert_eq!(
+                alone.texts.concat(),
+                together.texts.concat(),
+                "{}",
+                bench.row
+            );
+            let scores = |reply: &Reply| reply.options.concat();
+            for (one, other) in scores(alone).iter().zip(&scores(together)) {
+                // Rounding depends on the shape of a batch.
+                assert!(
+                    (one - other).abs() < 0.2 + 0.05 * one.abs(),
+                    "{}: {one} {other}",
+                    bench.row
+                );
+            }
+            assert_eq!(scores(alone).len(), scores(together).len());
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_choice_has_a_log_probability_for_every_option() {
     for mut bench in Bench::all().await {
         let reply = bench.ask(choice()).await;
         assert_eq!(
             reply.end,
-            End::Finished(FinishReason::Stop),
+            Some(End::Finished(FinishReason::Stop)),
             "{}",
             bench.row
         );
@@ -511,9 +620,9 @@ async fn work_is_not_left_without_an_end_when_its_backend_dies() {
         bench.first_text(long).await;
         kill();
         let reply = bench.collect(long).await;
-        let lost = [End::Exited, End::Failed(FailureKind::WorkerLost)];
+        let lost = [End::Exited, End::Failed(FailureKind::WorkerLost)].map(Some);
         assert!(lost.contains(&reply.end), "{}: {reply:?}", bench.row);
-        if reply.end != End::Exited {
+        if reply.end != Some(End::Exited) {
             let end = bench.receive().await;
             assert!(end.is_err(), "{}: {end:?}", bench.row);
         }
@@ -527,7 +636,7 @@ async fn a_backend_whose_line_is_dropped_ends_and_says_so() {
         bench.first_text(long).await;
         bench.line = None;
         let reply = bench.collect(long).await;
-        assert_eq!(reply.end, End::Exited, "{}", bench.row);
+        assert_eq!(reply.end, Some(End::Exited), "{}", bench.row);
         let ended = timeout(PATIENCE, &mut bench.task).await;
         assert!(ended.is_ok_and(|task| task.is_ok()), "{}", bench.row);
         assert!(bench.inputs.recv().await.is_none(), "{}", bench.row);

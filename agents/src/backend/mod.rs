@@ -2,7 +2,7 @@
 //!
 //! | backend | `backend =` | work is done by | probabilities of options | at once |
 //! |---|---|---|---|---|
-//! | [`worker`] | `embedded` | llama.cpp in a process of its own | of every option, exact | 1 |
+//! | [`worker`] | `embedded` | llama.cpp in a process of its own | of every option, exact | `parallel`, in one batch |
 //! | [`upstream`] | `openai` | a server of the operator | where each is one token and the server gives them | `parallel` |
 //! | [`stub`] | `stub` | nobody: canned words | invented | any number |
 //!
@@ -28,7 +28,12 @@ use crate::{stub, upstream};
 #[derive(Debug, Clone)]
 pub(crate) enum Run {
     /// A worker process on this file.
-    Worker { file: PathBuf, plain: bool },
+    Worker {
+        file: PathBuf,
+        plain: bool,
+        /// As in [`Launch::prefixes`].
+        prefixes: u32,
+    },
     /// A server.
     Upstream(Box<upstream::Settings>),
     /// Canned words, with so much time for each.
@@ -49,11 +54,17 @@ pub(crate) fn start(
     match run {
         Run::Stub { pace } => Ok(stub::start(expert, (context, *pace), inputs)),
         Run::Upstream(settings) => Ok(upstream::start(expert, (**settings).clone(), inputs)),
-        Run::Worker { file, plain } => {
+        Run::Worker {
+            file,
+            plain,
+            prefixes,
+        } => {
             let launch = Launch {
                 model: file.clone(),
                 context,
+                parallel: offer.slots,
                 plain: *plain,
+                prefixes: *prefixes,
                 ..launch.clone()
             };
             worker::start(expert, &launch, inputs)

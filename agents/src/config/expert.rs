@@ -25,6 +25,9 @@ pub(crate) enum Expert {
     Stub(Stub),
 }
 
+/// Sequences that a worker has in one batch at most, and as many that ended and are kept.
+const MOST_SLOTS: u32 = 64;
+
 /// The names of the backends.
 const BACKENDS: [&str; 3] = ["embedded", "openai", "stub"];
 
@@ -55,6 +58,12 @@ pub(crate) struct Embedded {
     /// Longest prompt plus answer in tokens.
     #[serde(default = "context")]
     pub(crate) context: NonZeroU32,
+    /// Requests that it works on at once, each with a context of its own.
+    #[serde(default = "one", deserialize_with = "slots")]
+    pub(crate) parallel: NonZeroU32,
+    /// Requests that have ended and whose prompts' beginnings others may take over; by default none.
+    #[serde(default, deserialize_with = "prefixes")]
+    pub(crate) prefixes: u32,
 }
 
 /// Of a server.
@@ -147,6 +156,27 @@ fn count<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
         Value::Float(n) if n >= 1.0 && n <= most => Ok(n as u64),
         _ => Err(serde::de::Error::custom("at least 1, like 7e9")),
     }
+}
+
+/// As many as a worker takes.
+fn slots<'de, D: Deserializer<'de>>(from: D) -> Result<NonZeroU32, D::Error> {
+    let slots = NonZeroU32::deserialize(from)?;
+    at_most(MOST_SLOTS, slots.get())?;
+    Ok(slots)
+}
+
+/// As many as a worker keeps.
+fn prefixes<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let prefixes = u32::deserialize(from)?;
+    at_most(MOST_SLOTS, prefixes)?;
+    Ok(prefixes)
+}
+
+fn at_most<E: serde::de::Error>(most: u32, is: u32) -> Result<(), E> {
+    if is > most {
+        return Err(E::custom(format!("at most {most}")));
+    }
+    Ok(())
 }
 
 fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::choice::{Choosing, picked, scores};
-use super::chunk::{self, Finish};
+use super::chunk::{self, Counted, Finish};
 use super::failure::Failure;
 use super::http::{Client, Reply};
 use super::sse::{Limits, Parser};
@@ -36,8 +36,7 @@ pub(super) struct Progress {
     first_token: Option<Instant>,
     /// Events with a token in them.
     deltas: u32,
-    /// As the server counts: tokens of prompt and answer.
-    usage: Option<(u32, u32)>,
+    usage: Option<Counted>,
     likeliest: Vec<(String, f64)>,
     prompt_bytes: usize,
 }
@@ -46,6 +45,7 @@ pub(super) struct Progress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Used {
     pub(super) prompt_tokens: u32,
+    pub(super) cached_tokens: u32,
     pub(super) output_tokens: u32,
     pub(super) prefill: Duration,
     pub(super) decode: Duration,
@@ -66,12 +66,16 @@ impl Progress {
     /// Tokens as the server says; if it does not, one for each event of the answer, and four bytes of
     /// prompt for a token.
     pub(super) fn used(&self) -> Used {
-        let guess = u32::try_from(self.prompt_bytes / 4).unwrap_or(u32::MAX);
-        let (prompt_tokens, output_tokens) = self.usage.unwrap_or((guess, self.deltas));
+        let counted = self.usage.unwrap_or_else(|| Counted {
+            prompt: u32::try_from(self.prompt_bytes / 4).unwrap_or(u32::MAX),
+            cached: 0,
+            output: self.deltas,
+        });
         let first = self.first_token.unwrap_or_else(Instant::now);
         Used {
-            prompt_tokens,
-            output_tokens,
+            prompt_tokens: counted.prompt,
+            cached_tokens: counted.cached,
+            output_tokens: counted.output,
             prefill: first.duration_since(self.began),
             decode: first.elapsed(),
         }

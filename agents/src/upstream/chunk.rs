@@ -19,11 +19,20 @@ pub(super) struct Chunk {
     pub(super) token: bool,
     /// It ended, and why.
     pub(super) finish: Option<Finish>,
-    /// Tokens of prompt and answer, as the server counts.
-    pub(super) usage: Option<(u32, u32)>,
+    /// What the server counts.
+    pub(super) usage: Option<Counted>,
     /// The likeliest tokens at the first place that the chunk says anything about, with natural
     /// logarithms of their probabilities.
     pub(super) likeliest: Vec<(String, f64)>,
+}
+
+/// Tokens, as a server counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counted {
+    pub(super) prompt: u32,
+    /// Of the prompt's: what was in a cache; 0 of a server that does not say.
+    pub(super) cached: u32,
+    pub(super) output: u32,
 }
 
 /// Why an answer ended.
@@ -60,6 +69,12 @@ struct Usage {
     prompt_tokens: u32,
     #[serde(default)]
     completion_tokens: u32,
+    prompt_tokens_details: Option<Details>,
+}
+
+#[derive(Deserialize)]
+struct Details {
+    cached_tokens: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -106,7 +121,15 @@ pub(super) fn read(data: &str) -> Result<Chunk, ChunkError> {
     if let Some(error) = raw.error.filter(|error| !error.is_null()) {
         return Err(ChunkError::Failed(message_of(&error)));
     }
-    let usage = raw.usage.map(|u| (u.prompt_tokens, u.completion_tokens));
+    let usage = raw.usage.map(|usage| {
+        let details = usage.prompt_tokens_details;
+        let cached = details.and_then(|details| details.cached_tokens);
+        Counted {
+            prompt: usage.prompt_tokens,
+            cached: cached.unwrap_or(0).min(usage.prompt_tokens),
+            output: usage.completion_tokens,
+        }
+    });
     let mut chunk = Chunk {
         usage,
         ..Chunk::default()
@@ -199,7 +222,24 @@ mod tests {
         let chunk = read(r#"{"choices":[{"delta":{},"finish_reason":"abort"}]}"#).expect("sound");
         assert_eq!(chunk.finish, Some(Finish::Other("abort".to_owned())));
         let chunk = read(r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#);
-        assert_eq!(chunk.expect("sound").usage, Some((3, 5)));
+        let counted = |cached| Counted {
+            prompt: 3,
+            cached,
+            output: 5,
+        };
+        assert_eq!(chunk.expect("sound").usage, Some(counted(0)));
+        for (details, cached) in [
+            ("null", 0),
+            ("{}", 0),
+            (r#"{"cached_tokens":null,"audio_tokens":0}"#, 0),
+            (r#"{"cached_tokens":2}"#, 2),
+            (r#"{"cached_tokens":9}"#, 3),
+        ] {
+            let data = format!(
+                r#"{{"usage":{{"prompt_tokens":3,"completion_tokens":5,"prompt_tokens_details":{details}}}}}"#
+            );
+            assert_eq!(read(&data).expect("sound").usage, Some(counted(cached)));
+        }
     }
 
     #[test]

@@ -230,6 +230,7 @@ fn finished(dispatch: DispatchId, finish: FinishReason, used: Used) -> FromWorke
         dispatch,
         finish,
         prompt_tokens: used.prompt_tokens,
+        cached_tokens: used.cached_tokens,
         output_tokens: used.output_tokens,
         prefill: Seconds::from_duration(used.prefill),
         decode: Seconds::from_duration(used.decode),

@@ -27,7 +27,10 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Measure the engine alone: tokens per second of prefill and decode, without pipes.
-    #[command(after_help = "Example:\n  moe2-worker bench --model qwen.gguf --threads 2 --json")]
+    #[command(
+        after_help = "Examples:\n  moe2-worker bench --model qwen.gguf --threads 2 --json\n  \
+                      moe2-worker bench --model qwen.gguf --threads 2 --streams 1,2,4 --system-tokens 500"
+    )]
     Bench(BenchArgs),
 }
 
@@ -40,10 +43,15 @@ pub(crate) struct EngineArgs {
     /// Threads the engine may use.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: u16,
-    /// Most prompt tokens per step; a cancel is seen between two steps.
+    /// Most prompt tokens per step, fewer beside answers; a cancel is seen between two steps.
     #[arg(long, value_name = "TOKENS", default_value_t = 256)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=8192))]
     pub(crate) batch: u16,
+    /// Ended sequences to keep in the cache for prompts that begin alike; 0 reuses nothing, so that
+    /// no answer depends on what others asked.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub(crate) prefixes: u16,
     /// Let the engine log to standard error.
     #[arg(long)]
     pub(crate) verbose: bool,
@@ -57,6 +65,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "TOKENS")]
     #[arg(value_parser = clap::value_parser!(u32).range(2..=16_777_216))]
     pub(crate) context: u32,
+    /// Requests to work on at once, each with a context of its own.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) parallel: u16,
     /// How chats become text; a model without a template is always asked plainly.
     #[arg(long, value_enum, default_value_t = Chat::Template)]
     pub(crate) chat: Chat,
@@ -86,6 +98,14 @@ pub(crate) struct BenchArgs {
     /// Repetitions, after one that warms up.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) runs: u32,
+    /// Also measure so many answers in one batch against one after the other.
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) streams: Vec<u16>,
+    /// Also measure the time to the first token after a beginning of so many tokens, in the cache
+    /// and not.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
+    pub(crate) system_tokens: Option<u32>,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

@@ -3,87 +3,92 @@
 //! The prompt is processed once. The logits after its last token score the first token of all
 //! options; the further tokens of an option are processed after the prompt and forgotten again, so
 //! that the next option starts where this one did. Appending each option to the whole prompt would
-//! be the same numbers at the price of a prefill each.
+//! be the same numbers at the price of a prefill each. A choice is a sequence of the batch like an
+//! answer: on its own between two steps it would hold up everyone else.
 
-use std::time::Instant;
+use llama_cpp_2::token::LlamaToken;
 
-use moe2_model::{FinishReason, Prompt};
+use crate::engine::{Engine, Sequence};
 
-use crate::engine::{Engine, Ran};
-use crate::failure::WorkError;
-use crate::generate::{Outcome, fitting};
-use crate::prompt::ChatFormat;
-use crate::queue::Cancel;
+/// Options that are being scored.
+pub(crate) struct Scoring {
+    options: Vec<Vec<LlamaToken>>,
+    /// Tokens of the prompt.
+    prompt: usize,
+    /// The option whose tokens are in the sequence; those before it are scored.
+    at: usize,
+    logprobs: Vec<f64>,
+}
 
-/// Scores `options` in order; no scores if cancelled.
-pub(crate) fn choose(
-    engine: &mut Engine<'_>,
-    format: &ChatFormat,
-    (prompt, options): (&Prompt, &[String]),
-    cancel: &Cancel,
-) -> Result<(Option<Vec<f64>>, Outcome), WorkError> {
-    let model = engine.model();
-    let rendered = format.render(model, prompt)?;
-    let options = options
-        .iter()
-        .map(|option| rendered.option(model, option))
-        .collect::<Result<Vec<_>, _>>()?;
-    let longest = options.iter().map(Vec::len).max().unwrap_or(0);
-    let prompt_tokens = fitting(engine, rendered.tokens.len(), longest.max(1))?;
-
-    let start = Instant::now();
-    let ran = engine.prefill(&rendered.tokens, cancel)?;
-    let mut outcome = Outcome {
-        prompt_tokens,
-        prefill: start.elapsed(),
-        ..Outcome::NOTHING
-    };
-    if ran == Ran::Cancelled {
-        return Ok((None, outcome));
-    }
-    let start = Instant::now();
-    let first = LogSoftmax::of(engine.logits().to_vec());
-    let mut logprobs = Vec::with_capacity(options.len());
-    for option in &options {
-        if cancel.is_set() {
-            outcome.decode = start.elapsed();
-            return Ok((None, outcome));
+impl Scoring {
+    /// Nothing yet, after a prompt of so many tokens. Every option has a token.
+    pub(crate) fn new(options: Vec<Vec<LlamaToken>>, prompt: usize) -> Self {
+        Self {
+            options,
+            prompt,
+            at: 0,
+            logprobs: Vec::new(),
         }
-        let mut sum = first.at(option[0].0);
-        if let [given @ .., _] = option.as_slice()
-            && !given.is_empty()
-        {
-            engine.append_all(given, |index, logits| {
-                sum += log_softmax(logits, option[index + 1].0);
-            })?;
-            let forgot = engine.truncate(prompt_tokens);
-            if !forgot && engine.prefill(&rendered.tokens, cancel)? == Ran::Cancelled {
-                outcome.decode = start.elapsed();
-                return Ok((None, outcome));
+    }
+
+    /// Tokens of the options that are scored.
+    pub(crate) fn scored(&self) -> u32 {
+        let tokens: usize = self.options[..self.at].iter().map(Vec::len).sum();
+        u32::try_from(tokens).unwrap_or(u32::MAX)
+    }
+
+    /// Takes what a step has computed; the scores in the order of the options once all are known.
+    pub(crate) fn advance(
+        &mut self,
+        engine: &mut Engine<'_>,
+        sequence: &mut Sequence,
+    ) -> Option<Vec<f64>> {
+        for index in sequence.seen() {
+            let logits = engine.logits(sequence, index);
+            if index >= self.prompt {
+                let next = self.options[self.at][index + 1 - self.prompt];
+                self.logprobs[self.at] += log_softmax(logits, next.0);
+            } else if self.logprobs.is_empty() {
+                // The prompt's last, and not for the second time.
+                let first = LogSoftmax::of(logits);
+                let firsts = self.options.iter().map(|option| first.at(option[0].0));
+                self.logprobs = firsts.collect();
             }
         }
-        outcome.output_tokens += u32::try_from(option.len()).unwrap_or(u32::MAX);
-        logprobs.push(sum);
+        if sequence.waiting() > 0 {
+            return None;
+        }
+        if sequence.len() > self.prompt {
+            self.at += 1;
+        }
+        let left = self.options[self.at..].iter();
+        // Of one token, scored already.
+        self.at += left.take_while(|option| option.len() == 1).count();
+        engine.cut(sequence, self.prompt);
+        match self.options.get(self.at).map(Vec::as_slice) {
+            Some([given @ .., _]) => {
+                sequence.extend(given);
+                None
+            }
+            _ => Some(std::mem::take(&mut self.logprobs)),
+        }
     }
-    outcome.finish = FinishReason::Stop;
-    outcome.decode = start.elapsed();
-    Ok((Some(logprobs), outcome))
 }
 
 /// Logits with their normaliser, for many look-ups in one row.
-struct LogSoftmax {
-    logits: Vec<f32>,
+struct LogSoftmax<'a> {
+    logits: &'a [f32],
     normaliser: f64,
 }
 
-impl LogSoftmax {
-    fn of(logits: Vec<f32>) -> Self {
-        let normaliser = log_sum_exp(&logits);
+impl<'a> LogSoftmax<'a> {
+    fn of(logits: &'a [f32]) -> Self {
+        let normaliser = log_sum_exp(logits);
         Self { logits, normaliser }
     }
 
     fn at(&self, token: i32) -> f64 {
-        logit(&self.logits, token) - self.normaliser
+        logit(self.logits, token) - self.normaliser
     }
 }
 
@@ -113,9 +118,9 @@ mod tests {
 
     #[test]
     fn probabilities_add_up_to_one_however_large_the_logits() {
-        let row = LogSoftmax::of(vec![1000.0, 1001.0, -1000.0]);
+        let row = LogSoftmax::of(&[1000.0, 1001.0, -1000.0]);
         let sum: f64 = (0..3).map(|token| row.at(token).exp()).sum();
         assert!((sum - 1.0).abs() < 1e-12);
-        assert!((row.at(1) - log_softmax(&row.logits, 1)).abs() < 1e-12);
+        assert!((row.at(1) - log_softmax(row.logits, 1)).abs() < 1e-12);
     }
 }

@@ -1,7 +1,8 @@
 //! Why a piece of work got no answer, and what the coordinator should make of it.
 
 use llama_cpp_2::DecodeError;
-use moe2_wire::FailureKind;
+use moe2_model::DispatchId;
+use moe2_wire::{FailureKind, FromWorker};
 
 use crate::prompt::PromptError;
 
@@ -26,8 +27,17 @@ pub(crate) enum WorkError {
 }
 
 impl WorkError {
+    /// How the agent is told.
+    pub(crate) fn of(&self, dispatch: DispatchId) -> FromWorker {
+        FromWorker::Failed {
+            dispatch,
+            kind: self.kind(),
+            message: self.to_string(),
+        }
+    }
+
     /// What it is to the coordinator.
-    pub(crate) fn kind(&self) -> FailureKind {
+    fn kind(&self) -> FailureKind {
         match *self {
             Self::ContextTooLong {
                 prompt_tokens,

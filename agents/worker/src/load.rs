@@ -38,13 +38,14 @@ pub(crate) enum LoadError {
     Gguf { path: PathBuf, reason: GgufError },
     /// It would not fit.
     #[error(
-        "the model needs about {needed} with a context of {context_tokens} tokens, {available} are \
-         free; use a smaller --context or a smaller model"
+        "the model needs about {needed} with {slots} contexts of {context_tokens} tokens, \
+         {available} are free; use a smaller --context or --parallel, or a smaller model"
     )]
     Memory {
         needed: Bytes,
         available: Bytes,
         context_tokens: u32,
+        slots: u16,
     },
     /// The engine does not start.
     #[error("the engine does not start ({0}); reinstall moe2")]
@@ -58,10 +59,14 @@ pub(crate) enum LoadError {
     Refused { path: PathBuf, reason: String },
     /// The engine refuses the context.
     #[error(
-        "the engine cannot open a context of {context_tokens} tokens ({reason}); use a smaller \
-         --context"
+        "the engine cannot open {slots} contexts of {context_tokens} tokens ({reason}); use a \
+         smaller --context or --parallel"
     )]
-    Context { context_tokens: u32, reason: String },
+    Context {
+        context_tokens: u32,
+        slots: u16,
+        reason: String,
+    },
     /// The engine does not know the template.
     #[error("the model's chat template cannot be used ({0}); start the worker with --chat plain")]
     Template(String),
@@ -75,23 +80,31 @@ pub(crate) struct Loaded {
     pub(crate) kv_per_token: Bytes,
     /// Tokens of context: as asked, but not more than the model was trained for.
     pub(crate) context_tokens: u32,
+    /// Sequences that have such a context each.
+    pub(crate) slots: u16,
 }
 
-/// Checks the file, counts the memory, loads the model.
-pub(crate) fn load(args: &EngineArgs, context_tokens: u32) -> Result<Loaded, LoadError> {
+/// Checks the file, counts the memory for so many contexts of so many tokens, loads the model.
+pub(crate) fn load(
+    args: &EngineArgs,
+    (context_tokens, slots): (u32, u16),
+) -> Result<Loaded, LoadError> {
     let path = &args.model;
     let info = inspect(path)?;
     let trained = info.context_length.filter(|tokens| *tokens > 1);
     let trained = trained.map_or(u32::MAX, |tokens| u32::try_from(tokens).unwrap_or(u32::MAX));
     let context_tokens = context_tokens.min(trained);
     let kv_per_token = Bytes(info.kv_bytes_per_token(KV_ELEMENT_BYTES).unwrap_or(0));
-    let cache = kv_per_token.0.saturating_mul(u64::from(context_tokens));
+    let cache = kv_per_token
+        .0
+        .saturating_mul(u64::from(context_tokens) * u64::from(slots));
     let needed = Bytes(info.tensor_bytes.saturating_add(cache));
     if let Some(available) = memory::available().filter(|free| *free < needed) {
         return Err(LoadError::Memory {
             needed,
             available,
             context_tokens,
+            slots,
         });
     }
     let mut backend = LlamaBackend::init().map_err(|e| LoadError::Backend(e.to_string()))?;
@@ -108,6 +121,7 @@ pub(crate) fn load(args: &EngineArgs, context_tokens: u32) -> Result<Loaded, Loa
         model,
         kv_per_token,
         context_tokens,
+        slots,
     })
 }
 

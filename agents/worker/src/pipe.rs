@@ -10,12 +10,11 @@ use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use moe2_model::DispatchId;
 use moe2_wire::{FrameDecoder, FrameError, FromWorker, ToWorker, encode_frame};
 use signal_hook::low_level::exit;
 
-use crate::generate::Outcome;
 use crate::queue::{Cancelled, Queue, Work};
+use crate::running::Outcome;
 
 /// Exit status after frames that make no sense: the agent and the worker are of different versions.
 const BAD_FRAME: i32 = 2;
@@ -33,18 +32,6 @@ impl Outlet {
         if out.write_all(&frame).and_then(|()| out.flush()).is_err() {
             exit(0);
         }
-    }
-
-    /// Sends what a piece of work came to.
-    pub(crate) fn finished(&self, dispatch: DispatchId, outcome: &Outcome) {
-        self.send(&FromWorker::Finished {
-            dispatch,
-            finish: outcome.finish,
-            prompt_tokens: outcome.prompt_tokens,
-            output_tokens: outcome.output_tokens,
-            prefill: moe2_model::Seconds::from_duration(outcome.prefill),
-            decode: moe2_model::Seconds::from_duration(outcome.decode),
-        });
     }
 }
 
@@ -93,7 +80,7 @@ fn take(message: ToWorker, queue: &Queue, outlet: &Outlet) {
             task,
         }),
         ToWorker::Cancel { dispatch } => match queue.cancel(dispatch) {
-            Cancelled::Waiting => outlet.finished(dispatch, &Outcome::NOTHING),
+            Cancelled::Waiting => outlet.send(&Outcome::NOTHING.of(dispatch)),
             Cancelled::Running | Cancelled::Unknown => {}
         },
     }

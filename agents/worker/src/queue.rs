@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use moe2_model::{DispatchId, Prompt, Task};
 
-/// Set by the reader, looked at by the engine between two steps.
+/// Set by the reader, looked at between two steps of the engine.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cancel(Arc<AtomicBool>);
 
@@ -48,7 +48,17 @@ pub(crate) enum Cancelled {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Work>,
-    running: Option<(DispatchId, Cancel)>,
+    running: Vec<(DispatchId, Cancel)>,
+}
+
+impl State {
+    /// The oldest work that waits; it counts as running from now on.
+    fn start(&mut self) -> Option<(Work, Cancel)> {
+        let work = self.waiting.pop_front()?;
+        let cancel = Cancel::default();
+        self.running.push((work.dispatch, cancel.clone()));
+        Some((work, cancel))
+    }
 }
 
 /// Work in the order asked.
@@ -68,7 +78,7 @@ impl Queue {
     /// Stops or drops the work called `dispatch`.
     pub(crate) fn cancel(&self, dispatch: DispatchId) -> Cancelled {
         let mut state = self.locked();
-        if let Some((_, cancel)) = state.running.as_ref().filter(|(id, _)| *id == dispatch) {
+        if let Some((_, cancel)) = state.running.iter().find(|(id, _)| *id == dispatch) {
             cancel.set();
             return Cancelled::Running;
         }
@@ -82,19 +92,26 @@ impl Queue {
         }
     }
 
-    /// Waits for the next work; it counts as running until the next call.
+    /// Waits for the next work; it counts as running until it is [done](Self::done).
     pub(crate) fn next(&self) -> (Work, Cancel) {
         let mut state = self.locked();
-        state.running = None;
         loop {
-            if let Some(work) = state.waiting.pop_front() {
-                let cancel = Cancel::default();
-                state.running = Some((work.dispatch, cancel.clone()));
-                return (work, cancel);
+            if let Some(started) = state.start() {
+                return started;
             }
             let woken = self.arrived.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// The next work, if any waits.
+    pub(crate) fn try_next(&self) -> Option<(Work, Cancel)> {
+        self.locked().start()
+    }
+
+    /// The work called `dispatch` is over; a cancel does not reach it any more.
+    pub(crate) fn done(&self, dispatch: DispatchId) {
+        self.locked().running.retain(|(id, _)| *id != dispatch);
     }
 
     // No code that holds the lock can leave the state half changed, so a poisoned one is sound.
@@ -123,16 +140,18 @@ mod tests {
         for id in 1..=3 {
             queue.push(work(id));
         }
-        let (first, cancel) = queue.next();
+        let (first, one) = queue.next();
         assert_eq!(first.dispatch, DispatchId(1));
         assert_eq!(queue.cancel(DispatchId(2)), Cancelled::Waiting);
         assert_eq!(queue.cancel(DispatchId(2)), Cancelled::Unknown);
-        assert!(!cancel.is_set());
-        assert_eq!(queue.cancel(DispatchId(1)), Cancelled::Running);
-        assert!(cancel.is_set());
-        let (third, cancel) = queue.next();
+        let (third, three) = queue.try_next().expect("it waits");
         assert_eq!(third.dispatch, DispatchId(3));
-        assert!(!cancel.is_set());
+        assert!(queue.try_next().is_none());
+        assert_eq!(queue.cancel(DispatchId(1)), Cancelled::Running);
+        assert!(one.is_set() && !three.is_set());
+        queue.done(DispatchId(1));
         assert_eq!(queue.cancel(DispatchId(1)), Cancelled::Unknown);
+        assert_eq!(queue.cancel(DispatchId(3)), Cancelled::Running);
+        assert!(three.is_set());
     }
 }

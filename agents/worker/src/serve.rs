@@ -1,21 +1,19 @@
-//! The worker proper: load, say so, then one piece of work after the other.
+//! The worker proper: load, say so, then work, as many pieces at once as there are slots.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use moe2_model::{Seconds, Task};
+use moe2_model::Seconds;
 use moe2_wire::FromWorker;
 
 use crate::args::{EngineArgs, ServeArgs};
-use crate::choice::choose;
 use crate::engine::Engine;
-use crate::failure::WorkError;
-use crate::generate::{Outcome, generate};
 use crate::load::{LoadError, load};
 use crate::pipe::{Outlet, read_in_background};
 use crate::prompt::ChatFormat;
-use crate::queue::{Cancel, Queue, Work};
+use crate::queue::Queue;
+use crate::running::Running;
 
 /// Hosts the expert until standard input ends; returns only if the model cannot be loaded.
 pub(crate) fn run(engine: &EngineArgs, args: &ServeArgs) -> ExitCode {
@@ -40,46 +38,40 @@ fn host(
     outlet: &Outlet,
 ) -> Result<std::convert::Infallible, LoadError> {
     let start = Instant::now();
-    let loaded = load(engine, args.context)?;
+    let loaded = load(engine, (args.context, args.parallel))?;
     let format = ChatFormat::of(&loaded.model, args.chat)?;
-    let mut engine = Engine::open(&loaded, engine)?;
+    let engine = Engine::open(&loaded, engine)?;
     outlet.send(&FromWorker::Ready {
         context_tokens: engine.context_tokens(),
         kv_per_token: loaded.kv_per_token,
         load: Seconds::from_duration(start.elapsed()),
     });
+    let mut running = Running::new(engine, format);
     loop {
-        let (work, cancel) = queue.next();
-        match answer(&mut engine, &format, &work, &cancel, outlet) {
-            Ok(outcome) => outlet.finished(work.dispatch, &outcome),
-            Err(error) => outlet.send(&FromWorker::Failed {
-                dispatch: work.dispatch,
-                kind: error.kind(),
-                message: error.to_string(),
-            }),
-        }
+        admit(&mut running, usize::from(loaded.slots), queue, outlet);
+        running.step(&mut |message| {
+            outlet.send(&message);
+            if let FromWorker::Finished { dispatch, .. } | FromWorker::Failed { dispatch, .. } =
+                message
+            {
+                queue.done(dispatch);
+            }
+        });
     }
 }
 
-fn answer(
-    engine: &mut Engine<'_>,
-    format: &ChatFormat,
-    work: &Work,
-    cancel: &Cancel,
-    outlet: &Outlet,
-) -> Result<Outcome, WorkError> {
-    let dispatch = work.dispatch;
-    match &work.task {
-        Task::Generate(sampling) => {
-            let mut emit = |text| outlet.send(&FromWorker::Text { dispatch, text });
-            generate(engine, format, (&work.prompt, sampling), cancel, &mut emit)
-        }
-        Task::Choice { options } => {
-            let (logprobs, outcome) = choose(engine, format, (&work.prompt, options), cancel)?;
-            if let Some(logprobs) = logprobs {
-                outlet.send(&FromWorker::Options { dispatch, logprobs });
-            }
-            Ok(outcome)
+/// Fills the free slots with what waits; waits for it itself if there is nothing else to do.
+fn admit(running: &mut Running<'_>, slots: usize, queue: &Queue, outlet: &Outlet) {
+    while running.len() < slots {
+        let next = if running.len() == 0 {
+            Some(queue.next())
+        } else {
+            queue.try_next()
+        };
+        let Some((work, cancel)) = next else { return };
+        if let Err(error) = running.begin(&work, cancel) {
+            outlet.send(&error.of(work.dispatch));
+            queue.done(work.dispatch);
         }
     }
 }

@@ -212,7 +212,7 @@ impl ExpertCost {
 
     /// Learns from a generated answer.
     pub fn observe(&mut self, usage: &Usage) {
-        let busy = self.busy(&self.decode, usage.prompt_tokens, usage.output_tokens);
+        let busy = self.busy(&self.decode, usage);
         self.learn(usage, busy);
         if usage.output_tokens > 0 {
             let tokens = f64::from(usage.output_tokens);
@@ -222,7 +222,7 @@ impl ExpertCost {
 
     /// Learns from a choice, whose output tokens were scored, not generated.
     pub fn observe_choice(&mut self, usage: &Usage) {
-        let busy = self.busy(&self.score, usage.prompt_tokens, usage.output_tokens);
+        let busy = self.busy(&self.score, usage);
         self.learn(usage, busy);
         if usage.output_tokens > 0 {
             let tokens = f64::from(usage.output_tokens);
@@ -269,9 +269,12 @@ impl ExpertCost {
         self.samples
     }
 
-    fn busy(&self, output: &Line, prompt_tokens: u32, output_tokens: u32) -> f64 {
-        self.prefill.predict(f64::from(prompt_tokens)).mean
-            + output.predict(f64::from(output_tokens)).mean
+    /// Expected seconds of what was computed.
+    fn busy(&self, output: &Line, usage: &Usage) -> f64 {
+        self.prefill
+            .predict(f64::from(usage.computed_tokens()))
+            .mean
+            + output.predict(f64::from(usage.output_tokens)).mean
     }
 
     /// What all answers teach; `forecast` is what the busy seconds were expected to be, computed
@@ -279,20 +282,21 @@ impl ExpertCost {
     fn learn(&mut self, usage: &Usage, forecast: f64) {
         let busy = usage.prefill.get() + usage.decode.get();
         let joules = usage.energy.get();
+        // What was in a cache took no time. Forecasts count on none: nobody knows what will be there.
+        let prompt = usage.computed_tokens();
         self.samples = self.samples.saturating_add(1);
         // Errors of the unmeasured prior say nothing about forecasts made from measurements.
         if self.samples > 1 {
             self.delay_errors.observe(forecast, busy);
-            if usage.prompt_tokens > 0 {
-                let prefill = self.prefill.predict(f64::from(usage.prompt_tokens)).mean;
+            if prompt > 0 {
+                let prefill = self.prefill.predict(f64::from(prompt)).mean;
                 self.prefill_errors.observe(prefill, usage.prefill.get());
             }
             self.energy_errors
                 .observe(self.energy.predict(forecast).mean, joules);
         }
-        if usage.prompt_tokens > 0 {
-            let tokens = f64::from(usage.prompt_tokens);
-            self.prefill.observe(tokens, usage.prefill.get());
+        if prompt > 0 {
+            self.prefill.observe(f64::from(prompt), usage.prefill.get());
         }
         self.energy.observe(busy, joules);
     }
@@ -327,6 +331,7 @@ mod tests {
         let decode = slow * 0.04 * f64::from(output_tokens);
         Usage {
             prompt_tokens,
+            cached_tokens: 0,
             output_tokens,
             queue: Seconds::ZERO,
             prefill: Seconds::saturating(prefill),
@@ -425,6 +430,23 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_that_was_in_a_cache_teaches_no_speed_that_others_do_not_reach() {
+        let (mut cost, mut plain) = (expert(), expert());
+        for i in 0..60 {
+            plain.observe(&usage(100 + i, 50, 1.0));
+            // Three in four prompts begin with 400 tokens that are in the cache.
+            let cached = if i % 4 == 0 { 0 } else { 400 };
+            let mut used = usage(100 + i, 50, 1.0);
+            (used.prompt_tokens, used.cached_tokens) = (100 + i + cached, cached);
+            cost.observe(&used);
+        }
+        assert_eq!(
+            cost.speed().forecast(500.0, 50.0),
+            plain.speed().forecast(500.0, 50.0)
+        );
+    }
+
+    #[test]
     fn a_p95_from_twenty_errors_on_is_what_was_seen_and_not_what_was_assumed() {
         let mut cost = expert();
         // Nine in ten take 1x, one takes 3x: a tail that a symmetric interval misplaces.
@@ -464,6 +486,7 @@ mod tests {
             for (prompt_tokens, output_tokens, prefill, decode, energy, choice) in history {
                 let usage = Usage {
                     prompt_tokens,
+                    cached_tokens: prompt_tokens / 3,
                     output_tokens,
                     queue: Seconds::ZERO,
                     prefill: Seconds::saturating(prefill),

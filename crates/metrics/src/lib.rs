@@ -373,6 +373,7 @@ mod tests {
         let expert: ExpertId = "m@n".parse().expect("a valid id");
         let usage = Usage {
             prompt_tokens: 11,
+            cached_tokens: 0,
             output_tokens: 5,
             queue: Seconds::ZERO,
             prefill: Seconds::saturating(0.5),

@@ -161,6 +161,8 @@ impl FinishReason {
 pub struct Usage {
     /// Tokens of prompt.
     pub prompt_tokens: u32,
+    /// How many of them were in the expert's cache already, and not processed; fewer than all.
+    pub cached_tokens: u32,
     /// Tokens of answer (for a choice: tokens scored).
     pub output_tokens: u32,
     /// Waited in the agent's queue.
@@ -178,6 +180,12 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Tokens of prompt that were processed, of which its seconds and joules follow.
+    #[must_use]
+    pub const fn computed_tokens(&self) -> u32 {
+        self.prompt_tokens.saturating_sub(self.cached_tokens)
+    }
+
     /// Its energy with all that is known about it.
     #[must_use]
     pub const fn figure(&self) -> Figure {

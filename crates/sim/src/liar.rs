@@ -204,6 +204,7 @@ impl World<'_> {
 fn nothing() -> Usage {
     Usage {
         prompt_tokens: 0,
+        cached_tokens: 0,
         output_tokens: 0,
         queue: Seconds::ZERO,
         prefill: Seconds::ZERO,
@@ -218,6 +219,7 @@ fn said(lie: Lie, mut usage: Usage, rng: &mut Rng) -> Usage {
     match lie {
         Lie::Tokens => {
             usage.prompt_tokens = *rng.pick(&[0, 1, u32::MAX]);
+            usage.cached_tokens = usage.prompt_tokens ^ 1;
             usage.output_tokens = *rng.pick(&[0, 1, u32::MAX]);
         }
         Lie::Seconds => {

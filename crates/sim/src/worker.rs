@@ -326,6 +326,7 @@ impl World<'_> {
             dispatch,
             finish,
             prompt_tokens: run.prompt_tokens,
+            cached_tokens: 0,
             output_tokens: run.made,
             prefill: run.prefill,
             decode,

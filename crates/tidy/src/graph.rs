@@ -90,6 +90,7 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
             "moe2-cost",
             "moe2-metrics",
             "moe2-model",
+            "moe2-models",
             "moe2-wire",
         ],
     ),

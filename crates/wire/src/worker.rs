@@ -65,6 +65,8 @@ pub enum FromWorker {
         finish: FinishReason,
         /// Tokens of prompt.
         prompt_tokens: u32,
+        /// How many of them the worker had in its cache, and did not process.
+        cached_tokens: u32,
         /// Tokens of answer (for a choice: tokens scored).
         output_tokens: u32,
         /// Processing the prompt.

@@ -196,6 +196,7 @@ mod tests {
             energy: Joules::saturating(joules),
             usage: Some(Usage {
                 prompt_tokens: 1,
+                cached_tokens: 0,
                 output_tokens: 2,
                 queue: Seconds::ZERO,
                 prefill: Seconds::ZERO,

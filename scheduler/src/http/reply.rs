@@ -78,6 +78,12 @@ struct Tokens {
     prompt_tokens: u32,
     completion_tokens: u32,
     total_tokens: u64,
+    prompt_tokens_details: PromptTokens,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct PromptTokens {
+    cached_tokens: u32,
 }
 
 impl Tokens {
@@ -86,6 +92,9 @@ impl Tokens {
             prompt_tokens: answer.prompt_tokens,
             completion_tokens: answer.output_tokens,
             total_tokens: u64::from(answer.prompt_tokens) + u64::from(answer.output_tokens),
+            prompt_tokens_details: PromptTokens {
+                cached_tokens: answer.cached_tokens,
+            },
         }
     }
 }

@@ -179,6 +179,7 @@ fn answer(text: &str) -> Answer {
     };
     let usage = Usage {
         prompt_tokens: 10,
+        cached_tokens: 4,
         output_tokens: 2,
         queue: seconds(0.25),
         prefill: seconds(0.5),
@@ -201,6 +202,7 @@ fn answer(text: &str) -> Answer {
         text: text.to_owned(),
         finish: FinishReason::Stop,
         prompt_tokens: 10,
+        cached_tokens: 4,
         output_tokens: 2,
         explanation: Explanation {
             topic: "chat".to_owned(),

@@ -10,7 +10,7 @@ use crate::support::{SMOLLM2, Worker, choice, greedy, turn, user, weights};
 
 /// Why the worker refuses a file; it must also end by itself, with a status that says so.
 fn refusal(path: &Path) -> String {
-    let (mut worker, first) = Worker::start(path, "template", 256);
+    let (mut worker, first) = Worker::start(path, "template", (256, 1, 0));
     assert_eq!(worker.ended().code(), Some(1));
     let FromWorker::LoadFailed { message } = first else {
         unreachable!("{first:?} for {}", path.display());

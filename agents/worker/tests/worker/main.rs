@@ -5,3 +5,4 @@ mod bad_input;
 mod endings;
 mod options;
 mod support;
+mod together;

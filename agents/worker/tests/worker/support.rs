@@ -54,6 +54,7 @@ pub(crate) struct Reply {
     pub(crate) logprobs: Vec<f64>,
     pub(crate) finish: Option<FinishReason>,
     pub(crate) prompt_tokens: u32,
+    pub(crate) cached_tokens: u32,
     pub(crate) output_tokens: u32,
     pub(crate) failed: Option<(FailureKind, String)>,
 }
@@ -68,12 +69,15 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts one and returns it with its first message.
-    pub(crate) fn start(model: &Path, chat: &str, context: u32) -> (Self, FromWorker) {
+    pub(crate) fn start(model: &Path, chat: &str, size: (u32, u32, u32)) -> (Self, FromWorker) {
+        let (context, parallel, prefixes) = size;
         let mut child = Command::new(env!("CARGO_BIN_EXE_moe2-worker"))
             .arg("--model")
             .arg(model)
-            .args(["--threads", "2", "--chat", chat, "--context"])
+            .args(["--threads", "2", "--chat", chat])
+            .args(["--prefixes", &prefixes.to_string(), "--context"])
             .arg(context.to_string())
+            .args(["--parallel", &parallel.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -92,9 +96,15 @@ impl Worker {
         (worker, first)
     }
 
-    /// Starts one on a model of the manifest, ready.
-    pub(crate) fn ready((file, chat): (&str, &str), context: u32) -> Option<Self> {
-        let (worker, first) = Self::start(&weights(file)?, chat, context);
+    /// Starts one on a model of the manifest, ready for one piece of work at a time.
+    pub(crate) fn ready(model: (&str, &str), context: u32) -> Option<Self> {
+        Self::ready_for(model, (context, 1, 0))
+    }
+
+    /// Starts one with so many tokens of context for each of so many at once, which keeps so many
+    /// that have ended.
+    pub(crate) fn ready_for((file, chat): (&str, &str), size: (u32, u32, u32)) -> Option<Self> {
+        let (worker, first) = Self::start(&weights(file)?, chat, size);
         assert!(matches!(first, FromWorker::Ready { .. }), "{first:?}");
         Some(worker)
     }
@@ -145,10 +155,12 @@ impl Worker {
                     dispatch,
                     finish,
                     prompt_tokens,
+                    cached_tokens,
                     output_tokens,
                     ..
                 } if dispatch == wanted => {
                     reply.finish = Some(finish);
+                    reply.cached_tokens = cached_tokens;
                     (reply.prompt_tokens, reply.output_tokens) = (prompt_tokens, output_tokens);
                     return reply;
                 }

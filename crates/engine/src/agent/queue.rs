@@ -296,6 +296,7 @@ impl Engine {
 pub(super) fn nothing_used() -> Usage {
     Usage {
         prompt_tokens: 0,
+        cached_tokens: 0,
         output_tokens: 0,
         queue: Seconds::ZERO,
         prefill: Seconds::ZERO,

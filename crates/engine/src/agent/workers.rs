@@ -79,6 +79,7 @@ impl Engine {
                 dispatch,
                 finish,
                 prompt_tokens,
+                cached_tokens,
                 output_tokens,
                 prefill,
                 decode,
@@ -88,16 +89,17 @@ impl Engine {
                     return;
                 };
                 let weights = self.config.experts[worker].weights;
-                let done = work((prompt_tokens, output_tokens), weights);
-                self.accountant.learn(worker, done, prefill + decode);
                 let usage = Usage {
                     prompt_tokens,
+                    cached_tokens,
                     output_tokens,
                     queue: job.waited(),
                     prefill,
                     decode,
                     ..nothing_used()
                 };
+                let done = work((usage.computed_tokens(), output_tokens), weights);
+                self.accountant.learn(worker, done, prefill + decode);
                 self.finish(now, dispatch, finish, usage);
             }
             FromWorker::Failed {

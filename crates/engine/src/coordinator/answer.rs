@@ -96,6 +96,7 @@ pub(crate) fn answer(now: Time, gate: &Gate, running: &Running) -> Answer {
         text,
         finish,
         prompt_tokens: usage.prompt_tokens,
+        cached_tokens: usage.cached_tokens,
         output_tokens: usage.output_tokens,
         explanation: Explanation {
             topic: running.features.explain(),

@@ -661,6 +661,7 @@ mod tests {
             9 => drop(fleet.with_expert(&id, |expert| {
                 expert.cost.observe(&Usage {
                     prompt_tokens: 5,
+                    cached_tokens: 0,
                     output_tokens: 5,
                     queue: Seconds::ZERO,
                     prefill: Seconds::saturating(1.0),

@@ -43,6 +43,8 @@ pub struct Answer {
     pub finish: FinishReason,
     /// Tokens of prompt, as the answering expert counts.
     pub prompt_tokens: u32,
+    /// How many of them that expert had in its cache.
+    pub cached_tokens: u32,
     /// Tokens of answer, as the answering expert counts.
     pub output_tokens: u32,
     /// How it came about.

@@ -88,6 +88,7 @@ impl Bench {
             dispatch: DispatchId(dispatch),
             finish,
             prompt_tokens: 12,
+            cached_tokens: 0,
             output_tokens: 3,
             prefill: Seconds::saturating(0.1),
             decode: Seconds::saturating(0.2),

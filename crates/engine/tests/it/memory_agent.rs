@@ -130,6 +130,7 @@ impl Bench {
             dispatch,
             finish: FinishReason::Stop,
             prompt_tokens: 12,
+            cached_tokens: 0,
             output_tokens: 3,
             prefill: Seconds::saturating(0.1),
             decode: Seconds::saturating(0.2),

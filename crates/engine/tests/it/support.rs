@@ -84,6 +84,7 @@ pub(crate) fn tenant() -> TenantId {
 pub(crate) fn usage(joules: f64) -> Usage {
     Usage {
         prompt_tokens: 12,
+        cached_tokens: 0,
         output_tokens: 20,
         queue: Seconds::ZERO,
         prefill: Seconds::saturating(0.12),

@@ -132,6 +132,7 @@ impl Job {
         let energy = Joules::saturating(seconds.get() * (self.watts - idle).max(0.0));
         Usage {
             prompt_tokens: (f64::from(self.tokens.0) * read).round() as u32,
+            cached_tokens: 0,
             output_tokens: (f64::from(self.tokens.1) * written).round() as u32,
             queue: self.began.min(end).seconds_since(self.asked),
             prefill,

@@ -191,6 +191,7 @@ fn named_from_expert(message: &FromExpert) -> &'static str {
 fn from_expert() -> Vec<FromExpert> {
     let usage = Usage {
         prompt_tokens: 40,
+        cached_tokens: 32,
         output_tokens: 300,
         queue: Seconds::saturating(0.25),
         prefill: Seconds::saturating(0.5),
@@ -268,6 +269,7 @@ fn from_worker() -> Vec<FromWorker> {
             dispatch,
             finish: FinishReason::Stop,
             prompt_tokens: 7,
+            cached_tokens: 6,
             output_tokens: 1,
             prefill: Seconds::saturating(0.125),
             decode: Seconds::ZERO,

@@ -111,6 +111,7 @@ pub(super) fn question(number: usize) -> Result<Query> {
 pub(super) fn usage() -> Usage {
     Usage {
         prompt_tokens: 12,
+        cached_tokens: 0,
         output_tokens: 20,
         queue: Seconds::ZERO,
         prefill: Seconds::saturating(0.004),

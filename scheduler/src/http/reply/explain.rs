@@ -70,6 +70,7 @@ struct Actual {
     energy_source: EnergySource,
     energy_error_j: f64,
     prompt_tokens: u32,
+    cached_tokens: u32,
     output_tokens: u32,
 }
 
@@ -159,6 +160,7 @@ impl Actual {
             energy_source: usage.energy_source,
             energy_error_j: usage.energy_error.get(),
             prompt_tokens: usage.prompt_tokens,
+            cached_tokens: usage.cached_tokens,
             output_tokens: usage.output_tokens,
         }
     }

@@ -25,14 +25,15 @@ async fn a_chat_is_answered_as_openai_does_with_our_own_data_beside() {
             "message": {"role": "assistant", "content": "Hello.", "refusal": null},
             "logprobs": null, "finish_reason": "stop",
         }],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12},
+        "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12,
+            "prompt_tokens_details": {"cached_tokens": 4}},
         "moe2": {
             "experts": [{
                 "expert": "smol@orin-1", "weight": 1.0, "gate_score": 0.5,
                 "predicted": {"waiting_s": 0.25, "delay_s": 1.5, "delay_p95_s": 2.5, "first_token_s": 0.75, "first_token_p95_s": 1.0, "energy_j": 3.0, "samples": 7},
                 "actual": {
                     "queue_s": 0.25, "prefill_s": 0.5, "decode_s": 0.75, "energy_j": 2.0,
-                    "energy_source": "measured:ina3221", "energy_error_j": 0.25, "prompt_tokens": 10, "output_tokens": 2,
+                    "energy_source": "measured:ina3221", "energy_error_j": 0.25, "prompt_tokens": 10, "cached_tokens": 4, "output_tokens": 2,
                 },
                 "failure": null,
             }],

@@ -60,7 +60,7 @@ const MOE2: &str = concat!(
     r#","moe2":{"experts":[{"expert":"smol@orin-1","weight":1.0,"gate_score":0.5,"#,
     r#""predicted":{"waiting_s":0.25,"delay_s":1.5,"delay_p95_s":2.5,"first_token_s":0.75,"first_token_p95_s":1.0,"energy_j":3.0,"samples":7},"#,
     r#""actual":{"queue_s":0.25,"prefill_s":0.5,"decode_s":0.75,"energy_j":2.0,"#,
-    r#""energy_source":"measured:ina3221","energy_error_j":0.25,"prompt_tokens":10,"output_tokens":2},"failure":null}],"#,
+    r#""energy_source":"measured:ina3221","energy_error_j":0.25,"prompt_tokens":10,"cached_tokens":4,"output_tokens":2},"failure":null}],"#,
     r#""fusion":"single","topic":"chat","prices":{"per_joule":0.001,"per_second":0.01},"#,
     r#""delay_s":1.5,"energy_j":2.0,"energy_source":"measured:ina3221","energy_error_j":0.25,"redispatches":0}}"#,
 );
@@ -90,7 +90,7 @@ async fn usage_comes_last_and_is_null_before() {
     let text = stream_text(send(router, post(CHAT, &streamed(true))).await).await;
     let usage = concat!(
         r#"data: {"id":"ID","object":"chat.completion.chunk","created":1,"model":"smol@orin-1","#,
-        r#""choices":[],"usage":{"prompt_tokens":10,"completion_tokens":2,"total_tokens":12}}"#,
+        r#""choices":[],"usage":{"prompt_tokens":10,"completion_tokens":2,"total_tokens":12,"prompt_tokens_details":{"cached_tokens":4}}}"#,
         "\n\n",
     );
     let expected = [

@@ -149,6 +149,24 @@ fn jobs_that_overlap_pay_by_token_work() {
 }
 
 #[test]
+fn jobs_in_one_batch_together_count_what_their_worker_does() {
+    let mut accountant = accountant();
+    // Worker 0 writes two answers at once, 50 tokens each while worker 1 writes 100 of one.
+    accountant.learn(0, 50.0, Seconds::saturating(10.0));
+    accountant.learn(1, 100.0, Seconds::saturating(10.0));
+    let jobs = [(A, 0), (B, 0), (DispatchId(3), 1)];
+    for (job, worker) in jobs {
+        accountant.begin(job, worker);
+    }
+    accountant.advance(at(4_000));
+    let bills = jobs.map(|(job, _)| accountant.end(job));
+    assert_eq!(
+        bills,
+        [10.0, 10.0, 20.0].map(|joules| Some(modelled(joules)))
+    );
+}
+
+#[test]
 fn a_token_of_prompt_counts_less_and_a_larger_model_more() {
     let (small, large) = (moe2_model::Bytes(100), moe2_model::Bytes(700));
     assert!(near(work((10, 5), small), 900.0));

@@ -19,6 +19,7 @@ fn expert() -> ExpertId {
 fn used(joules: f64) -> Option<Usage> {
     Some(Usage {
         prompt_tokens: 3,
+        cached_tokens: 0,
         output_tokens: 4,
         queue: Seconds::ZERO,
         prefill: Seconds::ZERO,
