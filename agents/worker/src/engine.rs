@@ -1,9 +1,9 @@
 //! One model, one context, several sequences of tokens in it.
 //!
 //! The only module that moves tokens through the engine. A step is one batch: the next token of
-//! every sequence that answers, and a piece of the prompt of one that does not answer yet. Reading
+//! every sequence that answers, and pieces of the prompts of those that do not answer yet. Reading
 //! the weights is what a token costs, and a batch reads them once for all. While answers are under
-//! way the piece is small, since they wait for it; otherwise it fills the batch.
+//! way the pieces are small, since they wait for them; otherwise they fill the batch.
 //!
 //! All sequences share one buffer of cells, so that a prompt which begins like one in the cache
 //! takes over its cells without a copy. Buffers of their own would make copies of each prefix.
@@ -72,6 +72,11 @@ impl Sequence {
         self.tokens.len() - self.done
     }
 
+    /// Whether any of it is in the cache.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.done > 0
+    }
+
     /// Tokens it did not have to process because their cells were there.
     pub(crate) fn reused(&self) -> usize {
         self.reused.unwrap_or(0)
@@ -115,7 +120,8 @@ impl<'m> Engine<'m> {
         let capacity = (chunk + slots - 1).max(sequences);
         let threads = i32::from(args.threads.cast_signed());
         let params = LlamaContextParams::default()
-            .with_n_ctx(NonZeroU32::new(cells))
+            // It aborts, too, where the buffer is smaller than a batch.
+            .with_n_ctx(NonZeroU32::new(cells.max(capacity)))
             .with_n_batch(capacity)
             .with_n_ubatch(capacity)
             .with_n_seq_max(sequences)
@@ -176,7 +182,12 @@ impl<'m> Engine<'m> {
             ..
         } = sequence;
         tokens.truncate(done);
-        for gone in self.kept.keep(id, tokens) {
+        // One whose early cells have gone to others would never serve again, but look as if it did.
+        let length = tokens.len();
+        let mut holders = self.kept.holders(&tokens);
+        let holder = holders.find(|holder| self.has_whole(*holder, length));
+        drop(holders);
+        for gone in self.kept.keep(id, tokens, holder) {
             self.forget(gone);
         }
     }
@@ -212,16 +223,30 @@ impl<'m> Engine<'m> {
         for sequence in sequences.iter_mut() {
             sequence.fresh = sequence.done..sequence.done;
         }
+        let mut turns: Vec<usize> = Vec::with_capacity(sequences.len());
         for at in 0..sequences.len() {
-            if self.reuse && room > 0 && sequences[at].reused.is_none() {
+            if self.reuse && sequences[at].reused.is_none() {
+                if comes_of_another(sequences, at) {
+                    continue;
+                }
                 self.take_over(sequences, at);
             }
-            // Oldest first, so that who came second finds in the cache what both begin with.
+            turns.push(at);
+        }
+        // What is short is read first, and nobody has more than an equal part of what is left: a long prompt holds
+        // up no short one, nor short ones a long one.
+        turns.sort_by_key(|at| sequences[*at].waiting());
+        let mut prompts = turns
+            .iter()
+            .filter(|at| sequences[**at].waiting() > 1)
+            .count();
+        for at in turns {
             let sequence = &mut *sequences[at];
             let mut count = sequence.waiting();
             if count > 1 {
-                count = count.min(room);
+                count = count.min(room.div_ceil(prompts));
                 room -= count;
+                prompts -= 1;
             }
             self.add(sequence, count);
         }
@@ -284,9 +309,9 @@ impl<'m> Engine<'m> {
         let new = &sequences[at];
         // The last token is processed in any case, for the logits after it.
         let most = new.tokens.len() - 1;
+        // Itself has nothing in the cache.
         let others = sequences.iter().map(|other| {
-            // Itself has nothing in the cache. Of the others, what this very batch brings is not there yet.
-            let done = &other.tokens[..other.fresh.start];
+            let done = &other.tokens[..other.done];
             (common(done, &new.tokens), other.id)
         });
         let all = self.kept.common(&new.tokens).chain(others);
@@ -334,6 +359,16 @@ impl<'m> Engine<'m> {
         self.remove(id, 0);
         self.free.push(id);
     }
+}
+
+/// Whether a sequence that has not begun shares a beginning with an older one which is still on its way into the
+/// cache: then it waits, and takes that over.
+fn comes_of_another(sequences: &[&mut Sequence], at: usize) -> bool {
+    let new = &sequences[at];
+    sequences[..at].iter().any(|older| {
+        let shared = common(&older.tokens, &new.tokens).min(new.tokens.len() - 1);
+        shared >= LEAST_SHARED && older.done < shared
+    })
 }
 
 fn place(sequence: &Sequence, index: usize) -> i32 {

@@ -67,6 +67,16 @@ pub(crate) enum LoadError {
         slots: u16,
         reason: String,
     },
+    /// Together the contexts are longer than the model's short ones.
+    #[error(
+        "with {slots} contexts of {context_tokens} tokens the engine would read every request as if it were longer \
+         than {original} tokens, for which this model has factors of its own; use --parallel 1 or a smaller --context"
+    )]
+    LongFactors {
+        context_tokens: u32,
+        slots: u16,
+        original: u32,
+    },
     /// The engine does not know the template.
     #[error("the model's chat template cannot be used ({0}); start the worker with --chat plain")]
     Template(String),
@@ -116,6 +126,17 @@ pub(crate) fn load(
         path: path.clone(),
         reason: error.to_string(),
     })?;
+    let cells = context_tokens.saturating_mul(u32::from(slots));
+    if let Some(original) = short_context(&model)
+        && context_tokens <= original
+        && original < cells
+    {
+        return Err(LoadError::LongFactors {
+            context_tokens,
+            slots,
+            original,
+        });
+    }
     Ok(Loaded {
         backend,
         model,
@@ -123,6 +144,20 @@ pub(crate) fn load(
         context_tokens,
         slots,
     })
+}
+
+/// Architectures with one set of rotary factors for short contexts and one for long ones (Ding et al. 2024,
+/// arXiv 2402.13753). The engine chooses by the length of all contexts together.
+const TWO_SETS_OF_FACTORS: [&str; 3] = ["phi3", "phimoe", "minicpm3"];
+
+/// The longest context for which a model has factors of its own, where it has others for longer ones.
+fn short_context(model: &LlamaModel) -> Option<u32> {
+    let architecture = model.meta_val_str("general.architecture").ok()?;
+    if !TWO_SETS_OF_FACTORS.contains(&architecture.as_str()) {
+        return None;
+    }
+    let key = format!("{architecture}.rope.scaling.original_context_length");
+    model.meta_val_str(&key).ok()?.parse().ok()
 }
 
 fn inspect(path: &Path) -> Result<gguf::GgufInfo, LoadError> {

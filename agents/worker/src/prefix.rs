@@ -2,8 +2,8 @@
 //!
 //! Chats of one application share their system prompt, and each turn of a chat repeats all turns
 //! before it. What an ended sequence has left is kept, the least recently used goes first, and one
-//! that begins with all of another takes its place. A tree of shared parts would keep more in as
-//! many entries; but the cells are shared already, so an entry costs its own tail only.
+//! that begins with all of another takes its place. Cells that several share are counted for each,
+//! so less is kept than would fit: a tree of shared parts would know better.
 
 use llama_cpp_2::token::LlamaToken;
 
@@ -50,13 +50,25 @@ impl Prefixes {
         }
     }
 
-    /// Keeps one more. Returns those that are not kept for it, which may be itself.
-    pub(crate) fn keep(&mut self, id: i32, tokens: Vec<LlamaToken>) -> Vec<i32> {
+    /// Kept sequences that begin with all of these tokens.
+    pub(crate) fn holders(&self, tokens: &[LlamaToken]) -> impl Iterator<Item = i32> {
+        let kept = self.kept.iter();
+        let holders = kept.filter(move |kept| kept.tokens.starts_with(tokens));
+        holders.map(|kept| kept.id)
+    }
+
+    /// Keeps one more, unless `holder` serves in its place. Returns those that are not kept for it, which may be
+    /// itself.
+    pub(crate) fn keep(
+        &mut self,
+        id: i32,
+        tokens: Vec<LlamaToken>,
+        holder: Option<i32>,
+    ) -> Vec<i32> {
         if self.most == 0 || tokens.is_empty() {
             return vec![id];
         }
-        let holder = self.kept.iter().find(|k| k.tokens.starts_with(&tokens));
-        if let Some(holder) = holder.map(|kept| kept.id) {
+        if let Some(holder) = holder {
             self.used(holder);
             return vec![id];
         }
@@ -90,6 +102,13 @@ mod tests {
         text.bytes().map(|b| LlamaToken(i32::from(b))).collect()
     }
 
+    /// Where every holder has all its cells.
+    fn keep(prefixes: &mut Prefixes, id: i32, text: &str) -> Vec<i32> {
+        let tokens = tokens(text);
+        let holder = prefixes.holders(&tokens).next();
+        prefixes.keep(id, tokens, holder)
+    }
+
     fn best(prefixes: &Prefixes, text: &str) -> (usize, i32) {
         let tokens = tokens(text);
         let all = prefixes.common(&tokens);
@@ -99,10 +118,10 @@ mod tests {
     #[test]
     fn the_least_recently_used_goes_first() {
         let mut prefixes = Prefixes::new(2);
-        assert!(prefixes.keep(1, tokens("ab")).is_empty());
-        assert!(prefixes.keep(2, tokens("cd")).is_empty());
+        assert!(keep(&mut prefixes, 1, "ab").is_empty());
+        assert!(keep(&mut prefixes, 2, "cd").is_empty());
         prefixes.used(1);
-        assert_eq!(prefixes.keep(3, tokens("ef")), [2]);
+        assert_eq!(keep(&mut prefixes, 3, "ef"), [2]);
         assert_eq!(best(&prefixes, "abc"), (2, 1));
         assert_eq!(best(&prefixes, "cd").0, 0);
         assert_eq!(prefixes.drop_oldest(), Some(1));
@@ -112,11 +131,11 @@ mod tests {
     #[test]
     fn of_two_where_one_begins_with_the_other_the_longer_is_kept() {
         let mut prefixes = Prefixes::new(3);
-        prefixes.keep(1, tokens("ab"));
-        prefixes.keep(2, tokens("x"));
-        assert_eq!(prefixes.keep(3, tokens("abc")), [1]);
-        assert_eq!(prefixes.keep(4, tokens("abc")), [4]);
-        assert_eq!(prefixes.keep(5, tokens("a")), [5]);
+        keep(&mut prefixes, 1, "ab");
+        keep(&mut prefixes, 2, "x");
+        assert_eq!(keep(&mut prefixes, 3, "abc"), [1]);
+        assert_eq!(keep(&mut prefixes, 4, "abc"), [4]);
+        assert_eq!(keep(&mut prefixes, 5, "a"), [5]);
         // The longer one counts as used.
         assert_eq!(prefixes.drop_oldest(), Some(2));
         assert_eq!(best(&prefixes, "abd"), (2, 3));
@@ -124,8 +143,8 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_where_nothing_may_be() {
-        assert_eq!(Prefixes::new(0).keep(7, tokens("a")), [7]);
-        assert_eq!(Prefixes::new(1).keep(7, Vec::new()), [7]);
+        assert_eq!(keep(&mut Prefixes::new(0), 7, "a"), [7]);
+        assert_eq!(keep(&mut Prefixes::new(1), 7, ""), [7]);
     }
 
     proptest! {
@@ -137,7 +156,7 @@ mod tests {
             let mut prefixes = Prefixes::new(most);
             let mut gone = Vec::new();
             for (id, text) in (0..).zip(&texts) {
-                gone.extend(prefixes.keep(id, tokens(text)));
+                gone.extend(keep(&mut prefixes, id, text));
                 prop_assert!(prefixes.kept.len() <= most);
             }
             let ids = prefixes.kept.iter().map(|kept| kept.id);

@@ -71,6 +71,7 @@ struct Job {
     sequence: Sequence,
     prompt_tokens: u32,
     part: Part,
+    /// When it came, or when it had waited for others.
     began: Instant,
     /// How long its prompt took.
     prefill: Option<Duration>,
@@ -148,6 +149,12 @@ impl<'m> Running<'m> {
             return;
         }
         for mut job in std::mem::take(&mut self.jobs) {
+            if !job.sequence.has_begun() {
+                // What it waits for others is no time that its prompt takes.
+                job.began = Instant::now();
+                self.jobs.push(job);
+                continue;
+            }
             match job.advance(&mut self.engine, say) {
                 Some(finish) => self.end(job, finish, say),
                 None => self.jobs.push(job),

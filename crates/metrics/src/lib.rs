@@ -107,7 +107,7 @@ impl Metrics {
             energy: Energy::new()?,
             busy: sums(
                 "moe2_busy_seconds_total",
-                "Time experts worked, by phase.",
+                "Time that work took at experts, by phase; of work in one batch each counts.",
                 &["expert", "phase"],
             )?,
             forecasts: counts(

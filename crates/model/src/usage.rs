@@ -161,7 +161,8 @@ impl FinishReason {
 pub struct Usage {
     /// Tokens of prompt.
     pub prompt_tokens: u32,
-    /// How many of them were in the expert's cache already, and not processed; fewer than all.
+    /// How many of them were in the expert's cache already, and not processed.
+    #[serde(default)]
     pub cached_tokens: u32,
     /// Tokens of answer (for a choice: tokens scored).
     pub output_tokens: u32,
