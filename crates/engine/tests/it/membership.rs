@@ -1,5 +1,6 @@
 //! Who is let in, and who is asked.
 
+use moe2_cost::{Profile, Profiles};
 use moe2_engine::coordinator::{Config, Input, NodeState, Output};
 use moe2_model::{EnergySource, Event, Figure, Joules, RefusalKind, SessionId};
 use moe2_wire::{FromAgent, PROTOCOL_VERSION, RefusedAgent, ToAgent};
@@ -53,6 +54,41 @@ fn an_agent_that_does_not_say_hello_first_is_refused() {
         },
     );
     assert!(matches!(refused(&bench), Some(RefusedAgent::BadHello(_))));
+}
+
+#[test]
+fn a_table_of_speeds_says_what_an_expert_takes_that_nobody_has_asked() {
+    let decode = |profiles: Profiles| {
+        let config = Config {
+            profiles,
+            ..Config::default()
+        };
+        let bench = Bench::configured(config).joined();
+        let view = bench.engine.view(bench.now);
+        let mut experts = view.nodes.iter().flat_map(|node| &node.experts);
+        let smol = experts.find(|expert| expert.id.name.as_str() == SMOL);
+        let smol = smol.expect("it has joined");
+        let off = smol.decode_s_per_token / smol.prior_decode_s_per_token - 1.0;
+        assert!(off.abs() < 1e-9, "nothing has been measured");
+        smol.decode_s_per_token
+    };
+    let slow = Profile {
+        device: device().model,
+        billions: 0.2,
+        quantisation: "Q4_0".to_owned(),
+        prefill: None,
+        decode: Some(1.0),
+        power: None,
+    };
+    let elsewhere = Profile {
+        device: "another machine".to_owned(),
+        ..slow.clone()
+    };
+    let roofline = decode(Profiles::default());
+    let told = decode(Profiles::new([slow]));
+    assert!(told > 1.0 && told > 10.0 * roofline, "{told} {roofline}");
+    let same = decode(Profiles::new([elsewhere]));
+    assert_eq!(same.to_bits(), roofline.to_bits());
 }
 
 #[test]
