@@ -149,7 +149,8 @@ impl Curve {
         let squared = scale * scale;
         let noise = self.assumed * mean * mean + self.seen * squared;
         let of_the_line = self.covariance.quadratic(self.unit, linear).max(0.0);
-        let variance = if scale > 0.0 {
+        // A scale that small is none.
+        let variance = if squared > 0.0 {
             noise + noise * of_the_line / squared
         } else {
             0.0
