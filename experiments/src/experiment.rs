@@ -201,6 +201,22 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         ]),
     },
     Experiment {
+        name: "admission-1000",
+        what: "the same at 100/s with 1,000 experts, each on a node of its own",
+        needs: Needs::Programs,
+        action: Action::Moe2(&[
+            "bench",
+            "admission",
+            "--experts",
+            "1000",
+            "--rate",
+            "100",
+            "--seconds",
+            "30",
+            "--json",
+        ]),
+    },
+    Experiment {
         name: "throughput-smollm2",
         what: "tokens/s through the system against the engine alone, SmolLM2 135M, 2 threads",
         needs: Needs::Programs,
