@@ -59,13 +59,7 @@ impl Engine {
             return;
         };
         match message {
-            // One that is to leave again leaves.
-            FromWorker::Ready { .. } if self.workers[worker].state != ExpertState::Loading => {}
-            FromWorker::Ready { .. } => {
-                self.loaded(now, worker);
-                self.set_state(worker, ExpertState::Ready);
-                self.start_next(now);
-            }
+            FromWorker::Ready { .. } => self.worker_ready(now, worker),
             FromWorker::LoadFailed { message } => {
                 if self.workers[worker].state == ExpertState::Loading {
                     self.set_state(worker, ExpertState::Failed { reason: message });
@@ -119,6 +113,20 @@ impl Engine {
                 );
             }
         }
+    }
+
+    fn worker_ready(&mut self, now: Time, worker: usize) {
+        let wanted = self.wanted.contains(&worker);
+        let known = &mut self.workers[worker];
+        match known.state {
+            ExpertState::Loading => self.loaded(now, worker),
+            // What waits for a server says why it cannot begin, and goes on waiting. That is no load.
+            ExpertState::Failed { .. } if known.runs && wanted => known.loaded = true,
+            // One that is to leave again leaves.
+            _ => return,
+        }
+        self.set_state(worker, ExpertState::Ready);
+        self.start_next(now);
     }
 
     pub(super) fn worker_exited(&mut self, now: Time, expert: &ExpertName, reason: &str) {

@@ -295,6 +295,27 @@ fn heartbeats_follow_the_pace_the_coordinator_asked_for() {
 }
 
 #[test]
+fn what_could_not_begin_and_then_can_is_ready() {
+    let mut bench = Bench::ready();
+    bench.exits(SMOL);
+    let begins = |output: &Output| matches!(output, Output::StartWorker { .. });
+    while !bench.next_timer().iter().any(begins) {}
+    let message = "the server has no such model".to_owned();
+    let failed = bench.worker(SMOL, FromWorker::LoadFailed { message });
+    let states = |outputs: &[Output]| {
+        let states = outputs.iter().filter_map(|output| match output {
+            Output::Control(FromAgent::Expert { state, .. }) => Some(state.clone()),
+            _ => None,
+        });
+        states.collect::<Vec<_>>()
+    };
+    assert!(matches!(states(&failed)[..], [ExpertState::Failed { .. }]));
+    assert_eq!(states(&bench.loaded(SMOL)), [ExpertState::Ready]);
+    let begun = bench.work(1, SMOL);
+    assert_eq!(started(&begun), [1]);
+}
+
+#[test]
 fn heartbeats_say_what_the_calendar_says_now() {
     let mut bench = Bench::ready();
     let told = bench.now;
