@@ -38,7 +38,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(crate) fn measure(setting: &Setting) -> anyhow::Result<Value> {
     let (strangers, agents) = if setting.smoke { (300, 1) } else { (10_000, 5) };
     // A socket for each, and what else there is.
-    files::open(2 * strangers as u64 + 512)?;
+    files::open(strangers as u64 + 1_024)?;
     let dir = TempDir::new().context("no folder for temporary files")?;
     let programs = Programs {
         coordinator: setting.program("moe2-coordinator")?,
