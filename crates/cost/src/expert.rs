@@ -263,6 +263,18 @@ impl ExpertCost {
         self.decode.slope()
     }
 
+    /// Seconds per prompt token as they were expected before the first sample.
+    #[must_use]
+    pub const fn prior_prefill_s_per_token(&self) -> f64 {
+        self.prefill.expected_slope()
+    }
+
+    /// Seconds per output token as they were expected before the first sample.
+    #[must_use]
+    pub const fn prior_decode_s_per_token(&self) -> f64 {
+        self.decode.expected_slope()
+    }
+
     /// Measured requests behind the forecasts.
     #[must_use]
     pub const fn samples(&self) -> u64 {

@@ -106,11 +106,9 @@ impl Profiles {
             prior.prefill_s_per_token = parameters / parameters_per_s;
         }
         if device.busy_power == Watts::ZERO {
-            let drawn = |row: &Profile| Some((row.billions * 1e9, row.power?));
             // Watts grow little with the size of a model: the nearest are taken as they are.
-            let drawn = among_nearest(&rows, parameters, |row| {
-                drawn(row).map(|(size, power)| (size, power.get()))
-            });
+            let drawn = |row: &Profile| Some((row.billions * 1e9, row.power?.get()));
+            let drawn = among_nearest(&rows, parameters, drawn);
             if let Some(power) = drawn {
                 prior.busy_power = Watts::saturating(power);
             }

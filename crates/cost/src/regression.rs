@@ -293,6 +293,12 @@ impl Line {
         self.curve.b * self.curve.slope
     }
 
+    /// The slope that was expected before anything was learnt.
+    #[must_use]
+    pub const fn expected_slope(&self) -> f64 {
+        self.curve.slope
+    }
+
     /// Observations learnt from.
     #[must_use]
     pub const fn samples(&self) -> u64 {

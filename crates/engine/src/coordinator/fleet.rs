@@ -531,38 +531,32 @@ impl Fleet {
                 experts: node
                     .experts
                     .values()
-                    .map(|e| self.expert_view(now, (name, node), e))
+                    .map(|e| expert_view(now, (name, node), e))
                     .collect(),
             })
             .collect()
     }
+}
 
-    fn expert_view(
-        &self,
-        now: Time,
-        (name, node): (&NodeId, &Node),
-        expert: &Expert,
-    ) -> ExpertView {
-        let of = |job: &&Waiting| job.expert == expert.offer.name;
-        let prior = self.profiles.prior(&expert.offer, &node.device);
-        ExpertView {
-            id: ExpertId {
-                name: expert.offer.name.clone(),
-                node: name.clone(),
-            },
-            offer: expert.offer.clone(),
-            state: expert.state.clone(),
-            servable: node.load(now, expert).is_some(),
-            selected: expert.selected,
-            left_alone_for: expert.breaker.open_for(now).map(Seconds::from_duration),
-            in_flight: expert.in_flight.len(),
-            waiting: node.line.jobs().filter(of).count(),
-            prefill_s_per_token: expert.cost.prefill_s_per_token(),
-            decode_s_per_token: expert.cost.decode_s_per_token(),
-            samples: expert.cost.samples(),
-            prior_prefill_s_per_token: prior.prefill_s_per_token,
-            prior_decode_s_per_token: prior.decode_s_per_token,
-        }
+fn expert_view(now: Time, (name, node): (&NodeId, &Node), expert: &Expert) -> ExpertView {
+    let of = |job: &&Waiting| job.expert == expert.offer.name;
+    ExpertView {
+        id: ExpertId {
+            name: expert.offer.name.clone(),
+            node: name.clone(),
+        },
+        offer: expert.offer.clone(),
+        state: expert.state.clone(),
+        servable: node.load(now, expert).is_some(),
+        selected: expert.selected,
+        left_alone_for: expert.breaker.open_for(now).map(Seconds::from_duration),
+        in_flight: expert.in_flight.len(),
+        waiting: node.line.jobs().filter(of).count(),
+        prefill_s_per_token: expert.cost.prefill_s_per_token(),
+        decode_s_per_token: expert.cost.decode_s_per_token(),
+        samples: expert.cost.samples(),
+        prior_prefill_s_per_token: expert.cost.prior_prefill_s_per_token(),
+        prior_decode_s_per_token: expert.cost.prior_decode_s_per_token(),
     }
 }
 
